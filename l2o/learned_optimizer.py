@@ -1,0 +1,124 @@
+"""What trains: a function from meta-parameters theta to an optax transformation."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o.task import Key
+
+Theta = Any
+"""Meta-parameters: a pytree of float arrays (nested dicts and lists, for release files)."""
+
+Horizon = int | jax.Array | None
+"""Number of inner steps of the whole training run."""
+
+
+class TransformFn(Protocol):
+    """`(theta, *, horizon=None) -> optax transformation`."""
+
+    def __call__(
+        self, theta: Theta, *, horizon: Horizon = None
+    ) -> optax.GradientTransformationExtraArgs: ...
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedOptimizer:
+    """A learned-optimizer design: how theta looks, and the optax transformation it stands for.
+
+    Attributes:
+        name: the design, as in `l2o list` and in release files.
+        init: `(key) -> theta`.
+        transform: `(theta, *, horizon=None) -> optax.GradientTransformationExtraArgs`; its
+            `update` needs `params` and takes the loss as `value=` (optax's own keyword).
+        config: the JSON-able keyword arguments that rebuild this design by its constructor.
+    """
+
+    name: str
+    init: Callable[[Key], Theta]
+    transform: TransformFn
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def require_params(params: optax.Params | None, design: str) -> optax.Params:
+    """`params`, or a `ValueError` that tells the caller how to pass them."""
+    if params is None:
+        raise ValueError(
+            f"`params` is needed by {design}; got None. "
+            "Call `tx.update(grads, state, params, value=loss)`."
+        )
+    return params
+
+
+def require_horizon(horizon: Horizon, design: str) -> int | jax.Array:
+    """`horizon`, or a `ValueError` that tells the caller how to pass it."""
+    if horizon is None:
+        raise ValueError(
+            f"`horizon` is needed by {design}, whose step size follows the progress of the run; "
+            "got None. Pass the number of training steps, for instance horizon=1000."
+        )
+    return horizon
+
+
+class PerLeafState(NamedTuple):
+    """State of a design that treats every tensor by itself.
+
+    Attributes:
+        count: number of updates so far, int32 scalar.
+        leaves: a tree like the parameters with a tuple of float32 accumulators at each leaf.
+    """
+
+    count: jax.Array
+    leaves: Any
+
+
+def per_leaf_transform(
+    design: str,
+    init_leaf: Callable[[jax.Array], Any],
+    update_leaf: Callable[[jax.Array, jax.Array, Any, jax.Array], tuple[jax.Array, Any]],
+) -> optax.GradientTransformationExtraArgs:
+    """An optax transformation from a rule for one tensor.
+
+    Scalars are seen by the rule as shape (1,), and every dtype as float32: accumulators with a
+    decay of 0.999 do not move in bfloat16. Updates come back in the gradient's own dtype.
+
+    Args:
+        design: name for error messages.
+        init_leaf: `(param) -> accumulators`.
+        update_leaf: `(grad, param, accumulators, count) -> (update, accumulators)`; `count` is 0
+            at the first call, and `update` is what `optax.apply_updates` adds.
+    """
+
+    def as_float32(x: jax.Array) -> jax.Array:
+        return jnp.atleast_1d(jnp.asarray(x, jnp.float32))
+
+    def init(params: optax.Params) -> PerLeafState:
+        leaves = jax.tree.map(lambda p: init_leaf(as_float32(p)), params)
+        return PerLeafState(count=jnp.zeros((), jnp.int32), leaves=leaves)
+
+    def update(
+        updates: optax.Updates,
+        state: PerLeafState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, PerLeafState]:
+        del extra_args
+        grads, treedef = jax.tree.flatten(updates)
+        new_updates, new_leaves = [], []
+        for g, p, leaf in zip(
+            grads,
+            treedef.flatten_up_to(require_params(params, design)),
+            treedef.flatten_up_to(state.leaves),
+            strict=True,
+        ):
+            step, leaf = update_leaf(as_float32(g), as_float32(p), leaf, state.count)
+            new_updates.append(jnp.reshape(step, jnp.shape(g)).astype(jnp.result_type(g)))
+            new_leaves.append(leaf)
+        return treedef.unflatten(new_updates), PerLeafState(
+            count=optax.safe_increment(state.count), leaves=treedef.unflatten(new_leaves)
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]

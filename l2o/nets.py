@@ -1,0 +1,81 @@
+"""The tiny networks inside learned optimizers, in plain JAX."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from l2o.task import Key
+
+MLP = dict[str, jax.Array]
+"""Weights `w0, w1, ...` of shape (inputs, outputs) and biases `b0, b1, ...` of shape (outputs,)."""
+
+SCALAR_WIDTH = 8
+"""Layers up to this wide are unrolled into scalar weights; wider ones multiply matrices."""
+
+
+def mlp_init(key: Key, sizes: Sequence[int]) -> MLP:
+    """Weights of an MLP with layer `sizes`, inputs first.
+
+    Weights are normal with standard deviation 1/sqrt(inputs), truncated at two of them and not
+    corrected for the truncation, as in Haiku and the published learned optimizers.
+    """
+    net: MLP = {}
+    layers = zip(jax.random.split(key, len(sizes) - 1), sizes[:-1], sizes[1:], strict=True)
+    for i, (k_layer, inputs, outputs) in enumerate(layers):
+        normal = jax.random.truncated_normal(k_layer, -2.0, 2.0, (inputs, outputs))
+        net[f"w{i}"] = normal / jnp.sqrt(inputs)
+        net[f"b{i}"] = jnp.zeros((outputs,))
+    return net
+
+
+def mlp_apply(net: MLP, x: jax.Array, activation=jax.nn.relu) -> jax.Array:
+    """The MLP on a matrix of features: shape (..., inputs) to (..., outputs)."""
+    num_layers = len(net) // 2
+    for i in range(num_layers):
+        x = x @ net[f"w{i}"] + net[f"b{i}"]
+        if i < num_layers - 1:
+            x = activation(x)
+    return x
+
+
+def mlp_per_parameter(
+    net: MLP, features: Sequence[jax.Array], shared: jax.Array | None = None
+) -> list[jax.Array]:
+    """The ReLU MLP at every element of a tensor, without a matrix of features.
+
+    Equal to `mlp_apply` on the stacked features. A feature is an array that broadcasts to the
+    tensor's shape, so a row statistic stays a row; narrow layers become sums of scalar weights
+    times arrays, which XLA fuses with whatever made the features.
+
+    Args:
+        net: weights; the first layer has `len(features) + len(shared)` inputs, in that order.
+        features: arrays that broadcast against each other.
+        shared: shape (k,), features that are the same at every element; they fold into the bias.
+
+    Returns:
+        One array of the tensor's shape for each output.
+    """
+    bias = net["b0"]
+    if shared is not None:
+        bias = bias + shared @ net["w0"][len(features) :]
+    if net["w0"].shape[1] > SCALAR_WIDTH:
+        hidden = bias + sum(x[..., None] * w for x, w in zip(features, net["w0"], strict=False))
+        num_layers = len(net) // 2
+        for i in range(1, num_layers):
+            hidden = jax.nn.relu(hidden) @ net[f"w{i}"] + net[f"b{i}"]
+        return [hidden[..., j] for j in range(hidden.shape[-1])]
+
+    def affine(xs: Sequence[jax.Array], w: jax.Array, b: jax.Array) -> list[jax.Array]:
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for i, x in enumerate(xs):
+            by_shape.setdefault(x.shape, []).append(i)
+        return [
+            sum((sum(w[i, j] * xs[i] for i in group) for group in by_shape.values()), start=b[j])
+            for j in range(w.shape[1])
+        ]
+
+    hidden = affine(features, net["w0"], bias)
+    for i in range(1, len(net) // 2):
+        hidden = affine([jax.nn.relu(h) for h in hidden], net[f"w{i}"], net[f"b{i}"])
+    return hidden

@@ -1,0 +1,91 @@
+"""SGD, momentum SGD and Adam whose hyperparameters are the meta-parameters.
+
+One to four numbers: small enough for a grid search to check what meta-training finds. Rates and
+epsilon are stored as logarithms and decays as ln(1 - β), so that additive noise is relative.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
+from l2o.task import Key
+
+
+def _log(name: str, value: float) -> jax.Array:
+    if not value > 0:
+        raise ValueError(f"`{name}` must be positive; got {value}. Try {name}=0.01.")
+    return jnp.log(jnp.float32(value))
+
+
+def _log_one_minus(name: str, value: float) -> jax.Array:
+    if not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be in [0, 1); got {value}. Try {name}=0.9.")
+    return jnp.log1p(-jnp.float32(value))
+
+
+def _design(name: str, start: dict[str, jax.Array], make: Any, config: dict) -> LearnedOptimizer:
+    def init(key: Key) -> Theta:
+        del key
+        return dict(start)
+
+    def transform(
+        theta: Theta, *, horizon: Horizon = None
+    ) -> optax.GradientTransformationExtraArgs:
+        del horizon
+        return optax.with_extra_args_support(make(theta))
+
+    return LearnedOptimizer(name=name, init=init, transform=transform, config=config)
+
+
+def learnable_sgd(learning_rate: float = 0.01) -> LearnedOptimizer:
+    """Gradient descent with a learned rate, exp(theta["log_learning_rate"])."""
+    start = {"log_learning_rate": _log("learning_rate", learning_rate)}
+    return _design(
+        "learnable_sgd",
+        start,
+        lambda theta: optax.sgd(jnp.exp(theta["log_learning_rate"])),
+        {"learning_rate": learning_rate},
+    )
+
+
+def learnable_sgdm(learning_rate: float = 0.01, momentum: float = 0.9) -> LearnedOptimizer:
+    """Gradient descent with a learned rate and heavy-ball momentum."""
+    start = {
+        "log_learning_rate": _log("learning_rate", learning_rate),
+        "log_one_minus_momentum": _log_one_minus("momentum", momentum),
+    }
+    return _design(
+        "learnable_sgdm",
+        start,
+        lambda theta: optax.sgd(
+            jnp.exp(theta["log_learning_rate"]),
+            momentum=-jnp.expm1(theta["log_one_minus_momentum"]),  # pyright: ignore[reportArgumentType]
+        ),
+        {"learning_rate": learning_rate, "momentum": momentum},
+    )
+
+
+def learnable_adam(
+    learning_rate: float = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> LearnedOptimizer:
+    """Adam with its four hyperparameters learned (Kingma and Ba, 2015)."""
+    start = {
+        "log_learning_rate": _log("learning_rate", learning_rate),
+        "log_one_minus_b1": _log_one_minus("b1", b1),
+        "log_one_minus_b2": _log_one_minus("b2", b2),
+        "log_eps": _log("eps", eps),
+    }
+    return _design(
+        "learnable_adam",
+        start,
+        lambda theta: optax.adam(
+            jnp.exp(theta["log_learning_rate"]),
+            b1=-jnp.expm1(theta["log_one_minus_b1"]),
+            b2=-jnp.expm1(theta["log_one_minus_b2"]),
+            eps=jnp.exp(theta["log_eps"]),
+        ),
+        {"learning_rate": learning_rate, "b1": b1, "b2": b2, "eps": eps},
+    )

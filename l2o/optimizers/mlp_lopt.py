@@ -1,0 +1,64 @@
+"""MLPLOpt: a per-parameter MLP on the gradient, the parameter and six momenta (Metz et al. 2019).
+
+Features of a tensor, each divided by its root mean square: g, φ, m₁..m₆ with decays
+(0.1, 0.5, 0.9, 0.99, 0.999, 0.9999); then the eleven progress embeddings tanh(t/τ - 1). An MLP
+19-32-32-2 reads them at every element and gives a direction d and a log magnitude m:
+
+    φ ← φ - step_mult · d · exp(exp_mult · m)
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o import features, nets
+from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, per_leaf_transform
+from l2o.task import Key
+
+DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+NUM_INPUTS = 2 + len(DECAYS) + len(features.PROGRESS_SCALES)
+
+
+def mlp_lopt(
+    hidden_size: int = 32,
+    hidden_layers: int = 2,
+    step_mult: float = 1e-3,
+    exp_mult: float = 1e-3,
+) -> LearnedOptimizer:
+    """The MLPLOpt design; 1,762 meta-parameters and six floats a parameter by default.
+
+    Args:
+        hidden_size: width of the hidden layers.
+        hidden_layers: how many of them.
+        step_mult: scale of the step, in units of the parameters.
+        exp_mult: scale of the log magnitude.
+    """
+
+    def init(key: Key) -> Theta:
+        return nets.mlp_init(key, (NUM_INPUTS, *[hidden_size] * hidden_layers, 2))
+
+    def transform(
+        theta: Theta, *, horizon: Horizon = None
+    ) -> optax.GradientTransformationExtraArgs:
+        del horizon
+
+        def init_leaf(p: jax.Array) -> tuple[jax.Array, ...]:
+            return tuple(jnp.zeros_like(p) for _ in DECAYS)
+
+        def update_leaf(g, p, momenta, count):
+            momenta = features.moving_averages(momenta, g, DECAYS)
+            inputs = features.rms_normalize([g, p, *momenta])
+            direction, magnitude = nets.mlp_per_parameter(
+                theta, inputs, features.progress_tanh(count)
+            )
+            return -step_mult * direction * jnp.exp(exp_mult * magnitude), momenta
+
+        return per_leaf_transform("mlp_lopt", init_leaf, update_leaf)
+
+    config = {
+        "hidden_size": hidden_size,
+        "hidden_layers": hidden_layers,
+        "step_mult": step_mult,
+        "exp_mult": exp_mult,
+    }
+    return LearnedOptimizer(name="mlp_lopt", init=init, transform=transform, config=config)

@@ -1,0 +1,203 @@
+"""NominalMLP: learned corrections to the direction and the step size of a scheduled Adam.
+
+A nominal term that trains by itself keeps meta-training stable (STAR, Harrison et al. 2022); what
+is learned starts at zero and is added on top. For each tensor
+
+    u = n̂ + MLP₁(features)        at every element; n̂ is Adam's direction over its RMS
+    φ ← φ - η · u / RMS(u),       η = rate · (1 - t/T) · exp(4 tanh(MLP₂(statistics)))
+
+MLP₁ reads thirteen features, each over its RMS: parameter, gradient, three bias-corrected momenta
+(decays 0.5, 0.9, 0.99), the root of the second moment (0.99), momenta and gradient over that
+root, the gradient's sign, the signed square of the middle momentum and the gradient cubed. MLP₂
+reads fourteen statistics of the run and the tensor: progress, loss trend, scale of the
+parameters, agreement of gradient and momenta, noise, size and rank. T is the horizon, so the
+design needs to be told it; the bound on η keeps an unseen statistic from blowing up a run.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o import features, nets
+from l2o.learned_optimizer import (
+    Horizon,
+    LearnedOptimizer,
+    Theta,
+    require_horizon,
+    require_params,
+)
+from l2o.task import Key
+
+MOMENTUM_DECAYS = (0.5, 0.9, 0.99)
+RMS_DECAY = 0.99
+LOSS_DECAYS = (0.9, 0.99)
+NUM_FEATURES = 13
+NUM_STATISTICS = 14
+MAX_LOG_RATE = 4.0
+
+
+class NominalLeaf(NamedTuple):
+    """Accumulators of one tensor, each of its shape: three momenta and a second moment."""
+
+    momenta: tuple[jax.Array, ...]
+    second_moment: jax.Array
+
+
+class NominalState(NamedTuple):
+    """State of the optimizer.
+
+    Attributes:
+        count: updates so far, int32 scalar.
+        first_loss: loss at the first update.
+        losses: shape (2,), fast and slow averages of the loss, not bias-corrected.
+        leaves: a tree like the parameters with a `NominalLeaf` at each leaf.
+    """
+
+    count: jax.Array
+    first_loss: jax.Array
+    losses: jax.Array
+    leaves: Any
+
+
+def rms(x: jax.Array) -> jax.Array:
+    """Root mean square, floored for empty gradients."""
+    return jnp.sqrt(jnp.mean(jnp.square(x)) + 1e-30)
+
+
+def run_statistics(state: NominalState, horizon: int | jax.Array) -> jax.Array:
+    """Six numbers that are the same for every tensor: progress and loss trend."""
+    count = state.count.astype(jnp.float32)
+    progress = jnp.minimum(count / horizon, 1.0)
+    fast, slow = jnp.log(state.losses / (1.0 - jnp.asarray(LOSS_DECAYS) ** (count + 1.0)) + 1e-8)
+    return jnp.stack(
+        [
+            progress,
+            jnp.sqrt(progress),
+            progress**0.25,
+            0.2 * jnp.log(count + 1.0),
+            jnp.clip(fast - slow, -3.0, 3.0),
+            0.3 * jnp.clip(slow - jnp.log(state.first_loss + 1e-8), -10.0, 3.0),
+        ]
+    )
+
+
+def nominal_mlp(
+    rate: float = 0.01, direction_size: int = 8, schedule_size: int = 16
+) -> LearnedOptimizer:
+    """The NominalMLP design; 722 meta-parameters by default. Needs `horizon` and `value=loss`.
+
+    Args:
+        rate: nominal step size before learning, in units of the parameters.
+        direction_size: width of the two hidden layers of MLP₁.
+        schedule_size: width of the two hidden layers of MLP₂.
+    """
+
+    def init(key: Key) -> Theta:
+        k_direction, k_schedule = jax.random.split(key)
+        direction = nets.mlp_init(k_direction, (NUM_FEATURES, direction_size, direction_size, 1))
+        schedule = nets.mlp_init(k_schedule, (NUM_STATISTICS, schedule_size, schedule_size, 1))
+        return {
+            "direction": direction | {"w2": jnp.zeros_like(direction["w2"])},
+            "schedule": schedule | {"w2": jnp.zeros_like(schedule["w2"])},
+        }
+
+    def transform(
+        theta: Theta, *, horizon: Horizon = None
+    ) -> optax.GradientTransformationExtraArgs:
+        num_steps = require_horizon(horizon, "nominal_mlp")
+
+        def init_fn(params: optax.Params) -> NominalState:
+            def init_leaf(p):
+                zeros = jnp.zeros(jnp.shape(p), jnp.float32)
+                return NominalLeaf(tuple(zeros for _ in MOMENTUM_DECAYS), zeros)
+
+            return NominalState(
+                count=jnp.zeros((), jnp.int32),
+                first_loss=jnp.zeros(()),
+                losses=jnp.zeros(len(LOSS_DECAYS)),
+                leaves=jax.tree.map(init_leaf, params),
+            )
+
+        def update_leaf(g, p, leaf, count, shared):
+            momenta = features.moving_averages(leaf.momenta, g, MOMENTUM_DECAYS)
+            (second_moment,) = features.moving_averages(
+                [leaf.second_moment], jnp.square(g), [RMS_DECAY]
+            )
+            unbiased = [m / (1.0 - b**count) for m, b in zip(momenta, MOMENTUM_DECAYS, strict=True)]
+            root = jnp.sqrt(second_moment / (1.0 - RMS_DECAY**count)) + 1e-12
+            scaled = [m / root for m in unbiased]
+            inputs = [
+                p,
+                g,
+                *unbiased,
+                root,
+                *scaled,
+                g / root,
+                jnp.sign(g),
+                jnp.sign(unbiased[1]) * jnp.square(unbiased[1] / rms(unbiased[1])),
+                (g / rms(g)) ** 3,
+            ]
+            (correction,) = nets.mlp_per_parameter(
+                theta["direction"], features.rms_normalize(inputs, eps=1e-30)
+            )
+            direction = scaled[1] / rms(scaled[1]) + correction
+
+            scales = [rms(m) for m in unbiased]
+            agreements = [
+                jnp.mean(g * m) / (rms(g) * scale)
+                for m, scale in zip(unbiased, scales, strict=True)
+            ]
+            statistics = jnp.stack(
+                [
+                    0.2 * jnp.clip(jnp.log(rms(p)), -15.0, 15.0),
+                    *agreements,
+                    *[jnp.log(jnp.mean(jnp.abs(m)) + 1e-3) for m in (scaled[1], scaled[2])],
+                    0.1 * jnp.log(float(g.size)),
+                    0.5 * jnp.float32(g.ndim),
+                ]
+            )
+            (log_rate,) = nets.mlp_apply(
+                theta["schedule"], jnp.concatenate([shared, statistics]), jnp.tanh
+            )
+            step = jnp.exp(MAX_LOG_RATE * jnp.tanh(log_rate)) * direction / rms(direction)
+            return step, NominalLeaf(momenta, second_moment)
+
+        def update_fn(updates, state, params=None, *, value=None, **extra_args):
+            del extra_args
+            if value is None:
+                raise ValueError(
+                    "`value` is needed by nominal_mlp, which follows the loss; got None. "
+                    "Call `tx.update(grads, state, params, value=loss)`."
+                )
+            value = jnp.asarray(value, jnp.float32)
+            decays = jnp.asarray(LOSS_DECAYS)
+            state = state._replace(
+                first_loss=jnp.where(state.count == 0, value, state.first_loss),
+                losses=decays * state.losses + (1.0 - decays) * value,
+            )
+            shared = run_statistics(state, num_steps)
+            nominal = rate * jnp.maximum(1.0 - state.count / num_steps, 0.0)
+            count = state.count + 1.0
+            grads, treedef = jax.tree.flatten(updates)
+            new_updates, new_leaves = [], []
+            for g, p, leaf in zip(
+                grads,
+                treedef.flatten_up_to(require_params(params, "nominal_mlp")),
+                treedef.flatten_up_to(state.leaves),
+                strict=True,
+            ):
+                step, leaf = update_leaf(
+                    jnp.asarray(g, jnp.float32), jnp.asarray(p, jnp.float32), leaf, count, shared
+                )
+                new_updates.append((-nominal * step).astype(jnp.result_type(g)))
+                new_leaves.append(leaf)
+            return treedef.unflatten(new_updates), state._replace(
+                count=optax.safe_increment(state.count), leaves=treedef.unflatten(new_leaves)
+            )
+
+        return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+    config = {"rate": rate, "direction_size": direction_size, "schedule_size": schedule_size}
+    return LearnedOptimizer(name="nominal_mlp", init=init, transform=transform, config=config)

@@ -1,0 +1,115 @@
+"""What is trained: a distribution over inner problems, as a bundle of pure functions."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import optax
+
+Key = jax.Array
+"""A typed PRNG key, as made by `jax.random.key`."""
+
+Split = Literal["train", "valid", "test"]
+"""Rows of the data; no row belongs to two splits."""
+
+Instance = Any
+"""Pytree of arrays that describes one sampled problem (scale, subset of the data, ...)."""
+
+Data = Any
+"""Pytree of device arrays, handed to compiled functions as an argument."""
+
+Batch = Any
+"""Pytree of arrays; together with the instance it makes the loss deterministic."""
+
+
+def no_metrics(params: optax.Params, batch: Batch, instance: Instance) -> dict[str, jax.Array]:
+    """The metrics of a task that has only a loss."""
+    del params, batch, instance
+    return {}
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A distribution over inner problems that share their shapes.
+
+    All randomness of the loss lives in `batch`, so that two parameter vectors can be compared on
+    the same draw. Every function is pure, traceable and vmappable.
+
+    Attributes:
+        name: how reports and release files call the task.
+        sample: `(key) -> instance`, draws one problem.
+        init: `(key, instance) -> params`, a pytree of float arrays.
+        batch: `(key, instance, data, split) -> batch`.
+        loss: `(params, batch, instance) -> scalar`, in nats per example for classifiers.
+        loss_cap: what a diverged run costs: losses above it, and NaN, count as this much in a
+            meta-loss. With `inf` a non-finite member is masked instead.
+        data: arrays that `batch` reads, passed to compiled functions as an argument.
+        metrics: `(params, batch, instance) -> {name: scalar}`; they need no gradient.
+    """
+
+    name: str
+    sample: Callable[[Key], Instance]
+    init: Callable[[Key, Instance], optax.Params]
+    batch: Callable[[Key, Instance, Data, Split], Batch]
+    loss: Callable[[optax.Params, Batch, Instance], jax.Array]
+    loss_cap: float
+    data: Data = ()
+    metrics: Callable[[optax.Params, Batch, Instance], Mapping[str, jax.Array]] = no_metrics
+
+
+def check_task(task: Task) -> None:
+    """Checks by abstract evaluation that a task can be meta-trained on.
+
+    Raises:
+        ValueError: if parameters are not all floating point, the loss is not a float scalar, or
+            `loss_cap` is not positive.
+    """
+
+    def trial(key: Key, data: Data) -> tuple[optax.Params, jax.Array]:
+        k_sample, k_init, k_batch = jax.random.split(key, 3)
+        instance = task.sample(k_sample)
+        params = task.init(k_init, instance)
+        return params, task.loss(params, task.batch(k_batch, instance, data, "train"), instance)
+
+    params, loss = jax.eval_shape(trial, jax.random.key(0), task.data)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
+            raise ValueError(
+                f"`task` {task.name}: parameters must be floating point; got {leaf.dtype} at "
+                f"params{jax.tree_util.keystr(path)}. Keep integers in the instance or the batch."
+            )
+    if loss.shape != () or not jax.numpy.issubdtype(loss.dtype, jax.numpy.floating):
+        raise ValueError(
+            f"`task` {task.name}: the loss must be a float scalar; got {loss.dtype}{loss.shape}. "
+            "Return its mean over the batch."
+        )
+    if not task.loss_cap > 0:
+        raise ValueError(
+            f"`loss_cap` of task {task.name} must be positive; got {task.loss_cap}. "
+            "Use a few times the loss at initialisation."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TaskFamily:
+    """Tasks that belong together: the variants to meta-train on, and those to report on.
+
+    Attributes:
+        name: how the command line calls the family.
+        train: variants of different shapes, meta-trained on side by side.
+        evaluation: what results are reported on; no name in common with `train`.
+    """
+
+    name: str
+    train: tuple[Task, ...]
+    evaluation: tuple[Task, ...]
+
+    def __post_init__(self) -> None:
+        names = [task.name for task in (*self.train, *self.evaluation)]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(
+                f"`train` and `evaluation` of family {self.name} must be disjoint, with names used "
+                f"once; got {', '.join(repeated)} twice. Rename or drop one."
+            )

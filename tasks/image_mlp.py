@@ -1,0 +1,162 @@
+"""Multilayer perceptrons that classify small images."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l2o.task import Key, Split, Task, TaskFamily
+
+META_TRAINED = ((32,), (32, 32), (64, 32))
+"""Hidden layers of the variants that are meta-trained on side by side."""
+
+HELD_OUT = ((128, 128), (64, 64, 64, 64))
+"""Hidden layers, wider and deeper, that are never meta-trained on."""
+
+
+class Images(NamedTuple):
+    """Labelled images.
+
+    Attributes:
+        pixels: shape (images, pixels), float32 between 0 and 1.
+        labels: shape (images,), int32 class indices.
+    """
+
+    pixels: np.ndarray | jax.Array
+    labels: np.ndarray | jax.Array
+
+
+class Batch(NamedTuple):
+    """Labelled images, of which the first `size` count."""
+
+    pixels: jax.Array
+    labels: jax.Array
+    size: jax.Array
+
+
+def image_mlp(
+    name: str,
+    data: Mapping[Split, Images],
+    hidden_sizes: Sequence[int],
+    *,
+    varied: bool = False,
+    batch_size: int = 64,
+    num_classes: int = 10,
+) -> Task:
+    """ReLU MLPs trained by cross-entropy, in nats per example.
+
+    With `varied`, instances differ in the scale of their initial weights (0.5 to 2 times He's),
+    the part of the training rows they see (a quarter to all), their batch size (an eighth of
+    `batch_size` to all of it) and a global reparametrisation (`SCALES`); without, every
+    instance is the plain problem.
+
+    Args:
+        name: of the task.
+        data: rows of each split; none belongs to two.
+        hidden_sizes: widths of the hidden layers.
+        varied: whether instances differ.
+        batch_size: rows of a batch; fewer count in a varied instance.
+        num_classes: number of labels.
+    """
+    train_rows = len(data["train"].labels)
+    sizes = (data["train"].pixels.shape[1], *hidden_sizes, num_classes)
+
+    def sample(key: Key):
+        if not varied:
+            return {
+                "init_scale": jnp.float32(1.0),
+                "scale": jnp.float32(1.0),
+                "rows": jnp.arange(train_rows),
+                "num_rows": jnp.int32(train_rows),
+                "batch_size": jnp.int32(batch_size),
+            }
+        k_init, k_scale, k_rows, k_num_rows, k_batch_size = jax.random.split(key, 5)
+        return {
+            "init_scale": log_uniform(k_init, 0.5, 2.0),
+            "scale": log_uniform(k_scale, *SCALES),
+            "rows": jax.random.permutation(k_rows, train_rows),
+            "num_rows": log_uniform(k_num_rows, train_rows / 4, train_rows).astype(jnp.int32),
+            "batch_size": log_uniform(k_batch_size, batch_size / 8, batch_size).astype(jnp.int32),
+        }
+
+    def init(key: Key, instance):
+        params = {}
+        layers = zip(jax.random.split(key, len(sizes) - 1), sizes[:-1], sizes[1:], strict=True)
+        for i, (k_layer, inputs, outputs) in enumerate(layers):
+            std = instance["init_scale"] * jnp.sqrt(2.0 / inputs)
+            params[f"w{i}"] = std * jax.random.normal(k_layer, (inputs, outputs))
+            params[f"b{i}"] = jnp.zeros((outputs,))
+        return jax.tree.map(lambda p: p / instance["scale"], params)
+
+    def batch(key: Key, instance, data, split: Split):
+        images = data[split]
+        uniform = jax.random.uniform(key, (batch_size,))
+        if split == "train":
+            drawn = (uniform * instance["num_rows"]).astype(jnp.int32)
+            rows = instance["rows"][drawn]
+            size = instance["batch_size"]
+        else:
+            rows = (uniform * len(images.labels)).astype(jnp.int32)
+            size = jnp.int32(batch_size)
+        return Batch(images.pixels[rows], images.labels[rows], size)
+
+    def logits(params, pixels, instance):
+        x = pixels
+        for i in range(len(sizes) - 1):
+            x = x @ (instance["scale"] * params[f"w{i}"]) + instance["scale"] * params[f"b{i}"]
+            if i < len(sizes) - 2:
+                x = jax.nn.relu(x)
+        return x
+
+    def mean_over_batch(values, batch):
+        counts = jnp.arange(batch_size) < batch.size
+        return jnp.sum(jnp.where(counts, values, 0.0)) / batch.size
+
+    def loss(params, batch, instance):
+        log_probs = jax.nn.log_softmax(logits(params, batch.pixels, instance))
+        of_label = jnp.sum(log_probs * jax.nn.one_hot(batch.labels, num_classes), axis=-1)
+        return -mean_over_batch(of_label, batch)
+
+    def metrics(params, batch, instance):
+        is_right = jnp.argmax(logits(params, batch.pixels, instance), axis=-1) == batch.labels
+        return {"accuracy": mean_over_batch(is_right.astype(jnp.float32), batch)}
+
+    return Task(
+        name=name,
+        sample=sample,
+        init=init,
+        batch=batch,
+        loss=loss,
+        loss_cap=1.5 * float(np.log(num_classes)),
+        data={split: Images(*map(jnp.asarray, rows)) for split, rows in data.items()},
+        metrics=metrics,
+    )
+
+
+SCALES = (0.1, 10.0)
+"""Range of a global reparametrisation α: params are stored divided by α and used times α."""
+
+
+def log_uniform(key: Key, low: float, high: float) -> jax.Array:
+    """A float32 scalar, log-uniform between `low` and `high`."""
+    return jnp.exp(jax.random.uniform(key, minval=jnp.log(low), maxval=jnp.log(high)))
+
+
+def image_mlp_family(name: str, data: Mapping[Split, Images]) -> TaskFamily:
+    """MLPs on one data set: varied instances to meta-train on, plain ones to report on."""
+
+    def label(hidden_sizes: Sequence[int]) -> str:
+        return f"{name}_{'x'.join(map(str, hidden_sizes))}"
+
+    return TaskFamily(
+        name=name,
+        train=tuple(
+            image_mlp(f"{label(hidden)}_varied", data, hidden, varied=True)
+            for hidden in META_TRAINED
+        ),
+        evaluation=tuple(
+            image_mlp(label(hidden), data, hidden) for hidden in (*META_TRAINED, *HELD_OUT)
+        ),
+    )
