@@ -22,7 +22,9 @@ class TransformFn(Protocol):
 
     def __call__(
         self, theta: Theta, *, horizon: Horizon = None
-    ) -> optax.GradientTransformationExtraArgs: ...
+    ) -> optax.GradientTransformationExtraArgs:
+        """The transformation that theta stands for, in a run of `horizon` steps."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,7 @@ class PerLeafState(NamedTuple):
         leaves: a tree like the parameters with a tuple of float32 accumulators at each leaf.
     """
 
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     leaves: Any
 
 
@@ -118,7 +120,8 @@ def per_leaf_transform(
             new_updates.append(jnp.reshape(step, jnp.shape(g)).astype(jnp.result_type(g)))
             new_leaves.append(leaf)
         return treedef.unflatten(new_updates), PerLeafState(
-            count=optax.safe_increment(state.count), leaves=treedef.unflatten(new_leaves)
+            count=jnp.asarray(optax.safe_increment(state.count)),
+            leaves=treedef.unflatten(new_leaves),
         )
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]

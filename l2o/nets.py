@@ -1,5 +1,6 @@
 """The tiny networks inside learned optimizers, in plain JAX."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -70,10 +71,13 @@ def mlp_per_parameter(
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for i, x in enumerate(xs):
             by_shape.setdefault(x.shape, []).append(i)
-        return [
-            sum((sum(w[i, j] * xs[i] for i in group) for group in by_shape.values()), start=b[j])
-            for j in range(w.shape[1])
-        ]
+        outputs = []
+        for j in range(w.shape[1]):
+            total = b[j]
+            for group in by_shape.values():
+                total = total + functools.reduce(jnp.add, [w[i, j] * xs[i] for i in group])
+            outputs.append(total)
+        return outputs
 
     hidden = affine(features, net["w0"], bias)
     for i in range(1, len(net) // 2):

@@ -1,5 +1,6 @@
 """Multilayer perceptrons that classify small images."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -81,12 +82,15 @@ def image_mlp(
             "batch_size": log_uniform(k_batch_size, batch_size / 8, batch_size).astype(jnp.int32),
         }
 
+    weights_per_layer = [rows * columns for rows, columns in itertools.pairwise(sizes)]
+
     def init(key: Key, instance):
+        normal = jax.random.normal(key, (sum(weights_per_layer),))  # one draw compiles faster
         params = {}
-        layers = zip(jax.random.split(key, len(sizes) - 1), sizes[:-1], sizes[1:], strict=True)
-        for i, (k_layer, inputs, outputs) in enumerate(layers):
-            std = instance["init_scale"] * jnp.sqrt(2.0 / inputs)
-            params[f"w{i}"] = std * jax.random.normal(k_layer, (inputs, outputs))
+        for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+            start = sum(weights_per_layer[:i])
+            weights = normal[start : start + inputs * outputs].reshape(inputs, outputs)
+            params[f"w{i}"] = instance["init_scale"] * jnp.sqrt(2.0 / inputs) * weights
             params[f"b{i}"] = jnp.zeros((outputs,))
         return jax.tree.map(lambda p: p / instance["scale"], params)
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from l2o import parallel
@@ -38,8 +38,9 @@ class PairEstimate(NamedTuple):
 
 
 def draw_perturbation(key: Key, theta: Theta, std: float) -> Theta:
-    """Normal noise of standard deviation `std`, a tree like theta."""
-    return jax.tree.map(lambda z: std * z, optax.tree.random_like(key, theta))
+    """Normal noise of standard deviation `std`, a tree like theta, in one draw."""
+    flat, unravel = ravel_pytree(theta)
+    return unravel(std * jax.random.normal(key, flat.shape))
 
 
 def unroll_pair(

@@ -26,6 +26,25 @@ def _log_one_minus(name: str, value: float) -> jax.Array:
     return jnp.log1p(-jnp.float32(value))
 
 
+def _in_float32(
+    tx: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """`tx` with float32 accumulators whatever the parameters' dtype, which updates come back in."""
+
+    def as_float32(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+    def init(params: optax.Params) -> optax.OptState:
+        return tx.init(as_float32(params))
+
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
+        steps, state = tx.update(as_float32(updates), state)
+        return jax.tree.map(lambda u, g: u.astype(jnp.result_type(g)), steps, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 def _design(name: str, start: dict[str, jax.Array], make: Any, config: dict) -> LearnedOptimizer:
     def init(key: Key) -> Theta:
         del key
@@ -35,7 +54,7 @@ def _design(name: str, start: dict[str, jax.Array], make: Any, config: dict) -> 
         theta: Theta, *, horizon: Horizon = None
     ) -> optax.GradientTransformationExtraArgs:
         del horizon
-        return optax.with_extra_args_support(make(theta))
+        return _in_float32(make(theta))
 
     return LearnedOptimizer(name=name, init=init, transform=transform, config=config)
 

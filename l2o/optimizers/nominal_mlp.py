@@ -55,7 +55,7 @@ class NominalState(NamedTuple):
         leaves: a tree like the parameters with a `NominalLeaf` at each leaf.
     """
 
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     first_loss: jax.Array
     losses: jax.Array
     leaves: Any

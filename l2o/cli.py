@@ -1,0 +1,210 @@
+"""The command line: one function a verb; mistakes become one line and exit status 2."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from l2o import lookup
+from l2o.data import SOURCES, data_rows, fetch
+from l2o.run_folder import RunError
+from l2o.settings import PRESETS, MetaTraining
+
+USAGE = """usage: l2o VERB ...
+
+  meta-train [PRESET] [options]   meta-train a learned optimizer, compare it, write a report
+  evaluate RUN_OR_FILE [options]  compare a released one with tuned Adam
+  report RUN [--png]              make report.html again from report.json
+  list [--json]                   tasks, optimizers, estimators and presets
+  data fetch NAME ... | list      data sets that do not come with the package
+
+`l2o VERB --help` lists a verb's options."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Compares a released learned optimizer with tuned Adam on held-out seeds."""
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
+    """Run folder, release file, or the name of one that comes with the package."""
+    task: tuple[str, ...] = ("digits_mlp",)
+    """Families, their evaluation tasks, or module:attribute of your own."""
+    steps: int = 1000
+    """Inner steps of each run."""
+    seeds: int = 16
+    """Runs of each optimizer on each task."""
+    seed: int = 0
+    """Of everything random."""
+    optimizer: str | None = None
+    """module:attribute of the design, if it does not come with the package."""
+    out: str = "runs/evaluation"
+    """Folder for report.json and report.html; replaced if there is one."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Makes report.html again from a run's report.json."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder."""
+    png: bool = False
+    """Write report.png, too."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verbs: dict[str, Callable[[list[str], Console], int]] = {
+        "meta-train": meta_train,
+        "evaluate": evaluate,
+        "report": report,
+        "list": list_names,
+        "data": data,
+    }
+    console = Console()
+    sys.path.append(str(Path.cwd()))  # module:attribute of a user's own, when run as a script
+    if not arguments or arguments[0] in ("-h", "--help"):
+        console.print(USAGE, markup=False, highlight=False)
+        return 0 if arguments else 2
+    try:
+        if arguments[0] not in verbs:
+            raise lookup.unknown("verb", arguments[0], verbs)
+        return verbs[arguments[0]](arguments[1:], console)
+    except (ValueError, RunError) as error:
+        print(f"error: {as_flags(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(main())
+
+
+def as_flags(message: str) -> str:
+    """A message about arguments, in the spelling of the command line."""
+    flags = {f.name: f"--{f.name.replace('_', '-')}" for f in fields(MetaTraining)}
+    flags |= {"num_steps": "--steps", "num_seeds": "--seeds", "verb": "VERB", "preset": "PRESET"}
+    flags |= {"name_or_path": "RUN_OR_FILE"}
+    names = "|".join(sorted(flags, key=len, reverse=True))
+    message = re.sub(rf"`({names})`", lambda m: flags[m[1]], message)
+    return re.sub(rf"\b({names})=(?=[\w.])", lambda m: f"{flags[m[1]]} ", message)
+
+
+def meta_train(arguments: list[str], console: Console) -> int:
+    """`l2o meta-train [PRESET] [options]`."""
+    from l2o import meta_training
+
+    preset = "custom"
+    default = MetaTraining()
+    if arguments and not arguments[0].startswith("-"):
+        preset = arguments.pop(0)
+        if preset not in PRESETS:
+            raise lookup.unknown("preset", preset, PRESETS)
+        default = PRESETS[preset]
+    default = replace(default, run_dir=f"runs/{preset}")
+    settings = tyro.cli(
+        MetaTraining, prog=f"l2o meta-train [{'|'.join(PRESETS)}]", args=arguments, default=default
+    )
+    meta_training.use_cpu_cores(settings.devices)
+    return meta_training.meta_train(settings, console)
+
+
+def evaluate(arguments: list[str], console: Console) -> int:
+    """`l2o evaluate RUN_OR_FILE --task NAME ...`."""
+    import jax
+
+    from l2o import meta_training, release
+    from l2o.report import comparison_table, write_report
+    from l2o.streams import stream
+
+    options = tyro.cli(Evaluate, prog="l2o evaluate", args=arguments)
+    for name in ("steps", "seeds"):
+        if getattr(options, name) < 1:
+            raise ValueError(
+                f"`{name}` must be at least 1; got {getattr(options, name)}. Try {name}=16."
+            )
+    design = lookup.design(options.optimizer) if options.optimizer else None
+    lopt, theta = release.load(options.source, design=design)
+    comparisons = meta_training.compare_on(
+        lookup.tasks_to_evaluate(options.task),
+        lopt,
+        theta,
+        lopt.init(jax.random.split(stream(options.seed, "meta_training"))[0]),
+        seen=release.summary(options.source).get("trained_on", []),
+        num_steps=options.steps,
+        num_seeds=options.seeds,
+        seed=options.seed,
+        console=console,
+    )
+    Path(options.out).mkdir(parents=True, exist_ok=True)
+    paths = write_report(options.out, comparisons, config={"source": options.source})
+    console.print(comparison_table([c.summary for c in comparisons]))
+    console.print(str(paths["report.html"]), soft_wrap=True)
+    return 0
+
+
+def report(arguments: list[str], console: Console) -> int:
+    """`l2o report RUN [--png]`."""
+    from l2o.report import comparison_table, read_report, render_report
+
+    options = tyro.cli(Report, prog="l2o report", args=arguments)
+    paths = render_report(options.run, png=options.png)
+    console.print(comparison_table(read_report(options.run)["comparisons"]))
+    for path in paths.values():
+        console.print(str(path), soft_wrap=True)
+    return 0
+
+
+def list_names(arguments: list[str], console: Console) -> int:
+    """`l2o list [--json]`."""
+    if arguments not in ([], ["--json"]):
+        raise ValueError(f"`list` takes --json or nothing; got {' '.join(arguments)}. Drop it.")
+    sections = {
+        "tasks": lookup.task_lines(),
+        "optimizers": {k: lookup.first_line(v) for k, v in lookup.DESIGNS.items()},
+        "estimators": {k: lookup.first_line(v) for k, v in lookup.ESTIMATORS.items()},
+        "presets": {k: f"{v.optimizer} on {v.task}, {v.steps} steps" for k, v in PRESETS.items()},
+    }
+    if arguments:
+        print(json.dumps(sections, indent=2))
+        return 0
+    for section, rows in sections.items():
+        console.print(section, style="bold")
+        for name, line in rows.items():
+            console.print(f"  {name:16} {line}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def data(arguments: list[str], console: Console) -> int:
+    """`l2o data fetch NAME ...` and `l2o data list`."""
+    match arguments:
+        case ["list"]:
+            for row in data_rows():
+                where = row.folder if row.is_present else f"not fetched ({row.source})"
+                size = f"{row.download_bytes / 1e6:.0f} MB"
+                console.print(
+                    f"{row.name:16} {size:>6}  {row.licence:8} {where}",
+                    markup=False,
+                    soft_wrap=True,
+                )
+        case ["fetch", *names] if names:
+            for name in names:
+                if name not in SOURCES:
+                    raise lookup.unknown("data", name, SOURCES)
+            for name in names:
+                console.print(f"{name}: {fetch(name)}", soft_wrap=True)
+        case _:
+            raise ValueError(
+                f"`data` takes `list` or `fetch NAME ...`; got {' '.join(arguments) or 'nothing'}. "
+                "Try l2o data list."
+            )
+    return 0

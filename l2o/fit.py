@@ -1,0 +1,224 @@
+"""Meta-training: compiled chunks of outer steps, and Python between them to log, save and stop."""
+
+import contextlib
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l2o.checkpoint import Checkpoints
+from l2o.learned_optimizer import Theta
+from l2o.learner import Learner, MetaState
+from l2o.metrics import MetricsLog
+from l2o.run_folder import RunError, RunFolder
+from l2o.task import Data, Key
+
+__all__ = ["RunError", "chunk_of", "fit", "stop_on_signals"]
+
+ChunkFn = Callable[[Key, MetaState, Data], tuple[MetaState, dict[str, jax.Array]]]
+
+
+def chunk_of(learner: Learner, num_steps: int) -> ChunkFn:
+    """`(key, state, data) -> (state, metrics)` of `num_steps` outer steps, to be compiled.
+
+    The key of each outer step is folded from `state.step`, so that a run that was interrupted
+    continues the stream. Metrics have shape (num_steps,).
+    """
+
+    def chunk(key: Key, state: MetaState, data: Data):
+        def step(state: MetaState, _: None):
+            return learner.step(jax.random.fold_in(key, state.step), state, data)
+
+        return jax.lax.scan(step, state, length=num_steps)
+
+    return chunk
+
+
+def fit(
+    key: Key,
+    learner: Learner,
+    theta: Theta,
+    *,
+    num_steps: int,
+    log_every: int = 10,
+    checkpoint_every: int = 100,
+    patience: int = 100,
+    run: RunFolder | None = None,
+    on_metrics: Callable[[Mapping[str, Any]], None] | None = None,
+    on_warning: Callable[[str], None] = warnings.warn,
+    should_stop: Callable[[], bool] | None = None,
+) -> MetaState:
+    """Meta-trains for `num_steps` outer steps, or goes on to them from the run's last checkpoint.
+
+    A run that was killed and continued ends in the same bytes as one that was not, on the same
+    machine. Every `log_every` steps it reports a line: `step`, `inner_steps` (so far, over all
+    members), the mean of each of the learner's metrics over these steps (of `meta_loss` over
+    those that had one), `seconds` and `inner_steps_per_second`. A line is durable before the
+    checkpoint that covers it.
+
+    Args:
+        key: of the whole run.
+        learner: what takes the outer steps.
+        theta: where to start.
+        num_steps: outer steps of the whole run, a multiple of `log_every`.
+        log_every: outer steps of a chunk, which is one compiled program.
+        checkpoint_every: outer steps between checkpoints, a multiple of `log_every`. While the
+            last outer step was bad (see `patience`) none is saved, so a good one stays.
+        patience: consecutive bad outer steps after which to give up: those in which no training
+            loss was finite, or no pair valid.
+        run: where metrics and checkpoints go; without it, nowhere.
+        on_metrics: takes each line; the first one also holds `compile_seconds`.
+        on_warning: takes a line about each damaged checkpoint; by default `warnings.warn`.
+        should_stop: asked between chunks; at True, saves and returns early.
+
+    Raises:
+        ValueError: if the numbers of steps do not fit.
+        RunError: if the run cannot go on: a full disk, no intact checkpoint, or no finite loss.
+    """
+    _check_steps(num_steps, log_every, checkpoint_every, patience)
+    k_init, k_steps = jax.random.split(key)
+    abstract = _strong(jax.eval_shape(learner.init, k_init, theta))
+    log = MetricsLog(run.metrics) if run else None
+    checkpoints = Checkpoints(run.checkpoints) if run else None
+    restored = checkpoints.restore(abstract, on_warning) if checkpoints else None
+    step, state = restored or (0, jax.jit(learner.init)(k_init, theta))
+    if log:
+        log.truncate_after(step)
+    if step > num_steps or (num_steps - step) % log_every:
+        raise ValueError(
+            f"`num_steps` must be the step of the run's checkpoint plus a multiple of `log_every`; "
+            f"got num_steps={num_steps}, a checkpoint at {step}, log_every={log_every}. "
+            f"Try num_steps={step + max(1, (num_steps - step) // log_every) * log_every}."
+        )
+    if step == num_steps:
+        return state
+
+    started = time.perf_counter()
+    program = chunk_of(learner, log_every)
+    arguments = (k_steps, state, learner.data)
+    compiled = (
+        jax.jit(program, donate_argnums=1).lower(*_strong(arguments)).compile()
+    )  # ahead of time: nothing can compile a second time
+    layout = compiled.input_shardings[0]
+    # A copy, because `theta` may sit in the state twice, and belongs to the caller.
+    copied = jax.tree.map(lambda x: jnp.array(x, dtype=x.dtype, copy=True), state)
+    k_steps, state, data = jax.device_put((k_steps, copied, learner.data), layout)
+    extra = {"compile_seconds": time.perf_counter() - started}
+
+    bad_steps = 0
+    losses: list[float] = []
+    is_due = False
+    while step < num_steps:
+        started = time.perf_counter()
+        state, metrics = compiled(k_steps, state, data)
+        metrics = jax.device_get(metrics)
+        state = jax.device_put(state, layout[1])
+        seconds = time.perf_counter() - started
+        step += log_every
+
+        line = {
+            "step": step,
+            "inner_steps": step * learner.steps,
+            **{name: _mean(values) for name, values in metrics.items()},
+            "seconds": seconds,
+            "inner_steps_per_second": log_every * learner.steps / seconds,
+        }
+        if log:
+            log.write(line)
+        if on_metrics:
+            on_metrics(line | extra)
+        extra = {}
+
+        losses.append(line.get("meta_loss", np.nan))
+        bad_steps = _bad_steps(metrics, bad_steps)
+        if bad_steps >= patience or (bad_steps and step == num_steps):
+            last_good = checkpoints.last_good() if checkpoints else "nothing was saved"
+            raise RunError(
+                f"no member had a finite loss in the last {bad_steps} outer steps: stopped at step "
+                f"{step}; {last_good}. Try a smaller --std or --learning-rate."
+            )
+        is_stopped = should_stop is not None and should_stop()
+        is_due |= step % checkpoint_every == 0 or step == num_steps or is_stopped
+        if is_due and not bad_steps:
+            if checkpoints:
+                checkpoints.save(step, state, score=_mean(np.array(losses)))
+            losses, is_due = [], False
+        if is_stopped:
+            break
+    return state
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """A `should_stop` that turns True at SIGINT or SIGTERM.
+
+    A second signal does what it does by default: Ctrl-C raises `KeyboardInterrupt`. Only in the
+    main thread.
+    """
+    is_stopped = False
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal is_stopped
+        del number, frame
+        is_stopped = True
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield lambda: is_stopped
+    finally:
+        restore()
+
+
+def _check_steps(num_steps: int, log_every: int, checkpoint_every: int, patience: int) -> None:
+    steps = {
+        "log_every": log_every,
+        "num_steps": num_steps,
+        "checkpoint_every": checkpoint_every,
+        "patience": patience,
+    }
+    for name, value in steps.items():
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1; got {value}. Try {name}=100.")
+    for name in ("num_steps", "checkpoint_every"):
+        if steps[name] % log_every:
+            nearest = -(-steps[name] // log_every) * log_every
+            raise ValueError(
+                f"`{name}` must be a multiple of `log_every`; got {name}={steps[name]}, "
+                f"log_every={log_every}. Try {name}={nearest}."
+            )
+
+
+def _strong(tree: Any) -> Any:
+    """Shapes and dtypes of a tree, without weak types, which a checkpoint would not keep."""
+    shapes = jax.eval_shape(lambda x: x, tree)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), shapes)
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean over what is not NaN, or NaN."""
+    values = np.asarray(values, np.float64)
+    values = values[~np.isnan(values)]
+    return float(np.mean(values)) if values.size else float("nan")
+
+
+def _bad_steps(metrics: Mapping[str, np.ndarray], before: int) -> int:
+    """How many outer steps in a row, up to the last one, had no finite member."""
+    is_good = [np.asarray(metrics[m]) > 0 for m in ("finite", "valid_pairs") if m in metrics]
+    if not is_good:
+        return 0
+    good = np.flatnonzero(np.all(is_good, axis=0))
+    length = len(is_good[0])
+    return before + length if not good.size else length - 1 - int(good[-1])

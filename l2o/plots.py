@@ -1,0 +1,143 @@
+"""Figures of a report, drawn with matplotlib without its global state."""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLORS = {"learned": ("#0072b2",), "baseline": ("#d55e00", "#009e73"), "control": ("#777777",)}
+"""Told apart by colour-blind readers too (Okabe and Ito)."""
+
+DASHES = ("-", "--", "-.", ":")
+
+Draw = Callable[["Axes"], None]
+
+
+def training_curves(task: str, curves: Mapping[str, Any]) -> Draw:
+    """Median probe loss of every entrant, with its quartiles as a band."""
+
+    def draw(axes: "Axes") -> None:
+        seen: dict[str, int] = {}
+        for entrant in curves["entrants"]:
+            role = entrant["role"]
+            index = seen[role] = seen.get(role, -1) + 1
+            color = COLORS[role][index % len(COLORS[role])]
+            band(axes, curves["steps"], entrant, color, DASHES[index % len(DASHES)])
+        axes.set_yscale("log")
+        label(axes, task, "inner step", "training loss (fixed batches)")
+
+    return draw
+
+
+def learning_rate_grid(grids: Sequence[Mapping[str, Any]]) -> Draw:
+    """Final loss against learning rate, with the rate chosen marked."""
+
+    def draw(axes: "Axes") -> None:
+        for i, grid in enumerate(grids):
+            color = COLORS["baseline"][i % len(COLORS["baseline"])]
+            band(axes, grid["learning_rates"], grid, color, "-", marker="o")
+            best = grid["learning_rates"].index(grid["chosen"])
+            axes.plot(
+                [grid["chosen"]], [grid["median"][best]], "*", color=color, markersize=14, zorder=4
+            )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        label(axes, "tuning: ★ chosen", "learning rate", "final training loss")
+
+    return draw
+
+
+def meta_training(metrics: Sequence[Mapping[str, Any]]) -> Draw:
+    """Meta-loss, and the finite fraction on an axis to the right."""
+
+    def draw(axes: "Axes") -> None:
+        steps = [row["step"] for row in metrics]
+        for name, color, target in (
+            ("meta_loss", COLORS["learned"][0], axes),
+            ("finite", COLORS["control"][0], axes.twinx()),
+        ):
+            values = np.array([row.get(name) for row in metrics], np.float64)
+            target.plot(steps, values, color=color, linewidth=1.2)
+            target.set_ylabel(name.replace("_", "-"), color=color)
+            if name == "finite":
+                target.set_ylim(-0.02, 1.05)
+        axes.set_title("meta-training")
+        axes.set_xlabel("outer step")
+        axes.grid(alpha=0.25)
+
+    return draw
+
+
+def band(
+    axes: "Axes",
+    x: Sequence[float],
+    values: Mapping[str, Any],
+    color: str,
+    dashes: str,
+    marker: str = "",
+) -> None:
+    """A line at the median in a band from the lower to the upper quartile."""
+    # An even number of dollar signs in a name would start mathematics.
+    name = values["name"].replace("$", r"\$")
+    # Zero cannot be drawn on a logarithmic axis, and `None` stands for what is not finite.
+    low, median, high = (
+        np.maximum(np.array(values[k], np.float64), 1e-30) for k in ("low", "median", "high")
+    )
+    axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+    (line,) = axes.plot(x, median, color=color, linestyle=dashes, marker=marker, markersize=4)
+    # Set here, because a label that starts with "_" given to `plot` would hide the line.
+    line.set_label(name if not name.startswith("_") else f"\u200b{name}")
+
+
+def label(axes: "Axes", title: str, x: str, y: str) -> None:
+    """Title, names of the axes, grid and legend."""
+    axes.set_title(title.replace("$", r"\$"))
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize="small")
+
+
+def svg(panels: Sequence[Draw]) -> str:
+    """Panels side by side, as an `<svg>` element for HTML that refers to nothing outside."""
+    buffer = io.StringIO()
+    save([panels], buffer, "svg")
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    return re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text)
+
+
+def save(rows: Sequence[Sequence[Draw]], target: io.StringIO | io.BytesIO, kind: str) -> None:
+    """Draws rows of panels and writes them as "svg" or "png"."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    columns = max(len(row) for row in rows)
+    with matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "l2o",
+            "axes.spines.top": False,
+            "font.size": 10,
+        }
+    ):
+        figure = Figure(figsize=(5.2 * columns, 3.6 * len(rows)), layout="constrained")
+        grid = figure.add_gridspec(len(rows), columns)
+        for i, row in enumerate(rows):
+            for j, draw in enumerate(row):
+                place = grid[i, j:] if j == len(row) - 1 else grid[i, j]
+                draw(figure.add_subplot(place))
+        figure.savefig(target, format=kind, dpi=110)
+
+
+def png(rows: Sequence[Sequence[Draw]]) -> bytes:
+    """Rows of panels as a PNG file's content."""
+    buffer = io.BytesIO()
+    save(rows, buffer, "png")
+    return buffer.getvalue()

@@ -1,0 +1,314 @@
+"""Release files: the weights of a learned optimizer, and what is needed to rebuild it.
+
+A release file is a safetensors file with one metadata entry, `l2o`: a JSON object with the
+format, the design's name and keyword arguments, the version of its features, a summary of its
+meta-training, and a sha256 over all of these and the weights. It names no code: a design is looked
+up in `l2o.optimizers.DESIGNS`, or handed to `load` by the caller. Nothing is unpickled.
+"""
+
+import difflib
+import hashlib
+import importlib.resources
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import safetensors
+import safetensors.numpy
+
+from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
+from l2o.optimizers import DESIGNS
+from l2o.run_folder import RunFolder, atomic_write
+
+FORMAT = 1
+FEATURE_CONTRACT = 1
+DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+LARGEST_SIZE = 1024
+"""Above this, an integer argument must be the size of an array in the file."""
+
+HEADER_TYPES = {
+    "format": int,
+    "design": str,
+    "config": dict,
+    "feature_contract": int,
+    "summary": dict,
+    "sha256": str,
+}
+
+ARGUMENT_TYPES = {
+    bool: (bool,),
+    int: (int,),
+    float: (int, float),
+    str: (str,),
+    tuple: (list,),
+    list: (list,),
+}
+"""What JSON may hold for an argument, by the type of its default."""
+
+Design = Callable[..., LearnedOptimizer]
+"""The constructor of a design."""
+
+
+def save(
+    path: str | Path, lopt: LearnedOptimizer, theta: Theta, summary: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a release file, atomically.
+
+    Args:
+        path: of the file.
+        lopt: the design; `lopt.config` must rebuild it.
+        theta: its meta-parameters; nested dicts and lists give names such as `layers/0/w`.
+        summary: JSON-able facts about the meta-training.
+
+    Raises:
+        ValueError: if theta is not finite or not the design's, the configuration or the summary
+            is not JSON-able, or the file cannot be written.
+    """
+    path = Path(path)
+    wanted = _named(jax.eval_shape(lopt.init, jax.random.key(0)))
+    arrays = {name: np.asarray(leaf) for name, leaf in _named(theta).items()}
+    if problem := _difference(_shapes(arrays), _shapes(wanted)):
+        raise ValueError(
+            f"`theta` must be what {lopt.name} takes; got {problem}. "
+            "Pass the theta of this design and configuration."
+        )
+    if problem := _not_finite(arrays):
+        raise ValueError(
+            f"`theta` must be finite; got {problem}. Use an earlier checkpoint of the run."
+        )
+    header = {
+        "format": FORMAT,
+        "design": lopt.name,
+        "config": dict(lopt.config),
+        "feature_contract": FEATURE_CONTRACT,
+        "summary": dict(summary or {}),
+    }
+    try:
+        header = json.loads(json.dumps(header, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`summary` and the configuration of {lopt.name} must be JSON-able; got {error}. "
+            "Use numbers, strings, lists and dicts."
+        ) from error
+    header["sha256"] = _digest(header, arrays)
+    content = safetensors.numpy.save(arrays, {"l2o": json.dumps(header, sort_keys=True)})
+    try:
+        atomic_write(path, content)
+    except OSError as error:
+        raise ValueError(
+            f"`path` must be a file that can be written; got {path} ({error.strerror or error}). "
+            "Free space or choose another path."
+        ) from error
+
+
+def load(
+    name_or_path: str | Path, *, design: Design | None = None
+) -> tuple[LearnedOptimizer, Theta]:
+    """The learned optimizer of a release file, and its theta.
+
+    Args:
+        name_or_path: the name of one that comes with l2o, the path of a release file, or that of
+            a run folder.
+        design: the constructor, for a design that does not come with l2o.
+
+    Raises:
+        ValueError: if there is no such file; if it is damaged, no release file, or of a newer
+            format; if it is of an unknown design or another than `design`; or if its configuration
+            or weights do not fit the design.
+    """
+    path = _find(name_or_path)
+    header, arrays = _parse(path)
+    lopt, template = _rebuild(path, header, arrays, design)
+    theta = [jnp.asarray(arrays[name]) for name in _named(template)]
+    return lopt, jax.tree.structure(template).unflatten(theta)
+
+
+def optimizer(
+    name_or_path: str | Path, horizon: Horizon = None
+) -> optax.GradientTransformationExtraArgs:
+    """A ready optax transformation from a release file; see `load`.
+
+    Args:
+        name_or_path: as for `load`.
+        horizon: number of steps of the training run, for designs that follow its progress.
+    """
+    lopt, theta = load(name_or_path)
+    return lopt.transform(theta, horizon=horizon)
+
+
+def summary(name_or_path: str | Path) -> dict[str, Any]:
+    """What a release file says of its meta-training, for instance `trained_on`; see `load`.
+
+    Raises:
+        ValueError: if there is no such file, or it is damaged.
+    """
+    header, _ = _parse(_find(name_or_path))
+    return header["summary"]
+
+
+def _find(name_or_path: str | Path) -> Path:
+    text, path = str(name_or_path), Path(name_or_path)
+    is_name = isinstance(name_or_path, str) and path.name == text and not path.suffix
+    if is_name:
+        folder = Path(str(importlib.resources.files("l2o.pretrained")))
+        path = folder / f"{text}.safetensors"
+        if not path.is_file():
+            present = sorted(p.stem for p in folder.glob("*.safetensors"))
+            nearest = difflib.get_close_matches(text, present) or present
+            raise ValueError(
+                f"`name_or_path` must name an optimizer that comes with l2o, or a path; got "
+                f"{text!r}. Try {', '.join([*nearest, f'./{text} for a file or run folder'])}."
+            )
+        return path
+    if path.is_dir():
+        if not RunFolder(path).theta.is_file():
+            raise ValueError(
+                f"`name_or_path` must be a finished run; got {path}, which holds no "
+                f"{RunFolder(path).theta.name}. Continue the run with --resume."
+            )
+        return RunFolder(path).theta
+    if not path.is_file():
+        raise ValueError(
+            f"`name_or_path` must be a release file or a run folder; got {path}, which is "
+            "neither. Check the path."
+        )
+    return path
+
+
+def _invalid(path: Path, got: str, advice: str = "Get a fresh copy of the file") -> ValueError:
+    got = " ".join(got.split())[:300]
+    return ValueError(f"`name_or_path` must be a release file of l2o; {path}: {got}. {advice}.")
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The header and the weights of a file that is what was written."""
+    try:
+        content = path.read_bytes()
+        tensors = safetensors.deserialize(content)
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
+    except (OSError, safetensors.SafetensorError, ValueError, RecursionError) as error:
+        raise _invalid(path, f"truncated, damaged or no safetensors file ({error})") from error
+    if "l2o" not in metadata:
+        raise _invalid(path, "it has no l2o header", "Use a file written by l2o.save")
+    try:
+        header = json.loads(metadata["l2o"], parse_constant=_reject)
+    except (ValueError, RecursionError) as error:
+        raise _invalid(path, f"its l2o header is no JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise _invalid(path, "its l2o header is no JSON object")
+    for name, kind in HEADER_TYPES.items():
+        if type(header.get(name)) is not kind:
+            raise _invalid(path, f"its l2o header has no {name} of type {kind.__name__}")
+    for name, known in (("format", FORMAT), ("feature_contract", FEATURE_CONTRACT)):
+        if header[name] != known:
+            raise _invalid(
+                path, f"its {name} is {header[name]}, not {known}", "Install a newer l2o"
+            )
+    if len({name for name, _ in tensors}) != len(tensors):
+        raise _invalid(path, "two of its tensors have the same name")
+    if unknown := sorted({t["dtype"] for _, t in tensors} - DTYPES.keys()):
+        raise _invalid(path, f"it holds {', '.join(unknown)}, not floating-point weights")
+    arrays = {
+        name: np.frombuffer(t["data"], jnp.dtype(DTYPES[t["dtype"]])).reshape(t["shape"])
+        for name, t in tensors
+    }
+    if _digest({k: v for k, v in header.items() if k != "sha256"}, arrays) != header["sha256"]:
+        raise _invalid(path, "damaged: its content does not match its sha256")
+    if problem := _not_finite(arrays):
+        raise _invalid(path, problem, "Use another file")
+    return header, arrays
+
+
+def _rebuild(
+    path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray], design: Design | None
+) -> tuple[LearnedOptimizer, Any]:
+    """The design of a file, and its theta as shapes; nothing of the stated sizes is allocated."""
+    name, config = header["design"], header["config"]
+    if design is None and name not in DESIGNS:
+        nearest = ", ".join(difflib.get_close_matches(name, DESIGNS) or DESIGNS)
+        raise _invalid(
+            path,
+            f"its design is {name!r}, which does not come with l2o (nearest: {nearest})",
+            "For a design of your own pass its constructor, load(..., design=...)",
+        )
+    constructor = design or DESIGNS[name]
+    dimensions = {size for array in arrays.values() for size in array.shape}
+    if problem := _config_problem(constructor, config):
+        raise _invalid(path, f"its configuration does not fit {name}: {problem}")
+    for key, value in config.items() if design is None else ():
+        if isinstance(value, int) and abs(value) > LARGEST_SIZE and value not in dimensions:
+            raise _invalid(path, f"its configuration has an absurd size, {key}={value}")
+    try:
+        lopt = constructor(**config)
+        if not isinstance(lopt, LearnedOptimizer):
+            raise TypeError(f"it made a {type(lopt).__name__}")
+        template = jax.eval_shape(lopt.init, jax.random.key(0))
+    except Exception as error:  # the arguments come from the file; anything may go wrong
+        raise _invalid(path, f"{name} cannot be made from its configuration ({error})") from error
+    if lopt.name != name:
+        raise _invalid(path, f"its design is {name!r}, not {lopt.name!r}", "Pass its own `design`")
+    if problem := _difference(_shapes(arrays), _shapes(_named(template))):
+        raise _invalid(path, f"its weights do not fit {name}: {problem}")
+    return lopt, template
+
+
+def _config_problem(constructor: Design, config: dict[str, Any]) -> str | None:
+    parameters = inspect.signature(constructor).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return None
+    for name, value in config.items():
+        if name not in parameters:
+            return f"it takes no {name} (but {', '.join(parameters) or 'nothing'})"
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(v, str | int | float | bool) for v in values):
+            return f"{name} is of type {type(value).__name__}"
+        kind = type(parameters[name].default)
+        allowed = ARGUMENT_TYPES.get(kind)
+        if allowed and type(value) not in allowed:
+            return f"{name}={value!r} is not of type {kind.__name__}"
+    return None
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    if len(named) != len(leaves):
+        raise ValueError("`theta` must have one name a leaf; got a/b twice. Rename its keys.")
+    return named
+
+
+def _shapes(arrays: Mapping[str, Any]) -> dict[str, str]:
+    return {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
+
+
+def _difference(found: Mapping[str, str], wanted: Mapping[str, str]) -> str | None:
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            return f"{name} is {found.get(name, 'absent')}, not {wanted.get(name, 'absent')}"
+    return None
+
+
+def _not_finite(arrays: Mapping[str, np.ndarray]) -> str | None:
+    for name, array in arrays.items():
+        if not np.all(np.isfinite(array.astype(np.float64))):
+            return f"{name} holds NaN or infinity"
+    return None
+
+
+def _digest(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, shape in sorted(_shapes(arrays).items()):
+        digest.update(f"\n{name} {shape}\n".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def _reject(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON")

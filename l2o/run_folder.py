@@ -1,0 +1,201 @@
+"""Where the files of a run lie, and how they are written: whole or not at all."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class RunError(RuntimeError):
+    """A run in progress cannot go on; the message is one line that says what to do."""
+
+
+def atomic_write(path: Path, content: bytes) -> None:
+    """Writes a file under a temporary name, makes it durable, and renames it.
+
+    After a crash at any moment `path` holds its old content or the new one.
+
+    Raises:
+        OSError: if it cannot be written; what was there before stays.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The layout of a run on disk; `RunFolder.open` starts or continues one.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder a checkpoint, named by its step."""
+        return self.path / "checkpoints"
+
+    @property
+    def theta(self) -> Path:
+        """The release file."""
+        return self.path / "theta.safetensors"
+
+    @property
+    def report_json(self) -> Path:
+        """The figures of the evaluation."""
+        return self.path / "report.json"
+
+    @property
+    def report_html(self) -> Path:
+        """The same, to look at."""
+        return self.path / "report.html"
+
+    @staticmethod
+    def open(
+        path: str | Path,
+        config: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        ignored: Collection[str] = (),
+    ) -> "RunFolder":
+        """Starts a run in a new or empty folder or, with `resume`, continues one.
+
+        A run that was killed before its first checkpoint continues from the start.
+
+        Args:
+            path: the folder; made, with its parents, if it is not there.
+            config: the resolved configuration, JSON-able; nested fields are named `a.b`.
+            resume: whether to continue.
+            ignored: fields that may differ from the run's when it continues.
+
+        Raises:
+            ValueError: if the folder holds files already, cannot be written, holds no run to
+                continue, or holds one with another configuration. Nothing has been written then.
+        """
+        folder = RunFolder(Path(path).absolute())
+        try:
+            text = json.dumps(dict(config), indent=2, allow_nan=False) + "\n"
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"`config` must be JSON-able; got {config!r} ({error}). "
+                "Use numbers, strings, lists and dicts."
+            ) from error
+        if resume:
+            _check_resumable(folder, json.loads(text), ignored)
+        else:
+            _create(folder, text)
+        return folder
+
+
+def _create(folder: RunFolder, config: str) -> None:
+    path = folder.path
+    made: Path | None = None
+    try:
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(20, "it is a file")
+        if path.exists() and not _is_empty(path):
+            raise ValueError(
+                f"`run_dir` must be new or empty; got {path}, which holds files. "
+                "Add --resume to continue it, or choose another --run-dir."
+            )
+        missing = [p for p in (path, *path.parents) if not p.exists()]
+        made = missing[-1] if missing else None
+        path.mkdir(parents=True, exist_ok=True)
+        atomic_write(folder.config, config.encode())
+    except OSError as error:
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
+        raise ValueError(
+            f"`run_dir` must be a folder that can be written; got {path} "
+            f"({error.strerror or error}). Choose another --run-dir."
+        ) from error
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a folder holds nothing but what a crash while it was made may have left."""
+    return all(p.name.startswith(".") and p.suffix == ".tmp" for p in path.iterdir())
+
+
+def _check_resumable(folder: RunFolder, config: dict, ignored: Collection[str]) -> None:
+    path = folder.path
+    if not path.is_dir() or _is_empty(path):
+        raise ValueError(
+            f"`resume` needs a run to continue; got {path}, which holds none. "
+            "Drop --resume to start one there, or correct --run-dir."
+        )
+    try:
+        before = json.loads(folder.config.read_bytes())
+        if not isinstance(before, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise ValueError(
+            f"`resume` needs the config.json of a run; got {folder.config} ({reason}). "
+            "Choose another --run-dir."
+        ) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"`run_dir` must be a folder that can be written; got {path} (Permission denied). "
+            "Choose another --run-dir."
+        )
+    old, new = _flat(before), _flat(config)
+    fields = [f for f in (*old, *(f for f in new if f not in old)) if f not in ignored]
+    changed = [
+        f"{f}{'=' if f in old else ' '}{_show(old, f)} (now {_show(new, f)})"
+        for f in fields
+        if _show(old, f) != _show(new, f)
+    ]
+    if changed:
+        raise ValueError(
+            f"`resume` needs the configuration of the run in {path}; it was started with "
+            f"{', '.join(changed)}. Use the old values, or another --run-dir without --resume."
+        )
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    fields = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            fields |= _flat(value, f"{prefix}{name}.")
+        else:
+            fields[f"{prefix}{name}"] = value
+    return fields
+
+
+def _show(fields: Mapping[str, Any], name: str) -> str:
+    return json.dumps(fields[name]) if name in fields else "not set"

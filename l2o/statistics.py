@@ -1,0 +1,101 @@
+"""Medians with bootstrap intervals, and the speed-up of one training run over another."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+
+CONFIDENCE = 0.95
+
+
+class Interval(NamedTuple):
+    """A median and its bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+def median_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Interval:
+    """The median and its percentile-bootstrap interval (`scipy.stats.bootstrap`, 9999 resamples).
+
+    The resampling is seeded, so equal values give equal intervals. One value is its own interval.
+
+    Args:
+        values: shape (seeds,), finite.
+        confidence: of the two-sided interval.
+
+    Raises:
+        ValueError: if `values` is empty, not one-dimensional or not finite.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or values.size == 0 or not np.all(np.isfinite(values)):
+        raise ValueError(
+            f"`values` must be finite, one a seed; got {values.tolist()}. "
+            "Count a diverged run as the task's loss cap."
+        )
+    median = float(np.median(values))
+    if np.ptp(values) == 0:
+        return Interval(median, median, median)
+    with warnings.catch_warnings():
+        # The standard error, which is not used, may be degenerate where the interval is not.
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+        interval = scipy.stats.bootstrap(
+            (values,),
+            np.median,
+            confidence_level=confidence,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+    return Interval(median, float(interval.low), float(interval.high))
+
+
+def first_reach(steps: np.ndarray, losses: np.ndarray, target: float) -> float:
+    """The first step at which a curve is at or below `target`; `inf` if it never is.
+
+    Between two probes the logarithm of the loss is interpolated linearly; the loss itself where
+    one of the two is not positive.
+
+    Args:
+        steps: shape (probes,), increasing.
+        losses: shape (probes,).
+        target: loss to reach.
+    """
+    reached = np.flatnonzero(losses <= target)
+    if reached.size == 0:
+        return np.inf
+    i = reached[0]
+    if i == 0:
+        return float(steps[0])
+    points = np.array([losses[i - 1], losses[i], target], np.float64)
+    if np.all(points > 0):
+        points = np.log(points)
+    before, after, at = points
+    return float(steps[i - 1] + (steps[i] - steps[i - 1]) * (before - at) / (before - after))
+
+
+def speedups(steps: np.ndarray, learned: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """How many times fewer steps the learned optimizer needs, for each seed.
+
+    With L the baseline's final loss on a seed, that is the first step at which the baseline is at
+    or below L, over the first step at which the learned optimizer is on the same seed
+    (`first_reach`, the same rule for both). 1 is a draw; 0 means that the learned run never
+    reached L. Both counts are at least 1, so where a baseline ends no lower than it began,
+    the speed-up is 1 unless the learned run, too, never got there.
+
+    Args:
+        steps: shape (probes,), increasing.
+        learned: probe losses of shape (seeds, probes); a diverged loss counts as the task's cap.
+        baseline: the same of the baseline.
+
+    Returns:
+        Shape (seeds,); 0 where L is never reached, so no seed is dropped.
+    """
+    return np.array(
+        [
+            max(1.0, first_reach(steps, theirs, theirs[-1]))
+            / max(1.0, first_reach(steps, ours, theirs[-1]))
+            for ours, theirs in zip(learned, baseline, strict=True)
+        ]
+    )

@@ -1,0 +1,18 @@
+"""Random streams of a run: one seed, and a tag for what the stream is used for."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+
+from l2o.task import Key
+
+Purpose = Literal["meta_training", "evaluation"]
+
+TAGS: Mapping[Purpose, int] = {"meta_training": 1, "evaluation": 2}
+"""What is folded into the seed; distinct, so that nothing evaluated on was meta-trained on."""
+
+
+def stream(seed: int, purpose: Purpose) -> Key:
+    """The key that everything random in one part of a run derives from."""
+    return jax.random.fold_in(jax.random.key(seed), TAGS[purpose])

@@ -1,0 +1,8 @@
+"""`python meta_train.py [PRESET] [options]` is `l2o meta-train [PRESET] [options]`."""
+
+import sys
+
+from l2o.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["meta-train", *sys.argv[1:]]))

@@ -1,0 +1,117 @@
+"""MLPs on MNIST and Fashion-MNIST at 28, 14 and 8 pixels, read from a local folder.
+
+`l2o data fetch mnist fashion_mnist` puts the files there; `l2o.data` says where that is. Of the
+training images a seeded 5,000 are the validation split; the test images stay what they are.
+"""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from l2o.tasks.image_mlp import Images, image_mlp_family
+
+from l2o.data import dataset_folder
+from l2o.idx import LabelledImages, read_images
+from l2o.task import Split, TaskFamily
+
+NUM_VALID = 5000
+SPLIT_SEED = 0
+
+
+def area_average(images: np.ndarray, size: int) -> np.ndarray:
+    """Square images resized to `size` pixels a side by averaging over areas.
+
+    An output pixel is the mean over the square that it covers, with input pixels on the border
+    weighted by the part inside; 28 to 14 is the mean over 2x2 blocks, 28 to 8 over 3.5x3.5.
+
+    Args:
+        images: shape (images, side, side), any real dtype.
+        size: at most `side`.
+
+    Returns:
+        Shape (images, size, size), float32.
+    """
+    side = images.shape[-1]
+    if size == side:
+        return images.astype(np.float32)
+    edges = np.arange(size + 1) * (side / size)
+    pixels = np.arange(side)
+    inside = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    weights = (np.clip(inside, 0.0, None) * (size / side)).astype(np.float32)
+    return weights @ images.astype(np.float32) @ weights.T
+
+
+def split_images(
+    on_disk: Mapping[str, LabelledImages], size: int, num_valid: int = NUM_VALID
+) -> Mapping[Split, Images]:
+    """Train, validation and test rows at `size` pixels a side, with values between 0 and 1.
+
+    The training images are shuffled with a fixed seed; the last `num_valid` become validation
+    rows.
+
+    Raises:
+        ValueError: if there are not more than `num_valid` training images.
+    """
+    train = on_disk["train"]
+    if len(train.labels) <= num_valid:
+        raise ValueError(
+            f"`num_valid` must be below the {len(train.labels)} training images; got {num_valid}. "
+            f"Try num_valid={len(train.labels) // 10}."
+        )
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(train.labels))
+    rows = {"train": order[:-num_valid], "valid": order[-num_valid:]}
+    parts: dict[Split, LabelledImages] = {
+        "train": LabelledImages(train.images[rows["train"]], train.labels[rows["train"]]),
+        "valid": LabelledImages(train.images[rows["valid"]], train.labels[rows["valid"]]),
+        "test": on_disk["test"],
+    }
+    return {
+        split: Images(
+            pixels=jnp.asarray(
+                area_average(part.images, size).reshape(len(part.labels), -1) / np.float32(255)
+            ),
+            labels=jnp.asarray(part.labels, jnp.int32),
+        )
+        for split, part in parts.items()
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _images(folder: Path, size: int) -> Mapping[Split, Images]:
+    return split_images(read_images(folder), size)
+
+
+def _family(dataset: str, prefix: str, size: int) -> TaskFamily:
+    return image_mlp_family(f"{prefix}_mlp_{size}", _images(dataset_folder(dataset), size))
+
+
+def mnist_mlp_28() -> TaskFamily:
+    """MLPs on MNIST at 28 pixels; `l2o data fetch mnist` first."""
+    return _family("mnist", "mnist", 28)
+
+
+def mnist_mlp_14() -> TaskFamily:
+    """MLPs on MNIST at 14 pixels; `l2o data fetch mnist` first."""
+    return _family("mnist", "mnist", 14)
+
+
+def mnist_mlp_8() -> TaskFamily:
+    """MLPs on MNIST at 8 pixels; `l2o data fetch mnist` first."""
+    return _family("mnist", "mnist", 8)
+
+
+def fashion_mlp_28() -> TaskFamily:
+    """MLPs on Fashion-MNIST at 28 pixels; `l2o data fetch fashion_mnist` first."""
+    return _family("fashion_mnist", "fashion", 28)
+
+
+def fashion_mlp_14() -> TaskFamily:
+    """MLPs on Fashion-MNIST at 14 pixels; `l2o data fetch fashion_mnist` first."""
+    return _family("fashion_mnist", "fashion", 14)
+
+
+def fashion_mlp_8() -> TaskFamily:
+    """MLPs on Fashion-MNIST at 8 pixels; `l2o data fetch fashion_mnist` first."""
+    return _family("fashion_mnist", "fashion", 8)

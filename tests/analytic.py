@@ -1,0 +1,170 @@
+"""Problems whose meta-gradient is known in closed form, without tasks or networks."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from l2o.problem import InnerState, Problem, Window
+from l2o.task import Task
+
+WINDOW = 5
+NUM_WINDOWS = 4
+HORIZON = WINDOW * NUM_WINDOWS
+DECAY = 0.9
+THETA = jnp.array([0.3, -0.2])
+
+
+def decay_losses(theta: jax.Array, x: jax.Array, num_steps: int):
+    """x ← 0.9 x + θ, each followed by the loss x₁ + ½ x₂²; (state, losses)."""
+
+    def step(x, _):
+        x = DECAY * x + theta
+        return x, x[0] + 0.5 * x[1] ** 2
+
+    return jax.lax.scan(step, x, length=num_steps)
+
+
+def decay_problem(window: int = WINDOW, num_windows: int = NUM_WINDOWS, loss=None) -> Problem:
+    """`decay_losses` from x = 0, for `num_windows` windows, with staggered starts.
+
+    Args:
+        window: steps of an unroll.
+        num_windows: unrolls of a run.
+        loss: `(losses, theta, state) -> losses`, to spoil them.
+    """
+
+    def start(num_steps: jax.Array) -> InnerState:
+        return InnerState(
+            instance=jnp.int32(0),
+            params=jnp.zeros(2),
+            opt_state=jnp.zeros(()),
+            step=jnp.int32(0),
+            horizon=num_steps,
+        )
+
+    def init(key, theta):
+        del theta
+        return start(window * jax.random.randint(key, (), 1, num_windows + 1))
+
+    def unroll(key, theta, state, data):
+        del data
+        x, losses = decay_losses(theta, state.params, window)
+        if loss is not None:
+            losses = loss(losses, theta, state)
+        draw = jax.random.uniform(key)  # recorded, so that a test sees what the members drew
+        step = state.step + window
+        done = step >= state.horizon
+        trained = state._replace(params=x, opt_state=draw, step=step)
+        fresh = start(jnp.int32(window * num_windows))._replace(opt_state=draw)
+        return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, trained), Window(
+            loss=losses,
+            done=jnp.arange(1, window + 1) + state.step >= state.horizon,
+            mask=jnp.ones(window, bool),
+            finite=jnp.isfinite(losses),
+        )
+
+    return Problem("decay", init, unroll, window)
+
+
+def decay_gradient(theta: jax.Array) -> jax.Array:
+    """d/dθ of the mean loss over the horizon, by hand: x_t = c_t θ with c_t = (1 - 0.9ᵗ)/0.1."""
+    c = felt(jnp.arange(1, HORIZON + 1))
+    return jnp.stack([jnp.mean(c), theta[1] * jnp.mean(c**2)])
+
+
+def myopic_decay_gradient(theta: jax.Array) -> jax.Array:
+    """What truncated ES estimates: each window's gradient with its first state held fixed."""
+    c = felt(jnp.arange(1, WINDOW + 1))
+    since_start = felt(jnp.arange(1, HORIZON + 1)).reshape(NUM_WINDOWS, WINDOW)
+    return jnp.stack([jnp.mean(c), theta[1] * jnp.mean(c[None] * since_start)])
+
+
+def felt(t: jax.Array) -> jax.Array:
+    """dx_t/dθ after t steps."""
+    return (1.0 - DECAY**t) / (1.0 - DECAY)
+
+
+def bowl_task() -> Task:
+    """½ |x - x*|² of two parameters, with noise of 0.1 on x*: compiles in no time."""
+    return Task(
+        name="bowl",
+        sample=lambda key: {"minimum": jax.random.normal(key, (2,))},
+        init=lambda key, instance: {"x": jax.random.normal(key, (2,))},
+        batch=lambda key, instance, data, split: 0.1 * jax.random.normal(key, (2,)),
+        loss=lambda params, shift, instance: (
+            0.5 * jnp.sum((params["x"] - instance["minimum"] - shift) ** 2)
+        ),
+        loss_cap=200.0,
+    )
+
+
+class Toy(NamedTuple):
+    """The recursion of algorithms.md §25.8: s ← s + θ², loss 0.1 s; six steps a run.
+
+    A run ends inside a window of four, and the step that follows resets it and does not count.
+    """
+
+    window: int = 4
+    horizon: int = 6
+    theta: float = 0.7
+    gradient: float = 0.49
+
+    def problem(self) -> Problem:
+        """Staggered by single steps; `params` is s, `step` counts the steps of the run."""
+
+        def init(key, theta):
+            del theta
+            return InnerState(
+                instance=jnp.int32(0),
+                params=jnp.zeros(()),
+                opt_state=jnp.zeros(()),
+                step=jax.random.randint(key, (), 0, self.horizon + 1),
+                horizon=jnp.int32(self.horizon),
+            )
+
+        def unroll(key, theta, state, data):
+            del key, data
+
+            def step(carry, _):
+                s, count = carry
+                is_reset = count == self.horizon
+                s = jnp.where(is_reset, 0.0, s + theta**2)
+                count = jnp.where(is_reset, 0, count + 1)
+                done = count == self.horizon
+                return (s, count), (jnp.where(is_reset, 0.0, 0.1 * s), done, ~is_reset)
+
+            (s, count), (loss, done, mask) = jax.lax.scan(
+                step, (state.params, state.step), length=self.window
+            )
+            return state._replace(params=s, step=count), Window(
+                loss=loss, done=done, mask=mask, finite=jnp.isfinite(loss)
+            )
+
+        return Problem("toy", init, unroll, self.window)
+
+
+def replicate(estimator, theta, *, num_replicates: int, skip: int, take: int, seed: int = 0):
+    """Mean and standard error of an estimator over independent replicates.
+
+    Each replicate starts afresh, leaves out `skip` estimates and averages the next `take`; those
+    are correlated, the replicates are not.
+    """
+
+    def run(key):
+        k_init, k_run = jax.random.split(key)
+
+        def step(state, k):
+            gradient, state, _ = estimator.estimate(k, theta, state, estimator.data)
+            return state, gradient
+
+        state = estimator.init(k_init, theta)
+        _, gradients = jax.lax.scan(step, state, jax.random.split(k_run, skip + take))
+        return jax.tree.map(lambda g: jnp.mean(g[skip:], axis=0), gradients)
+
+    keys = jax.random.split(jax.random.key(seed), num_replicates)
+    means = jax.jit(jax.vmap(run))(keys)
+    return (
+        jax.tree.map(lambda m: jnp.mean(m, axis=0), means),
+        jax.tree.map(lambda m: jnp.std(m, axis=0, ddof=1) / num_replicates**0.5, means),
+    )

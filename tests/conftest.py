@@ -1,0 +1,23 @@
+"""Settings of the whole suite: two CPU devices, and no windows for plots."""
+
+import os
+from collections.abc import Iterator
+
+os.environ["MPLBACKEND"] = "Agg"
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def strict_ranks() -> Iterator[None]:
+    """Broadcasts between ranks are errors, unless written out; for code without biases."""
+    with jax.numpy_rank_promotion("raise"):
+        yield

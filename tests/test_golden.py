@@ -1,0 +1,260 @@
+"""Parity with the original implementations: algorithms.md §23 and ../shared/golden/."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from analytic import replicate
+
+from l2o.estimators import pes, truncated_es
+from l2o.estimators.pes import pes_gradient
+from l2o.estimators.truncated_es import es_gradient
+from l2o.optimizers import adafac_mlp, learnable_sgd, mlp_lopt
+from l2o.problem import inner_problem
+from l2o.task import Task
+
+TRACES = Path(__file__).parents[2] / "shared" / "golden" / "reference_traces.npz"
+
+
+def mlp_leaves(num_layers: int, biases_first: bool) -> list[tuple[str, ...]]:
+    """Leaf order of the originals: by layer, or all biases and then all weights."""
+    if biases_first:
+        return [(f"{kind}{i}",) for kind in "bw" for i in range(num_layers)]
+    return [(f"{kind}{i}",) for i in range(num_layers) for kind in "bw"]
+
+
+ADAFAC_LEAVES = [
+    ("factored_decays",),
+    ("momentum_decays",),
+    *[("mlp", *path) for path in mlp_leaves(3, biases_first=True)],
+    ("rms_decays",),
+]
+
+
+def filled_theta(lopt, paths):
+    """Leaf i, element j: 0.3 sin(1 + 0.7 i + 0.37 j)."""
+    theta = jax.tree.map(np.asarray, lopt.init(jax.random.key(0)))
+    assert len(jax.tree.leaves(theta)) == len(paths)
+    for i, (*outer, last) in enumerate(paths):
+        node = theta
+        for name in outer:
+            node = node[name]
+        shape = node[last].shape
+        j = np.arange(node[last].size).reshape(shape)
+        node[last] = (0.3 * np.sin(1 + 0.7 * i + 0.37 * j)).astype(np.float32)
+    return theta
+
+
+@pytest.mark.parametrize(
+    ("lopt", "paths", "b", "w"),
+    [
+        (
+            mlp_lopt(),
+            mlp_leaves(3, biases_first=False),
+            [0.00275134, -0.00159273, 0.00175876],
+            [-0.00040613, 0.00149992, 0.00045371, 0.00099109, 0.00181705, 0.00101772],
+        ),
+        (
+            adafac_mlp(),
+            ADAFAC_LEAVES,
+            [0.00056556, 0.00056094, 0.00056067],
+            [0.00055052, 0.00057399, 0.00057843, 0.00055841, 0.00055593, 0.00054565],
+        ),
+    ],
+    ids=lambda x: getattr(x, "name", ""),
+)
+def test_three_updates(lopt, paths, b, w):
+    """§23.2: φ₃ - φ₀, printed to eight decimals."""
+    tx = lopt.transform(filled_theta(lopt, paths), horizon=100)
+    start = {
+        "b": jnp.asarray(0.1 * np.cos(np.arange(3)), jnp.float32),
+        "w": jnp.asarray(0.5 * np.sin(0.5 + np.arange(6)).reshape(2, 3), jnp.float32),
+    }
+    params, state, update = start, tx.init(start), jax.jit(tx.update)
+    for t, loss in enumerate([2.0, 1.5, 1.7]):
+        grads = {
+            "b": jnp.asarray(0.2 * np.sin(t + np.arange(3)), jnp.float32),
+            "w": jnp.asarray(0.05 * np.cos(0.3 * t + np.arange(6)).reshape(2, 3), jnp.float32),
+        }
+        updates, state = update(grads, state, params, value=jnp.float32(loss))
+        params = optax.apply_updates(params, updates)
+    moved = jax.tree.map(lambda x, y: np.ravel(x - y), params, start)
+    # 5e-8: half of the last printed digit, and float32 rounding of φ₃ - φ₀ with φ up to 0.5.
+    np.testing.assert_allclose(moved["b"], b, rtol=1e-5, atol=5e-8)
+    np.testing.assert_allclose(moved["w"], w, rtol=1e-5, atol=7e-8)
+
+
+def traces(prefix: str) -> dict[str, np.ndarray]:
+    """Arrays whose name starts with `prefix`, which is cut off."""
+    if not TRACES.exists():
+        pytest.skip(f"no {TRACES}")
+    with np.load(TRACES) as stored:
+        return {
+            name.removeprefix(prefix): stored[name]
+            for name in stored.files
+            if name.startswith(prefix)
+        }
+
+
+def theta_of_original(name: str, stored: dict[str, np.ndarray]):
+    """The original's meta-parameters under our names."""
+    if name == "mlp_lopt":
+        parts = [
+            (f"{kind}{i}", f"['mlp/~/linear_{i}']['{kind}']") for i in range(3) for kind in "wb"
+        ]
+        return {ours: jnp.asarray(stored[theirs]) for ours, theirs in parts}
+    mlp = {f"{kind}{i}": f"['nn']['~']['{kind}{i}']" for i in range(3) for kind in "wb"}
+    return {
+        "momentum_decays": jnp.asarray(stored["['momentum_decays']"]),
+        "rms_decays": jnp.asarray(stored["['rms_decays']"]),
+        "factored_decays": jnp.asarray(stored["['adafactor_decays']"]),
+        "mlp": {ours: jnp.asarray(stored[theirs]) for ours, theirs in mlp.items()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "lopt", "atol"),
+    [
+        ("mlp_lopt", mlp_lopt(), 2e-6),
+        ("adafac_mlp_lopt", adafac_mlp(), 3e-7),
+        ("adafac_mlp_lopt_h32", adafac_mlp(hidden_size=32, step_mult=0.01), 3e-7),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_twelve_steps_of_the_original(name, lopt, atol):
+    theta = theta_of_original(name, traces(f"{name}/theta"))
+    tx = lopt.transform(theta, horizon=50)
+    inputs = traces(f"{name}/A/in/")
+    leaves = {leaf: f"['{leaf}']" for leaf in ("b", "conv", "w")}
+    start = {k: jnp.asarray(inputs[f"params0{path}"]) for k, path in leaves.items()}
+    grads = {k: jnp.asarray(inputs[f"grads{path}"]) for k, path in leaves.items()}
+
+    def step(carry, inputs):
+        params, state = carry
+        grads, loss = inputs
+        updates, state = tx.update(grads, state, params, value=loss)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    scan = jax.jit(lambda carry, xs: jax.lax.scan(step, carry, xs))
+    _, found = scan((start, tx.init(start)), (grads, jnp.asarray(inputs["loss"])))
+    expected = traces(f"{name}/A/out/params")
+    for leaf, path in leaves.items():
+        np.testing.assert_allclose(
+            found[leaf] - start[leaf][None],
+            expected[path] - start[leaf][None],
+            rtol=1e-4,
+            atol=atol,
+            err_msg=leaf,
+        )
+
+
+def over_pairs(delta, done, mask, accumulated, perturbation, std, credit):
+    """`pes_gradient` of every pair: arrays of shape (steps, pairs) and trees of (pairs, ...)."""
+    one = lambda *args: pes_gradient(*args, std, credit)
+    gradients, carried = jax.vmap(one)(delta.T, done.T, mask.T, accumulated, perturbation)
+    return jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients), carried
+
+
+PRINTED = {
+    "plus": jnp.array([[1.0, 2.0], [0.9, 1.8], [0.0, 1.7], [2.0, 1.6]]),
+    "minus": jnp.array([[1.1, 2.1], [1.2, 1.75], [0.0, 1.9], [2.4, 1.5]]),
+    "done": jnp.zeros((4, 2), bool).at[1, 0].set(True),
+    "mask": jnp.ones((4, 2), bool).at[2, 0].set(False),
+    "accumulated": jnp.array([[0.02, -0.01], [0.005, 0.03]]),
+    "perturbation": jnp.array([[0.01, 0.02], [-0.01, 0.01]]),
+}
+
+
+def test_printed_pes_values():
+    """§23.3, inclusive credit."""
+    p = PRINTED
+    gradient, carried = over_pairs(
+        p["plus"] - p["minus"],
+        p["done"],
+        p["mask"],
+        p["accumulated"],
+        p["perturbation"],
+        0.01,
+        "inclusive",
+    )
+    np.testing.assert_allclose(gradient, [-7.8645864, -16.25], rtol=1e-5)
+    np.testing.assert_allclose(carried, [[0.01, 0.02], [-0.005, 0.04]], rtol=1e-5)
+
+
+def test_printed_pes_values_with_exclusive_credit():
+    """§23.3: particle 0 has A = (-.1 - .3)/3 and B = -.4/3; particle 1 never ends."""
+    p = PRINTED
+    gradient, _ = over_pairs(
+        p["plus"] - p["minus"],
+        p["done"],
+        p["mask"],
+        p["accumulated"],
+        p["perturbation"],
+        0.01,
+        "exclusive",
+    )
+    felt = p["accumulated"] + p["perturbation"]
+    first = -0.4 / 3 * felt[0] - 0.4 / 3 * p["perturbation"][0]
+    second = (-0.1 + 0.05 - 0.2 + 0.1) / 4 * felt[1]
+    np.testing.assert_allclose(gradient, (first + second) / 2 / (2 * 0.01**2), rtol=1e-4)
+
+
+def stored_losses():
+    inputs = traces("es_pes/in/")
+    delta = jnp.asarray(inputs["loss_pos"] - inputs["loss_neg"])
+    accumulated = {k: jnp.asarray(inputs[f"accumulator_{k}"]) for k in "ab"}
+    perturbation = {k: jnp.asarray(inputs[f"vec_pos_{k}"]) for k in "ab"}
+    return inputs, delta, accumulated, perturbation
+
+
+def test_estimators_on_stored_losses():
+    """Three unrolls of four steps: one window of twelve to the original."""
+    inputs, delta, accumulated, perturbation = stored_losses()
+    done, mask = (inputs[k].reshape(-1, 6) for k in ("is_done", "mask"))
+    delta, std = delta.reshape(-1, 6), float(inputs["std"])
+    gradient, carried = over_pairs(
+        delta, jnp.asarray(done), jnp.asarray(mask), accumulated, perturbation, std, "inclusive"
+    )
+    expected = traces("pes/out/")
+    for k in "ab":
+        np.testing.assert_allclose(gradient[k], expected[f"grad_{k}"], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(carried[k], expected[f"new_accumulator_{k}"], rtol=1e-5)
+
+    one = lambda d, m, e: es_gradient(d, m, e, std)
+    gradients = jax.vmap(one)(delta.T, jnp.asarray(mask).T, perturbation)
+    expected = traces("es/out/")
+    for k in "ab":
+        found = jnp.mean(gradients[k], axis=0)
+        np.testing.assert_allclose(found, expected[f"grad_{k}"], rtol=1e-4, atol=1e-5)
+
+
+def test_meta_gradient_of_a_learning_rate():
+    """SGD with a learned log rate on a fixed quadratic: d(mean loss)/d(log rate) = -0.07360."""
+    stored = traces("stat/")
+    curvature, start = (jnp.asarray(stored[f"in/{k}"]) for k in ("H", "x0"))
+    task = Task(
+        name="fixed_quadratic",
+        sample=lambda key: (),
+        init=lambda key, instance: {"x": start},
+        batch=lambda key, instance, data, split: (),
+        loss=lambda params, batch, instance: 0.5 * params["x"] @ curvature @ params["x"],
+        loss_cap=100.0,
+    )
+    lopt = learnable_sgd(learning_rate=float(np.exp(stored["in/log_lr"])))
+    problem = inner_problem(task, lopt, horizon=20, window=5)
+    theta = lopt.init(jax.random.key(0))
+    truth = float(stored["true_per_step"])
+    results = {}
+    for name, make in {"pes": pes, "es": truncated_es}.items():
+        estimator = make(problem, num_pairs=16, std=0.01)
+        results[name] = replicate(estimator, theta, num_replicates=32, skip=4, take=8)
+    mean, error = (tree["log_learning_rate"] for tree in results["pes"])
+    assert abs(mean - truth) < 4 * error
+    assert error < 0.05 * abs(truth)
+    mean, error = (tree["log_learning_rate"] for tree in results["es"])
+    assert abs(mean - truth) > 10 * error
+    np.testing.assert_allclose(mean, np.mean(stored["es_grads"]), atol=4 * error + 0.004)

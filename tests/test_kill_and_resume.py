@@ -1,0 +1,103 @@
+"""Kills a meta-training at random moments and continues it: it must end in the same bytes."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from l2o.checkpoint import Checkpoints
+from l2o.metrics import TIMING_FIELDS, read_metrics
+from l2o.run_folder import RunFolder
+
+SCRIPT = Path(__file__).with_name("tiny_run.py")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Starts the child, with a compilation cache that later children share."""
+    cache = tmp_path_factory.mktemp("cache")
+    env = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        "JAX_PLATFORMS": "cpu",
+    }
+
+    def start(folder: Path, num_steps: int) -> subprocess.Popen:
+        command = [sys.executable, str(SCRIPT), str(folder), str(num_steps)]
+        if RunFolder(folder).config.exists():
+            command.append("--resume")
+        return subprocess.Popen(
+            command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    return start
+
+
+def finish(child: subprocess.Popen) -> None:
+    _, errors = child.communicate(timeout=240)
+    assert child.returncode == 0, errors
+
+
+def untimed(folder: Path) -> list[dict]:
+    lines = read_metrics(RunFolder(folder).metrics)
+    return [{k: v for k, v in line.items() if k not in TIMING_FIELDS} for line in lines]
+
+
+def kill_and_compare(start, tmp_path: Path, *, num_kills: int, num_steps: int, seed: int) -> None:
+    rng = random.Random(seed)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(whole, num_steps))
+
+    kills = 0
+    for attempt in range(4 * num_kills):
+        child = start(killed, num_steps)
+        if attempt % 5 == 4:  # anywhere, while Python starts too
+            time.sleep(rng.uniform(0.0, 3.0))
+        else:  # while it trains, which is mostly saving checkpoints
+            child.stdout.readline()
+            time.sleep(rng.uniform(0.0, 0.25))
+        child.kill()
+        child.communicate(timeout=60)
+        kills += child.returncode == -signal.SIGKILL
+        if kills == num_kills or RunFolder(killed).theta.exists():
+            break
+    assert kills == num_kills
+    finish(start(killed, num_steps))
+
+    assert RunFolder(killed).theta.read_bytes() == RunFolder(whole).theta.read_bytes()
+    assert untimed(killed) == untimed(whole)
+    assert [line["step"] for line in untimed(killed)] == list(range(5, num_steps + 1, 5))
+    for folder in (whole, killed):
+        assert Checkpoints(RunFolder(folder).checkpoints).steps()[-2:] == [
+            num_steps - 10,
+            num_steps,
+        ]
+        assert not [p for p in folder.rglob("*") if "tmp" in p.name]
+
+
+def test_three_kills(start, tmp_path):
+    kill_and_compare(start, tmp_path, num_kills=3, num_steps=200, seed=0)
+
+
+@pytest.mark.slow
+def test_twenty_five_kills(start, tmp_path):
+    kill_and_compare(start, tmp_path, num_kills=25, num_steps=2500, seed=1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_stop_with_a_checkpoint(start, tmp_path, number):
+    folder = tmp_path / "run"
+    child = start(folder, 100_000)
+    child.stdout.readline()
+    child.send_signal(number)
+    finish(child)
+    last = read_metrics(RunFolder(folder).metrics)[-1]["step"]
+    assert last < 100_000
+    assert Checkpoints(RunFolder(folder).checkpoints).steps()[-1] == last
+    assert not RunFolder(folder).theta.exists()

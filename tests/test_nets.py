@@ -1,0 +1,76 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from l2o import nets
+
+
+def random_net(key, sizes):
+    """With units on both sides of every ReLU, so that outputs vary and a lost ReLU shows."""
+    net = nets.mlp_init(key, sizes)
+    return net | {
+        "w1": jnp.abs(net["w1"]),
+        "b0": jnp.linspace(0.5, 1.0, sizes[1]),
+        "b1": jnp.linspace(-2.0, 1.0, sizes[2]),
+        "b2": jnp.linspace(0.3, -0.3, sizes[3]),
+    }
+
+
+def test_init_statistics(key):
+    net = nets.mlp_init(key, (64, 500, 2))
+    assert {k: v.shape for k, v in net.items()} == {
+        "w0": (64, 500),
+        "b0": (500,),
+        "w1": (500, 2),
+        "b1": (2,),
+    }
+    # Truncated at ±2 without correction: standard deviation 0.8796 of the nominal 1/sqrt(inputs).
+    np.testing.assert_allclose(jnp.std(net["w0"]) * 8, 0.8796, rtol=0.01)
+    assert 1.95 < jnp.max(jnp.abs(net["w0"])) * 8 <= 2.0
+    assert abs(float(jnp.mean(net["w0"]))) < 0.003
+    assert not net["b0"].any() and not net["b1"].any()
+    square = nets.mlp_init(key, (3, 3, 3))
+    assert not np.allclose(square["w0"], square["w1"])
+
+
+def test_apply_by_hand():
+    net = {
+        "w0": jnp.array([[1.0, -1.0], [2.0, 0.5]]),
+        "b0": jnp.array([0.5, -0.25]),
+        "w1": jnp.array([[3.0], [-4.0]]),
+        "b1": jnp.array([0.125]),
+    }
+    x = jnp.array([[1.0, 1.0], [-2.0, 1.0]])  # hidden 3.5, -0.75 and 0.5, 2.25 before the ReLU
+    np.testing.assert_allclose(nets.mlp_apply(net, x), [[10.625], [-7.375]])
+    tanh = np.tanh([3.5, -0.75]) @ [3.0, -4.0] + 0.125
+    np.testing.assert_allclose(nets.mlp_apply(net, x[0], jnp.tanh), [tanh], rtol=1e-6)
+
+
+FEATURE_SHAPES = {
+    "vector": ((3,), [(3,), (3,), (3,)]),
+    "rows and columns": ((4, 3), [(4, 3), (4, 1), (1, 3)]),
+    "a narrow first feature": ((4, 3), [(4, 1), (4, 3), (1, 1)]),
+    "4-D": ((2, 1, 3, 2), [(2, 1, 3, 2), (2, 1, 1, 2), (2, 1, 3, 1)]),
+}
+
+
+@pytest.mark.parametrize("hidden", [3, nets.SCALAR_WIDTH, nets.SCALAR_WIDTH + 1])
+@pytest.mark.parametrize("num_shared", [0, 2])
+@pytest.mark.parametrize("shapes", FEATURE_SHAPES.values(), ids=FEATURE_SHAPES)
+def test_per_parameter_equals_the_matrix_form(hidden, num_shared, shapes, key):
+    full, each = shapes
+    net = random_net(key, (3 + num_shared, hidden, 3, 2))
+    keys = jax.random.split(key, 4)
+    features = [jax.random.normal(k, shape) for k, shape in zip(keys, each, strict=False)]
+    shared = jax.random.normal(keys[3], (num_shared,)) if num_shared else None
+    columns = [jnp.broadcast_to(x, full) for x in features]
+    columns += [jnp.full(full, s) for s in (shared if num_shared else [])]
+    expected = nets.mlp_apply(net, jnp.stack(columns, axis=-1))
+    found = jax.jit(nets.mlp_per_parameter)(net, features, shared)
+    assert len(found) == 2
+    for j, output in enumerate(found):
+        np.testing.assert_allclose(
+            jnp.broadcast_to(output, full), expected[..., j], rtol=1e-4, atol=1e-5
+        )
+    assert np.ptp(expected[..., 0]) > 0.01

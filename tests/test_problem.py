@@ -1,0 +1,215 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from analytic import bowl_task
+
+from l2o.learned_optimizer import LearnedOptimizer
+from l2o.optimizers import learnable_sgd
+from l2o.problem import capped, inner_problem
+from l2o.task import Task, check_task
+
+pytestmark = pytest.mark.usefixtures("strict_ranks")
+
+TASK = bowl_task()
+WINDOW = 5
+HORIZON = 20
+
+
+def _rate_over_horizon(theta, *, horizon=None):
+    """SGD at the rate theta / horizon times the loss: shows what the optimizer is told."""
+    rate = theta / horizon
+
+    def update(updates, state, params=None, *, value, **extra_args):
+        return jax.tree.map(lambda g: -rate * jnp.tanh(value) * g, updates), state + value
+
+    return optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)
+
+
+TOLD = LearnedOptimizer(
+    name="told", init=lambda key: jnp.float32(2.0), transform=_rate_over_horizon
+)
+PROBLEM = inner_problem(TASK, TOLD, horizon=HORIZON, window=WINDOW)
+THETA = jnp.float32(2.0)
+
+
+def started(key, *, step=0, horizon=HORIZON):
+    state = PROBLEM.init(key, THETA)
+    return state._replace(step=jnp.int32(step), horizon=jnp.int32(horizon))
+
+
+def trees_equal(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs)
+
+
+@pytest.mark.parametrize("step", [0, WINDOW, HORIZON - WINDOW])
+def test_resets_at_the_horizon_and_only_there(step, key):
+    state = started(key, step=step)
+    after, window = PROBLEM.unroll(jax.random.key(7), THETA, state, ())
+    ends = step + WINDOW == HORIZON
+    assert window.done.tolist() == [False] * (WINDOW - 1) + [ends]
+    assert window.loss.shape == window.mask.shape == window.finite.shape == (WINDOW,)
+    assert bool(jnp.all(window.mask)) and bool(jnp.all(window.finite))
+    assert int(after.step) == (0 if ends else step + WINDOW)
+    assert trees_equal(after.instance, state.instance) != ends
+    assert (float(after.opt_state) == 0.0) == ends
+    assert int(after.horizon) == HORIZON
+    # A restart depends on its key and not on what was trained before it.
+    again, _ = PROBLEM.unroll(jax.random.key(7), 3 * THETA, state, ())
+    assert trees_equal(again.instance, after.instance)
+    assert trees_equal(again.params, after.params) == ends
+    other, _ = PROBLEM.unroll(jax.random.key(8), THETA, state, ())
+    assert trees_equal(other.instance, after.instance) != ends
+
+
+def test_window_equals_a_plain_loop(key):
+    horizon = HORIZON - WINDOW  # a first run, cut short: its optimizer is told so
+    state = started(key, horizon=horizon)
+    unroll_key = jax.random.key(3)
+    after, window = jax.jit(PROBLEM.unroll)(unroll_key, THETA, state, ())
+
+    tx = TOLD.transform(THETA, horizon=horizon)
+    params, opt_state, losses = state.params, tx.init(state.params), []
+    for k in jax.random.split(jax.random.split(unroll_key, 3)[0], WINDOW):
+        batch = TASK.batch(k, state.instance, (), "train")
+        loss, grads = jax.value_and_grad(TASK.loss)(params, batch, state.instance)
+        updates, opt_state = tx.update(grads, opt_state, params, value=loss)
+        params = optax.apply_updates(params, updates)
+        losses.append(loss)
+    np.testing.assert_allclose(window.loss, losses, rtol=1e-5)
+    np.testing.assert_allclose(after.params["x"], params["x"], rtol=1e-5)
+    np.testing.assert_allclose(after.opt_state, opt_state, rtol=1e-5)
+    assert len(set(np.round(losses, 6).tolist())) == WINDOW
+
+
+def test_starts_are_staggered(key):
+    init = jax.jit(jax.vmap(PROBLEM.init, (0, None)))
+    states = init(jax.random.split(key, 400), THETA)
+    lengths, counts = np.unique(states.horizon, return_counts=True)
+    assert lengths.tolist() == [5, 10, 15, 20]
+    assert np.all(counts > 70)
+    assert np.all(np.asarray(states.step) == 0)
+    assert len(np.unique(np.asarray(states.params["x"]), axis=0)) == 400
+
+
+def test_runs_stay_spread_over_all_stages(key):
+    members = 200
+
+    def advance(states, k):
+        keys = jax.random.split(k, members)
+        states, _ = jax.vmap(PROBLEM.unroll, (0, None, 0, None))(keys, THETA, states, ())
+        return states, states.step
+
+    states = jax.vmap(PROBLEM.init, (0, None))(jax.random.split(key, members), THETA)
+    _, steps = jax.jit(lambda s: jax.lax.scan(advance, s, jax.random.split(key, 9)))(states)
+    for row in np.asarray(steps[3:]):
+        stages, counts = np.unique(row, return_counts=True)
+        assert stages.tolist() == [0, 5, 10, 15]
+        assert np.all(counts > members / 8)
+
+
+def test_drawn_horizons_are_multiples_of_the_window_within_their_range(key):
+    problem = inner_problem(TASK, TOLD, horizon=(10, 40), window=WINDOW)
+    state = started(key, step=HORIZON - WINDOW)
+    unroll = jax.jit(jax.vmap(problem.unroll, (0, None, None, None)))
+    after, _ = unroll(jax.random.split(key, 2000), THETA, state, ())
+    lengths, counts = np.unique(after.horizon, return_counts=True)
+    assert lengths.tolist() == list(range(10, 41, 5))
+    # Log-uniform over whole windows: P(k) = ln((k + 1) / k) / ln(9 / 2).
+    k = lengths / WINDOW
+    expected = 2000 * np.log((k + 1) / k) / np.log(9 / 2)
+    assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
+
+
+def test_a_diverged_run_costs_the_cap(key):
+    lopt = learnable_sgd(learning_rate=1e12)
+    for meta_loss in ("mean", "log"):
+        problem = inner_problem(TASK, lopt, horizon=HORIZON, window=WINDOW, meta_loss=meta_loss)
+        theta = lopt.init(key)
+        state = problem.init(key, theta)._replace(horizon=jnp.int32(HORIZON))
+        _, window = problem.unroll(key, theta, state, ())
+        cap = TASK.loss_cap if meta_loss == "mean" else np.log(TASK.loss_cap + 1e-3)
+        np.testing.assert_allclose(window.loss[1:], cap, rtol=1e-6)
+        assert window.loss[0] < cap
+        assert bool(window.finite[0]) and not bool(window.finite[-1])
+
+
+def test_log_meta_loss(key):
+    plain, log = (
+        inner_problem(TASK, TOLD, horizon=HORIZON, window=WINDOW, meta_loss=m).unroll(
+            key, THETA, started(key), ()
+        )[1]
+        for m in ("mean", "log")
+    )
+    np.testing.assert_allclose(log.loss, np.log(np.asarray(plain.loss) + 1e-3), rtol=1e-4)
+
+
+def test_capped():
+    losses = jnp.array([jnp.nan, jnp.inf, -jnp.inf, 3.0, 1.0])
+    np.testing.assert_array_equal(capped(losses, 2.0), [2.0, 2.0, -np.inf, 2.0, 1.0])
+    assert np.isnan(capped(losses, jnp.inf)[0]) or np.isinf(capped(losses, jnp.inf)[0])
+
+
+@pytest.mark.parametrize(
+    ("horizon", "window", "message"),
+    [
+        (20, 0, "`window` must be at least 1; got 0. Try window=50."),
+        (5, 5, "`horizon` must be above `window`; got horizon=5, window=5. Try horizon=20."),
+        (-3, 5, "`horizon` must be above `window`; got horizon=-3, window=5. Try horizon=20."),
+        (
+            22,
+            5,
+            "`horizon` must be a multiple of `window`; got horizon=22, window=5. Try horizon=20.",
+        ),
+        ((10, 22), 5, "`horizon` must be a multiple of `window`; got horizon=22"),
+        ((30, 20), 5, "`horizon` must go from short to long; got 30 to 20. Try horizon=20 30."),
+    ],
+)
+def test_bad_horizon_or_window(horizon, window, message):
+    with pytest.raises(ValueError) as caught:
+        inner_problem(TASK, TOLD, horizon=horizon, window=window)
+    assert str(caught.value).startswith(message)
+
+
+def bad_task(**changes) -> Task:
+    parts = {
+        "name": "bad",
+        "sample": lambda key: (),
+        "init": lambda key, instance: {"x": jnp.zeros(2)},
+        "batch": lambda key, instance, data, split: (),
+        "loss": lambda params, batch, instance: jnp.sum(params["x"] ** 2),
+        "loss_cap": 1.0,
+    }
+    return Task(**(parts | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"init": lambda key, instance: {"x": jnp.zeros(2), "n": jnp.zeros(2, jnp.int32)}},
+            "`task` bad: parameters must be floating point; got int32 at params['n'].",
+        ),
+        (
+            {"loss": lambda params, batch, instance: params["x"]},
+            "`task` bad: the loss must be a float scalar; got float32(2,).",
+        ),
+        (
+            {"loss": lambda params, batch, instance: jnp.argmax(params["x"])},
+            "`task` bad: the loss must be a float scalar; got int32().",
+        ),
+        ({"loss_cap": 0.0}, "`loss_cap` of task bad must be positive; got 0.0."),
+        ({"loss_cap": float("nan")}, "`loss_cap` of task bad must be positive; got nan."),
+    ],
+)
+def test_malformed_tasks(changes, message):
+    with pytest.raises(ValueError) as caught:
+        inner_problem(bad_task(**changes), TOLD, horizon=20, window=5)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_may_have_an_infinite_cap():
+    check_task(bad_task(loss_cap=float("inf")))

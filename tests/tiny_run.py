@@ -1,0 +1,60 @@
+"""A meta-training that compiles in a second; as a script, the child of the kill tests."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from l2o import release
+from l2o.estimators import truncated_es
+from l2o.fit import fit, stop_on_signals
+from l2o.learner import Learner, gradient_learner
+from l2o.optimizers import learnable_sgd
+from l2o.problem import inner_problem
+from l2o.run_folder import RunFolder
+from l2o.task import Task
+
+LOPT = learnable_sgd(learning_rate=0.05)
+THETA = LOPT.init(jax.random.key(0))
+
+
+TASK = Task(  # quicker to compile than a rotated quadratic
+    name="bowl",
+    sample=lambda key: jax.random.normal(key, (3,)),
+    init=lambda key, minimum: {"x": jax.random.normal(key, (3,))},
+    batch=lambda key, minimum, data, split: 0.1 * jax.random.normal(key, (3,)),
+    loss=lambda params, shift, minimum: jnp.sum(jnp.square(params["x"] - minimum - shift)),
+    loss_cap=100.0,
+)
+
+
+def tiny_learner(mesh: Mesh | None = None) -> Learner:
+    problem = inner_problem(TASK, LOPT, horizon=8, window=2)
+    estimator = truncated_es(problem, num_pairs=2, std=0.1, mesh=mesh)
+    return gradient_learner(estimator, optax.adam(0.05), averaging=0.9)
+
+
+def main(folder: str, num_steps: int, *, resume: bool) -> None:
+    config = {"seed": 1, "steps": num_steps}
+    run = RunFolder.open(folder, config, resume=resume)
+    learner = tiny_learner()
+    with stop_on_signals() as should_stop:
+        state = fit(
+            jax.random.key(1),
+            learner,
+            THETA,
+            num_steps=num_steps,
+            log_every=5,
+            checkpoint_every=10,
+            run=run,
+            on_metrics=lambda line: print(line["step"], flush=True),
+            should_stop=should_stop,
+        )
+    if state.step == num_steps:
+        release.save(run.theta, LOPT, learner.theta(state), {"steps": num_steps})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), resume="--resume" in sys.argv)
