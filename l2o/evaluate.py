@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from l2o.statistics import capped_losses, is_diverged
 from l2o.task import Batch, Data, Instance, Key, Split, Task, check_task
 
 NUM_BATCHES = 8
@@ -244,26 +245,23 @@ def train_settings(
     )
     probe_all = jax.jit(over_settings_and_seeds(probe, carry=True))
     # The number of steps is traced, so that a shorter last stretch compiles nothing anew.
-    nothing = np.int32(0)
-    train_all = jax.jit(over_runs).lower(rates, carry, starts, task.data, nothing, nothing)
-    train_all = train_all.compile()
+    compiled = jax.jit(over_runs)
+
+    def train_all(carry: Any, first: int, count: int) -> Any:
+        return compiled(rates, carry, starts, task.data, np.int32(first), np.int32(count))
 
     def seconds_per_step(carry: Any) -> float:
         count = min(num_steps, TIMED_STEPS)
         began = time.perf_counter()
-        jax.block_until_ready(
-            train_all(rates, carry, starts, task.data, np.int32(0), np.int32(count))
-        )
+        jax.block_until_ready(train_all(carry, 0, count))
         return (time.perf_counter() - began) / (count * raw[..., 0].size)
 
     fresh = carry
     steps, probes, losses = [0], [np.asarray(probe_all(carry, starts))], []
     while steps[-1] < num_steps:
-        first, count = steps[-1], min(stride, num_steps - steps[-1])
-        carry, of_steps = train_all(
-            rates, carry, starts, task.data, np.int32(first), np.int32(count)
-        )
-        steps.append(first + count)
+        count = min(stride, num_steps - steps[-1])
+        carry, of_steps = train_all(carry, steps[-1], count)
+        steps.append(steps[-1] + count)
         losses.append(np.asarray(of_steps)[..., :count])
         probes.append(np.asarray(probe_all(carry, starts)))
     tests = jax.device_get(jax.jit(over_settings_and_seeds(test, carry=True))(carry, starts))
@@ -298,13 +296,3 @@ def over_settings_and_seeds(f: Callable[..., Any], *, carry: bool = False) -> Ca
 def finite_cap(task: Task) -> float:
     """What a diverged run counts as: the task's cap, or float32's largest number if it has none."""
     return min(float(task.loss_cap), float(np.finfo(np.float32).max))
-
-
-def is_diverged(loss: np.ndarray, cap: float) -> np.ndarray:
-    """Whether a loss is not finite or above the cap."""
-    return ~np.isfinite(loss) | (loss > cap)
-
-
-def capped_losses(loss: np.ndarray, cap: float) -> np.ndarray:
-    """The loss in float64, with a diverged one counted as `cap`."""
-    return np.where(is_diverged(loss, cap), cap, loss.astype(np.float64))

@@ -32,7 +32,7 @@ class MetaTraining:
     # The population and the meta-optimizer
     num_pairs: int = 16
     """Antithetic pairs for each task variant."""
-    std: float = 0.01
+    std: float = 0.03
     """Standard deviation of the perturbations of theta."""
     learning_rate: float = 3e-3
     """Peak rate of the meta-optimizer, AdamW with warm-up and cosine decay."""
@@ -92,12 +92,13 @@ PRESETS: Mapping[str, MetaTraining] = {
     ),
     "demo": replace(
         _DEFAULT,
+        steps=400,
         eval_tasks=("digits_mlp_32x32", "digits_mlp_128x128"),
     ),
     "digits": replace(
         _DEFAULT,
         horizon=(100, 1000),
-        steps=8000,
+        steps=4000,
         eval_steps=1000,
         eval_seeds=32,
     ),

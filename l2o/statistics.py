@@ -1,4 +1,4 @@
-"""Medians with bootstrap intervals, and the speed-up of one training run over another."""
+"""Diverged runs, medians with bootstrap intervals, and the speed-up of one run over another."""
 
 import warnings
 from typing import NamedTuple
@@ -15,6 +15,16 @@ class Interval(NamedTuple):
     median: float
     low: float
     high: float
+
+
+def is_diverged(loss: np.ndarray, cap: float) -> np.ndarray:
+    """Whether a loss is not finite or above the cap."""
+    return ~np.isfinite(loss) | (loss > cap)
+
+
+def capped_losses(loss: np.ndarray, cap: float) -> np.ndarray:
+    """The loss in float64, with a diverged one counted as `cap`."""
+    return np.where(is_diverged(loss, cap), cap, loss.astype(np.float64))
 
 
 def median_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Interval:

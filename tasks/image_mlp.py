@@ -139,7 +139,7 @@ def image_mlp(
     )
 
 
-SCALES = (0.1, 10.0)
+SCALES = (0.25, 4.0)
 """Range of a global reparametrisation α: params are stored divided by α and used times α."""
 
 

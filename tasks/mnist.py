@@ -10,11 +10,11 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from l2o.tasks.image_mlp import Images, image_mlp_family
 
 from l2o.data import dataset_folder
 from l2o.idx import LabelledImages, read_images
 from l2o.task import Split, TaskFamily
+from l2o.tasks.image_mlp import Images, image_mlp_family
 
 NUM_VALID = 5000
 SPLIT_SEED = 0

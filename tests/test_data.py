@@ -10,10 +10,10 @@ import tarfile
 
 import numpy as np
 import pytest
-from l2o.tasks import mnist
 
 from l2o import data, idx
 from l2o.idx import FILES, LabelledImages, read_images, write_images
+from l2o.tasks import mnist
 
 COUNTS = {"train": 60, "test": 20}
 

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from l2o.tasks.digits import digits_mlp
 
 from l2o.baselines import BASELINES, LEARNING_RATES, tune
 from l2o.comparison import compare
@@ -14,6 +13,7 @@ from l2o.evaluate import draw_starts, evaluate
 from l2o.optimizers import learnable_sgd, nominal_mlp
 from l2o.streams import TAGS, stream
 from l2o.task import Task
+from l2o.tasks.digits import digits_mlp
 
 KEY = stream(0, "evaluation")
 SEEDS = dict(num_seeds=3)
@@ -123,12 +123,12 @@ def test_a_function_of_the_horizon_and_a_loss_driven_design_are_optimizers():
     )
 
 
-def test_data_reaches_the_compiled_function_as_an_argument():
-    task = dataclasses.replace(
-        parabola(),
-        data=jnp.arange(2.0),
-        batch=lambda key, instance, data, split: data[int(split == "test")],
-    )
+def test_data_reaches_the_compiled_functions_as_an_argument():
+    def batch(key, instance, data, split):
+        assert isinstance(data, jax.core.Tracer | jax.ShapeDtypeStruct)
+        return data[int(split == "test")]
+
+    task = dataclasses.replace(parabola(), data=jnp.arange(2.0), batch=batch)
     kept = evaluate(KEY, parabola(), {"a": optax.sgd(0.05)}, num_steps=5, **SEEDS)["a"]
     moved = evaluate(KEY, task, {"a": optax.sgd(0.05)}, num_steps=5, **SEEDS)["a"]
     np.testing.assert_allclose(kept.probe_loss, moved.probe_loss, rtol=1e-6)
@@ -200,7 +200,7 @@ def test_the_grid_is_nine_half_decades():
 
 
 def test_tuning_picks_the_rate_that_brute_force_picks():
-    task, rates = noisy(), (0.003, 0.03, 0.3, 3.0)
+    task, rates = noisy(), (0.03, 0.3, 3.0)
     tunings = tune(KEY, task, num_steps=30, learning_rates=rates, **SEEDS)
     for name, baseline in BASELINES.items():
         losses = [
@@ -209,7 +209,8 @@ def test_tuning_picks_the_rate_that_brute_force_picks():
         ]
         np.testing.assert_allclose(tunings[name].final_loss, losses, rtol=1e-3, atol=1e-6)
         assert tunings[name].learning_rate == rates[int(np.argmin(np.median(losses, axis=1)))]
-        assert not tunings[name].at_grid_edge
+    assert tunings["adam"].learning_rate == 0.3
+    assert not tunings["adam"].at_grid_edge
 
 
 def test_tuning_says_when_the_best_rate_is_at_the_edge_of_the_grid():
@@ -236,29 +237,33 @@ def small_comparison(learned, task=None, **options):
     return compare(KEY, task or parabola(), learned, num_seeds=3, **options)
 
 
-def test_a_learned_optimizer_that_solves_the_task_at_once_has_its_speed_up_measured():
-    # At rate 1/h gradient descent is at the minimum after one step.
-    controls = {"untrained": optax.sgd(0.0)}
-    found = small_comparison(optax.sgd(0.5), controls=controls, probe_every=1).summary
+def test_the_speed_up_over_a_baseline_that_crawls_is_the_number_of_its_steps():
+    # At rate 1/h gradient descent is at the minimum after one step. At these rates Adam falls
+    # all the time, so that it takes all twelve steps to its own final loss.
+    found = small_comparison(
+        optax.sgd(0.5),
+        controls={"untrained": optax.sgd(0.0)},
+        probe_every=1,
+        learning_rates=(0.001, 0.01, 0.1),
+    ).summary
     assert found["task"] == "parabola"
     assert found["steps"] == 12
     assert found["diverged"] == 0.0
     assert found["learned_final_loss"] < 1e-9 < found["best_baseline_final_loss"]
-    assert found["speedup"] > 3.0
-    assert found["speedup_low"] <= found["speedup"] <= found["speedup_high"]
-    assert [b["name"].split()[0] for b in found["baselines"]] == ["adam", "adam_cosine"]
-    assert found["best_baseline"] in [b["name"] for b in found["baselines"]]
+    assert [found[f"speedup{end}"] for end in ("", "_low", "_high")] == [12.0, 12.0, 12.0]
+    assert found["best_baseline"] == "adam lr=0.1"
+    assert [b["name"] for b in found["baselines"]] == ["adam lr=0.1", "adam_cosine lr=0.1"]
+    assert [b["speedup"] for b in found["baselines"]] == [12.0, 12.0]
+    assert all(b["at_grid_edge"] for b in found["baselines"])
     assert found["learned_test_x"] == pytest.approx(1.0)
     (control,) = found["controls"]
     assert control["name"] == "untrained"
-    assert control["final_loss"] == pytest.approx(4.0, rel=0.7)
+    assert 4.0 <= control["final_loss"] <= 9.0
 
 
 def test_a_baseline_compared_with_itself_is_a_draw():
     task = noisy()
-    tuned = small_comparison(optax.sgd(0.1), task).summary["baselines"][1]
-    rate = tuned["learning_rate"]
-    again = small_comparison(partial(cosine, rate), task).summary
+    again = small_comparison(partial(cosine, 0.1), task, learning_rates=(0.1,)).summary
     (row,) = [b for b in again["baselines"] if b["name"].startswith("adam_cosine")]
     assert (row["speedup"], row["speedup_low"], row["speedup_high"]) == pytest.approx((1, 1, 1))
     assert again["learned_final_loss"] == pytest.approx(row["final_loss"])

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
+from l2o.task import Task, TaskFamily, check_task
 from l2o.tasks.digits import SPLIT_SIZES, digits, digits_mlp
 from l2o.tasks.image_mlp import SCALES, Images, image_mlp
 from l2o.tasks.quadratic import rosenbrock, rotated_quadratic
-
-from l2o.task import Task, TaskFamily, check_task
 
 SPLITS = ("train", "valid", "test")
 

@@ -8,7 +8,7 @@ is learned starts at zero and is added on top. For each tensor
 
 MLP₁ reads thirteen features, each over its RMS: parameter, gradient, three bias-corrected momenta
 (decays 0.5, 0.9, 0.99), the root of the second moment (0.99), momenta and gradient over that
-root, the gradient's sign, the signed square of the middle momentum and the gradient cubed. MLP₂
+root, the gradient's sign, the signed square of the second momentum and the gradient cubed. MLP₂
 reads fourteen statistics of the run and the tensor: progress, loss trend, scale of the
 parameters, agreement of gradient and momenta, noise, size and rank. T is the horizon, so the
 design needs to be told it; the bound on η keeps an unseen statistic from blowing up a run.
@@ -59,11 +59,6 @@ class NominalState(NamedTuple):
     first_loss: jax.Array
     losses: jax.Array
     leaves: Any
-
-
-def rms(x: jax.Array) -> jax.Array:
-    """Root mean square, floored for empty gradients."""
-    return jnp.sqrt(jnp.mean(jnp.square(x)) + 1e-30)
 
 
 def run_statistics(state: NominalState, horizon: int | jax.Array) -> jax.Array:
@@ -125,34 +120,27 @@ def nominal_mlp(
             (second_moment,) = features.moving_averages(
                 [leaf.second_moment], jnp.square(g), [RMS_DECAY]
             )
-            unbiased = [m / (1.0 - b**count) for m, b in zip(momenta, MOMENTUM_DECAYS, strict=True)]
-            root = jnp.sqrt(second_moment / (1.0 - RMS_DECAY**count)) + 1e-12
-            scaled = [m / root for m in unbiased]
-            inputs = [
-                p,
-                g,
-                *unbiased,
-                root,
-                *scaled,
-                g / root,
-                jnp.sign(g),
-                jnp.sign(unbiased[1]) * jnp.square(unbiased[1] / rms(unbiased[1])),
-                (g / rms(g)) ** 3,
+            unbiased = [
+                m * (1.0 / (1.0 - b**count)) for m, b in zip(momenta, MOMENTUM_DECAYS, strict=True)
             ]
-            (correction,) = nets.mlp_per_parameter(
-                theta["direction"], features.rms_normalize(inputs, eps=1e-30)
+            mean_square = second_moment * (1.0 / (1.0 - RMS_DECAY**count)) + 1e-24
+            inverse_root = jax.lax.rsqrt(mean_square)
+            scaled = [m * inverse_root for m in unbiased]
+            root = mean_square * inverse_root
+            normalized = features.rms_normalize(
+                [p, g, *unbiased, root, *scaled, g * inverse_root, jnp.sign(g)], eps=1e-30
             )
-            direction = scaled[1] / rms(scaled[1]) + correction
+            unit_gradient, unit_momenta, nominal = normalized[1], normalized[2:5], normalized[7]
+            powers = [unit_momenta[1] * jnp.abs(unit_momenta[1]), unit_gradient**3]
+            (correction,) = nets.mlp_per_parameter(
+                theta["direction"], [*normalized, *features.rms_normalize(powers, eps=1e-30)]
+            )
+            (direction,) = features.rms_normalize([nominal + correction], eps=1e-30)
 
-            scales = [rms(m) for m in unbiased]
-            agreements = [
-                jnp.mean(g * m) / (rms(g) * scale)
-                for m, scale in zip(unbiased, scales, strict=True)
-            ]
             statistics = jnp.stack(
                 [
-                    0.2 * jnp.clip(jnp.log(rms(p)), -15.0, 15.0),
-                    *agreements,
+                    0.1 * jnp.clip(jnp.log(jnp.mean(jnp.square(p)) + 1e-30), -30.0, 30.0),
+                    *[jnp.mean(unit_gradient * m) for m in unit_momenta],
                     *[jnp.log(jnp.mean(jnp.abs(m)) + 1e-3) for m in (scaled[1], scaled[2])],
                     0.1 * jnp.log(float(g.size)),
                     0.5 * jnp.float32(g.ndim),
@@ -161,8 +149,9 @@ def nominal_mlp(
             (log_rate,) = nets.mlp_apply(
                 theta["schedule"], jnp.concatenate([shared, statistics]), jnp.tanh
             )
-            step = jnp.exp(MAX_LOG_RATE * jnp.tanh(log_rate)) * direction / rms(direction)
-            return step, NominalLeaf(momenta, second_moment)
+            return jnp.exp(MAX_LOG_RATE * jnp.tanh(log_rate)) * direction, NominalLeaf(
+                momenta, second_moment
+            )
 
         def update_fn(updates, state, params=None, *, value=None, **extra_args):
             del extra_args
