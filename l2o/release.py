@@ -157,15 +157,16 @@ def _find(name_or_path: str | Path) -> Path:
     is_name = isinstance(name_or_path, str) and path.name == text and not path.suffix
     if is_name:
         folder = Path(str(importlib.resources.files("l2o.pretrained")))
-        path = folder / f"{text}.safetensors"
-        if not path.is_file():
+        packaged = folder / f"{text}.safetensors"
+        if packaged.is_file():
+            return packaged
+        if not path.exists():
             present = sorted(p.stem for p in folder.glob("*.safetensors"))
             nearest = difflib.get_close_matches(text, present) or present
             raise ValueError(
                 f"`name_or_path` must name an optimizer that comes with l2o, or a path; got "
                 f"{text!r}. Try {', '.join([*nearest, f'./{text} for a file or run folder'])}."
             )
-        return path
     if path.is_dir():
         if not RunFolder(path).theta.is_file():
             raise ValueError(

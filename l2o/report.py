@@ -14,7 +14,7 @@ import jax
 
 from l2o import plots
 from l2o.comparison import Comparison
-from l2o.report_page import DEFINITIONS, cells, page
+from l2o.report_page import DEFINITIONS, cells, number, page
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -182,13 +182,30 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> "Table":
-    """Rows of `report.json`'s "comparisons" as a table for the terminal."""
+    """Rows of `report.json`'s "comparisons" as a table that fits a terminal of 80 columns."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="Final training loss and speed-up, median [95 % interval] over seeds")
-    for column in DEFINITIONS:
-        table.add_column(column, overflow="fold")
+    def two_lines(median_and_interval: str) -> str:
+        return median_and_interval.replace(" [", "\n[", 1)
+
+    table = Table(
+        title="Final training loss and speed-up: median, 95 % interval",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for column in ("task", "learned", "best baseline", "speed-up"):
+        table.add_column(column, no_wrap=True)
     for row in comparisons:
-        table.add_row(*map(Text, cells(row)))
+        by_name = dict(zip(DEFINITIONS, cells(row), strict=True))
+        controls = [f"{c['name']} {number(c['final_loss'])}" for c in row["controls"]]
+        lines = (
+            f"{by_name['task']}\n{row['steps']} steps, {row['num_seeds']} seeds\n"
+            f"{by_name['diverged']} diverged",
+            "\n".join([two_lines(by_name["learned"]), *controls]),
+            f"{by_name['best baseline']}\n{two_lines(by_name['baseline'])}",
+            two_lines(by_name["speed-up"]),
+        )
+        table.add_row(*map(Text, lines))
     return table

@@ -32,9 +32,9 @@ class MetaTraining:
     # The population and the meta-optimizer
     num_pairs: int = 16
     """Antithetic pairs for each task variant."""
-    std: float = 0.03
+    std: float = 0.01
     """Standard deviation of the perturbations of theta."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 0.01
     """Peak rate of the meta-optimizer, AdamW with warm-up and cosine decay."""
     weight_decay: float = 1e-4
     """Of the meta-optimizer."""
@@ -92,13 +92,14 @@ PRESETS: Mapping[str, MetaTraining] = {
     ),
     "demo": replace(
         _DEFAULT,
+        horizon=(500,),
         steps=400,
         eval_tasks=("digits_mlp_32x32", "digits_mlp_128x128"),
     ),
     "digits": replace(
         _DEFAULT,
         horizon=(100, 1000),
-        steps=4000,
+        steps=3000,
         eval_steps=1000,
         eval_seeds=32,
     ),

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
+jax.devices()  # from here on the number is fixed, whatever a command line asks for
 
 
 @pytest.fixture

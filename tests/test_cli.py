@@ -1,0 +1,203 @@
+"""The command line: what it makes, and what it says to mistakes."""
+
+import json
+import shutil
+
+import pytest
+
+from l2o import cli
+from l2o.run_folder import RunFolder
+
+TINY = (
+    *("--task", "user_module:bowl", "--optimizer", "learnable_sgd", "--horizon", "8"),
+    *("--window", "2", "--num-pairs", "2", "--std", "0.1", "--log-every", "5"),
+    *("--checkpoint-every", "10", "--eval-seeds", "2", "--quiet"),
+)
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert cli.main(["meta-train", *TINY, "--steps", "20", "--run-dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(one_run, tmp_path):
+    return RunFolder(shutil.copytree(one_run, tmp_path / "run"))
+
+
+def test_a_run_leaves_its_folder_and_continues_as_it_was(finished, tmp_path, capsys):
+    run = finished
+    report = json.loads(run.report_json.read_text())
+    (row,) = report["comparisons"]
+    assert {"task", "steps", "learned_final_loss", "best_baseline", "speedup_low"} <= set(row)
+    assert row["seen"] is True  # a single task is evaluated on itself, with other seeds
+    assert [c["name"] for c in row["controls"]] == ["untrained"]
+    theta = run.theta.read_bytes()
+    lines = run.metrics.read_bytes()
+
+    assert cli.main(["meta-train", *TINY, "--steps", "20", "--run-dir", "run", "--resume"]) == 0
+    assert run.theta.read_bytes() == theta
+    assert run.metrics.read_bytes() == lines
+
+    capsys.readouterr()
+    assert cli.main(["report", "run", "--png"]) == 0
+    assert run.path.joinpath("report.png").stat().st_size > 0
+    assert "best baseline" in capsys.readouterr().out
+
+    evaluate = ["evaluate", "run", "--task", "user_module:bowl", "--steps", "5", "--seeds", "2"]
+    assert cli.main([*evaluate, "--out", "b"]) == 0
+    assert json.loads((tmp_path / "b" / "report.json").read_text())["comparisons"][0]["seen"]
+
+
+def test_a_design_of_ones_own_is_trained_and_evaluated_by_its_path(tmp_path, capsys):
+    design = ("--optimizer", "user_module:momentum_rate")
+    assert cli.main(["meta-train", *TINY, *design, "--steps", "5", "--run-dir", "a"]) == 0
+    evaluate = ["evaluate", "a", "--task", "user_module:bowl", "--steps", "5", "--seeds", "2"]
+    assert cli.main([*evaluate, *design]) == 0
+    capsys.readouterr()
+    assert cli.main(evaluate) == 2  # a file never names code to import
+    assert "momentum_rate" in one_line(capsys)
+
+
+def one_line(capsys) -> str:
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error
+    return error
+
+
+MISTAKES = {
+    "task": ("--task digts", "--task must be a known name; got digts. Try digits_mlp"),
+    "design": ("--optimizer adafac", "got adafac. Try adafac_mlp"),
+    "estimator": ("--estimator pse", "got pse. Try pes"),
+    "preset": ("digitz", "PRESET must be a known name; got digitz. Try digits"),
+    "horizon = window": ("--horizon 2", "--horizon must be above --window; got --horizon 2"),
+    "horizon < window": ("--horizon 1", "Try --horizon 8"),
+    "no multiple": ("--horizon 9", "multiple of --window; got --horizon 9, --window 2. Try"),
+    "range": ("--horizon 8 4", "from short to long; got 8 to 4. Try --horizon 4 8"),
+    "three": ("--horizon 2 4 8", "--horizon must be one number or two; got 3"),
+    "window": ("--window 0", "--window must be at least 1; got 0"),
+    "pairs": ("--num-pairs 0", "--num-pairs must be at least 1; got 0. Try --num-pairs 16"),
+    "std": ("--std 0", "--std must be positive; got 0.0. Try --std 0.01"),
+    "negative std": ("--std -1", "--std must be positive; got -1.0"),
+    "rate": ("--learning-rate 0", "--learning-rate must be positive; got 0.0"),
+    "nan rate": ("--learning-rate nan", "--learning-rate must be positive; got nan"),
+    "steps": ("--steps 0", "--steps must be positive; got 0"),
+    "seed": ("--seed -1", "--seed must not be negative; got -1"),
+    "decay": ("--weight-decay -1", "--weight-decay must not be negative"),
+    "averaging": ("--averaging 1", "--averaging must be in [0, 1); got 1.0"),
+    "eval steps": ("--eval-steps 0", "--eval-steps must be at least 1; got 0"),
+    "eval task": ("--eval-tasks bowk", "--eval-tasks must be a known name; got bowk. Try bowl"),
+    "integers": ("--task user_module:integer_params", "floating point; got int32 at params['n']"),
+    "vector": ("--task user_module:vector_loss", "the loss must be a float scalar"),
+    "no task": ("--task user_module:not_a_task", "got user_module:not_a_task"),
+    "no module": ("--task no_such_module:x", "No module named 'no_such_module'"),
+    "no attribute": ("--task user_module:x", "has no attribute 'x'"),
+    "no design": ("--optimizer user_module:bowl", "gives Task. Return l2o.LearnedOptimizer"),
+    "devices": ("--devices 2 --num-pairs 3", "multiple of the 2 devices; got 3. Try --num-pairs 4"),
+    "run dir": ("--run-dir /proc/no/run", "--run-dir must be a folder that can be written"),
+    "resume": ("--resume --run-dir nothing", "--resume needs a run to continue"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line_and_writes_nothing(case, tmp_path, capsys):
+    typed, says = MISTAKES[case]
+    arguments = typed.split()
+    settings = (*TINY, "--steps", "5", "--run-dir", "run")
+    is_preset = not typed.startswith("-")
+    arguments = [*arguments, *settings] if is_preset else [*settings, *arguments]
+    assert cli.main(["meta-train", *arguments]) == 2
+    assert says in one_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_flag_names_the_nearest(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["meta-train", "--stps", "3"])
+    assert stopped.value.code == 2
+    assert "--steps" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_not_overwritten_nor_continued_with_other_settings(finished, tmp_path, capsys):
+    tiny = ["meta-train", *TINY, "--run-dir", "run"]
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert cli.main([*tiny, "--steps", "20"]) == 2
+    assert "Add --resume to continue it" in one_line(capsys)
+    assert cli.main([*tiny, "--steps", "20", "--resume", "--std", "0.2"]) == 2
+    assert "it was started with --std 0.1 (now 0.2)" in one_line(capsys)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_loss_that_is_never_finite_stops_the_run(capsys):
+    task = ("--task", "user_module:always_nan")
+    assert cli.main(["meta-train", *TINY, *task, "--steps", "500", "--run-dir", "run"]) == 2
+    error = one_line(capsys)
+    assert "no member had a finite loss in the last 100 outer steps" in error
+    assert "Try a smaller --std or --learning-rate" in error
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\x80\x04K\x01.", b"\xff" * 100])
+def test_a_file_that_is_no_release_file_is_one_line(content, tmp_path, capsys):
+    (tmp_path / "bad.safetensors").write_bytes(content)
+    assert cli.main(["evaluate", "bad.safetensors"]) == 2
+    assert "bad.safetensors" in one_line(capsys)
+
+
+def test_a_flipped_bit_in_a_release_file_is_noticed(finished, capsys):
+    content = bytearray(finished.theta.read_bytes())
+    content[-1] ^= 1
+    finished.theta.write_bytes(content)
+    assert cli.main(["evaluate", "run"]) == 2
+    assert "theta.safetensors" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    "typed, says",
+    [
+        ("evalute", "VERB must be a known name; got evalute. Try evaluate"),
+        ("evaluate no_such", "RUN_OR_FILE must name an optimizer that comes with l2o"),
+        ("report no_such", "no_such"),
+        ("list tasks", "`list` takes --json or nothing; got tasks"),
+        ("data", "`data` takes `list` or `fetch NAME ...`; got nothing"),
+        ("data fetch mnst", "got mnst. Try mnist"),
+    ],
+)
+def test_mistakes_of_other_verbs_are_one_line(typed, says, tmp_path, capsys):
+    assert cli.main(typed.split()) == 2
+    assert says in one_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list_names_everything(capsys):
+    assert cli.main(["list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert set(listed) == {"tasks", "optimizers", "estimators", "presets"}
+    assert all(line for section in listed.values() for line in section.values())
+    assert cli.main(["list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for section in listed.values() for name in section)
+
+
+@pytest.mark.parametrize("verb", ["meta-train", "evaluate", "report"])
+def test_help_lists_the_flags(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([verb, "--help"])
+    assert stopped.value.code == 0
+    assert "--" in capsys.readouterr().out
+
+
+def test_trackers_get_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    arguments = ["meta-train", *TINY, "--steps", "5", "--run-dir", "run"]
+    assert cli.main([*arguments, "--log", "tensorboard", "wandb"]) == 0
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+    assert list((tmp_path / "run").rglob("*.wandb"))

@@ -1,0 +1,84 @@
+"""What a user would write: tasks and designs of their own, some of them wrong."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import l2o
+
+
+class Momentum(NamedTuple):
+    momentum: optax.Params
+
+
+def bowl() -> l2o.Task:
+    return l2o.Task(
+        name="bowl",
+        sample=lambda key: jax.random.normal(key, (3,)),
+        init=lambda key, minimum: {"x": jax.random.normal(key, (3,))},
+        batch=lambda key, minimum, data, split: 0.1 * jax.random.normal(key, (3,)),
+        loss=lambda params, shift, minimum: jnp.sum(jnp.square(params["x"] - minimum - shift)),
+        loss_cap=100.0,
+    )
+
+
+def integer_params() -> l2o.Task:
+    return l2o.Task(
+        name="integer_params",
+        sample=lambda key: None,
+        init=lambda key, instance: {"n": jnp.arange(3)},
+        batch=lambda key, instance, data, split: None,
+        loss=lambda params, batch, instance: 1.0 * jnp.sum(params["n"]),
+        loss_cap=1.0,
+    )
+
+
+def vector_loss() -> l2o.Task:
+    return l2o.Task(
+        name="vector_loss",
+        sample=lambda key: None,
+        init=lambda key, instance: {"x": jnp.zeros(3)},
+        batch=lambda key, instance, data, split: None,
+        loss=lambda params, batch, instance: params["x"],
+        loss_cap=1.0,
+    )
+
+
+def always_nan() -> l2o.Task:
+    return l2o.Task(
+        name="always_nan",
+        sample=lambda key: None,
+        init=lambda key, instance: {"x": jnp.zeros(3)},
+        batch=lambda key, instance, data, split: None,
+        loss=lambda params, batch, instance: jnp.nan * jnp.sum(params["x"]),
+        loss_cap=1.0,
+    )
+
+
+not_a_task = 3
+
+
+def momentum_rate() -> l2o.LearnedOptimizer:
+    """Momentum with one learned rate."""
+
+    def transform(theta, *, horizon=None):
+        del horizon
+
+        def init(params):
+            return Momentum(optax.tree.zeros_like(params))
+
+        def update(updates, state, params=None, **extra_args):
+            del params, extra_args
+            momentum = jax.tree.map(lambda m, g: 0.9 * m + g, state.momentum, updates)
+            step = jax.tree.map(lambda m: -jnp.exp(theta["log_rate"]) * m, momentum)
+            return step, Momentum(momentum)
+
+        return optax.GradientTransformationExtraArgs(init, update)
+
+    return l2o.LearnedOptimizer(
+        name="momentum_rate",
+        init=lambda key: {"log_rate": jnp.log(0.01)},
+        transform=transform,
+    )
