@@ -22,7 +22,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 notebook: $(VENV)/.installed-dev
 	L2O_FAST=1 $(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 notebooks

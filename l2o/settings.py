@@ -34,7 +34,7 @@ class MetaTraining:
     """Antithetic pairs for each task variant."""
     std: float = 0.01
     """Standard deviation of the perturbations of theta."""
-    learning_rate: float = 0.01
+    learning_rate: float = 3e-3
     """Peak rate of the meta-optimizer, AdamW with warm-up and cosine decay."""
     weight_decay: float = 1e-4
     """Of the meta-optimizer."""
@@ -98,7 +98,7 @@ PRESETS: Mapping[str, MetaTraining] = {
     ),
     "digits": replace(
         _DEFAULT,
-        horizon=(100, 1000),
+        horizon=(100, 500),
         steps=3000,
         eval_steps=1000,
         eval_seeds=32,

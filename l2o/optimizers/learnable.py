@@ -4,6 +4,7 @@ One to four numbers: small enough for a grid search to check what meta-training 
 epsilon are stored as logarithms and decays as ln(1 - β), so that additive noise is relative.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -45,7 +46,12 @@ def _in_float32(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _design(name: str, start: dict[str, jax.Array], make: Any, config: dict) -> LearnedOptimizer:
+def _design(
+    name: str,
+    start: dict[str, jax.Array],
+    make: Callable[[Theta], optax.GradientTransformation],
+    config: dict[str, float],
+) -> LearnedOptimizer:
     def init(key: Key) -> Theta:
         del key
         return dict(start)
