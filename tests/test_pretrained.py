@@ -7,7 +7,7 @@ import pytest
 import l2o
 from l2o.tasks.digits import digits_mlp
 
-FINAL_LOSS = {"digits": 0.0}
+FINAL_LOSS = {"digits": 0.0609}
 """Median probe loss of 8 seeds after 100 steps on the first evaluation task, when released."""
 
 
@@ -22,4 +22,4 @@ def test_a_release_reproduces_its_loss(name):
         num_steps=100,
         num_seeds=8,
     )
-    assert np.median(curves[name].final_loss) == pytest.approx(FINAL_LOSS[name], rel=0.15)
+    assert np.median(curves[name].final_loss) == pytest.approx(FINAL_LOSS[name], rel=0.05)
