@@ -1,5 +1,5 @@
 # make demo   from nothing to a learned optimizer, compared with tuned Adam (about 8 minutes)
-# make test   format, lint, types, tests, notebook and wheel (about 10 minutes)
+# make test   format, lint, types, tests, notebook and wheel
 # make slow   the long tests
 #
 # PYTHON chooses the interpreter, each with a virtual environment of its own:

@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments[0] not in verbs:
             raise lookup.unknown("verb", arguments[0], verbs)
         return verbs[arguments[0]](arguments[1:], console)
-    except (ValueError, RunError) as error:
+    except (ValueError, RunError, OSError) as error:
         print(f"error: {as_flags(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -89,14 +89,23 @@ def run() -> None:
     sys.exit(main())
 
 
+SPELLINGS = {
+    **{f.name: f"--{f.name.replace('_', '-')}" for f in fields(MetaTraining)},
+    "num_steps": "--steps",
+    "num_seeds": "--seeds",
+    "seeds": "--seeds",
+    "verb": "VERB",
+    "preset": "PRESET",
+    "name_or_path": "RUN_OR_FILE",
+}
+"""How the command line spells the arguments that messages name."""
+
+
 def as_flags(message: str) -> str:
     """A message about arguments, in the spelling of the command line."""
-    flags = {f.name: f"--{f.name.replace('_', '-')}" for f in fields(MetaTraining)}
-    flags |= {"num_steps": "--steps", "num_seeds": "--seeds", "verb": "VERB", "preset": "PRESET"}
-    flags |= {"name_or_path": "RUN_OR_FILE"}
-    names = "|".join(sorted(flags, key=len, reverse=True))
-    message = re.sub(rf"`({names})`", lambda m: flags[m[1]], message)
-    return re.sub(rf"\b({names})=(?=[\w.])", lambda m: f"{flags[m[1]]} ", message)
+    names = "|".join(sorted(SPELLINGS, key=len, reverse=True))
+    message = re.sub(rf"`({names})`", lambda m: SPELLINGS[m[1]], message)
+    return re.sub(rf"\b({names})=(?=[\w.])", lambda m: f"{SPELLINGS[m[1]]} ", message)
 
 
 def meta_train(arguments: list[str], console: Console) -> int:
@@ -120,11 +129,8 @@ def meta_train(arguments: list[str], console: Console) -> int:
 
 def evaluate(arguments: list[str], console: Console) -> int:
     """`l2o evaluate RUN_OR_FILE --task NAME ...`."""
-    import jax
-
     from l2o import meta_training, release
     from l2o.report import comparison_table, write_report
-    from l2o.streams import stream
 
     options = tyro.cli(Evaluate, prog="l2o evaluate", args=arguments)
     for name in ("steps", "seeds"):
@@ -134,21 +140,22 @@ def evaluate(arguments: list[str], console: Console) -> int:
             )
     design = lookup.design(options.optimizer) if options.optimizer else None
     lopt, theta = release.load(options.source, design=design)
+    summary = release.summary(options.source)
+    Path(options.out).mkdir(parents=True, exist_ok=True)
     comparisons = meta_training.compare_on(
         lookup.tasks_to_evaluate(options.task),
         lopt,
         theta,
-        lopt.init(jax.random.split(stream(options.seed, "meta_training"))[0]),
-        seen=release.summary(options.source).get("trained_on", []),
+        lopt.init(meta_training.theta_key(summary.get("seed", 0))),
+        seen=summary.get("trained_on", []),
         num_steps=options.steps,
         num_seeds=options.seeds,
         seed=options.seed,
         console=console,
     )
-    Path(options.out).mkdir(parents=True, exist_ok=True)
-    paths = write_report(options.out, comparisons, config={"source": options.source})
+    paths = write_report(options.out, comparisons, config=asdict(options))
     console.print(comparison_table([c.summary for c in comparisons]))
-    console.print(str(paths["report.html"]), soft_wrap=True)
+    console.print(str(paths["report.html"]), soft_wrap=True, markup=False)
     return 0
 
 
@@ -160,7 +167,7 @@ def report(arguments: list[str], console: Console) -> int:
     paths = render_report(options.run, png=options.png)
     console.print(comparison_table(read_report(options.run)["comparisons"]))
     for path in paths.values():
-        console.print(str(path), soft_wrap=True)
+        console.print(str(path), soft_wrap=True, markup=False)
     return 0
 
 
@@ -201,7 +208,7 @@ def data(arguments: list[str], console: Console) -> int:
                 if name not in SOURCES:
                     raise lookup.unknown("data", name, SOURCES)
             for name in names:
-                console.print(f"{name}: {fetch(name)}", soft_wrap=True)
+                console.print(f"{name}: {fetch(name)}", soft_wrap=True, markup=False)
         case _:
             raise ValueError(
                 f"`data` takes `list` or `fetch NAME ...`; got {' '.join(arguments) or 'nothing'}. "

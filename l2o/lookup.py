@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -64,7 +65,9 @@ def task_lines() -> dict[str, str]:
     return {name: first_line(_attribute("task", path, ())) for name, path in TASKS.items()}
 
 
-def evaluation_tasks(family: TaskFamily, names: Sequence[str] = ()) -> tuple[Task, ...]:
+def evaluation_tasks(
+    family: TaskFamily, names: Sequence[str] = (), argument: str = "eval_tasks"
+) -> tuple[Task, ...]:
     """A family's evaluation tasks of these names, or all; its train tasks if it has none.
 
     Raises:
@@ -73,7 +76,7 @@ def evaluation_tasks(family: TaskFamily, names: Sequence[str] = ()) -> tuple[Tas
     known = {task.name: task for task in family.evaluation or family.train}
     for name in names:
         if name not in known:
-            raise unknown("eval_tasks", name, known)
+            raise unknown(argument, name, known)
     return tuple(known[name] for name in names) if names else tuple(known.values())
 
 
@@ -89,7 +92,7 @@ def tasks_to_evaluate(names: Sequence[str]) -> tuple[Task, ...]:
         if name in TASKS or ":" in name or not families:
             tasks.extend(evaluation_tasks(task_family(name)))
         else:
-            tasks.extend(evaluation_tasks(task_family(families[0]), [name]))
+            tasks.extend(evaluation_tasks(task_family(families[0]), [name], "task"))
     return tuple(tasks)
 
 
@@ -153,11 +156,11 @@ def first_line(thing: Callable[..., Any]) -> str:
 
 def _attribute(argument: str, path: str, known: Iterable[str]) -> Any:
     module, _, attribute = path.partition(":")
-    if not attribute:
+    if not attribute or not module.strip("."):
         raise unknown(argument, path, known)
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(
             f"`{argument}` must be module:attribute that can be imported; got {path} ({error}). "
             "Try it from the folder that holds the module, or install its package."
@@ -166,9 +169,10 @@ def _attribute(argument: str, path: str, known: Iterable[str]) -> Any:
 
 def _call(argument: str, name: str, make: Any) -> Any:
     try:
-        return make()
-    except TypeError as error:
+        inspect.signature(make).bind()
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"`{argument}` must be callable without arguments; got {name} ({error}). "
             "Give its arguments defaults."
         ) from error
+    return make()

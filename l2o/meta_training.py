@@ -26,8 +26,8 @@ from l2o.progress import progress
 from l2o.report import comparison_table, write_report
 from l2o.run_folder import RunFolder
 from l2o.settings import UNRECORDED, MetaTraining
-from l2o.streams import stream
-from l2o.task import Task, TaskFamily
+from l2o.streams import check_seed, stream
+from l2o.task import Key, Task, TaskFamily, check_task
 
 EXIT_ON_SIGNAL = 128
 
@@ -60,17 +60,20 @@ def resolve(settings: MetaTraining) -> Plan:
         ValueError: naming the setting, its value and what to type instead.
     """
     for name in ("steps", "learning_rate", "clip", "log_every", "checkpoint_every", "eval_seeds"):
-        if not getattr(settings, name) > 0:
+        if not 0 < getattr(settings, name) < math.inf:
             raise ValueError(
-                f"`{name}` must be positive; got {getattr(settings, name)}. "
+                f"`{name}` must be positive and finite; got {getattr(settings, name)}. "
                 f"Try {name}={getattr(MetaTraining(), name)}."
             )
-    if settings.weight_decay < 0:
+    if not 0 < settings.std < math.inf:
+        raise ValueError(
+            f"`std` must be positive and finite; got {settings.std}. Try std={MetaTraining().std}."
+        )
+    if not 0 <= settings.weight_decay < math.inf:
         raise ValueError(
             f"`weight_decay` must not be negative; got {settings.weight_decay}. Try weight_decay=0."
         )
-    if settings.seed < 0:
-        raise ValueError(f"`seed` must not be negative; got {settings.seed}. Try seed=0.")
+    check_seed(settings.seed)
     if len(settings.horizon) not in (1, 2):
         raise ValueError(
             f"`horizon` must be one number or two; got {len(settings.horizon)}. "
@@ -107,10 +110,13 @@ def resolve(settings: MetaTraining) -> Plan:
         meta_optimizer(settings),
         averaging=settings.averaging,
     )
+    evaluation = lookup.evaluation_tasks(family, settings.eval_tasks)
+    for task in evaluation:
+        check_task(task)
     log_every = math.gcd(settings.log_every, settings.steps)
     return Plan(
         family=family,
-        evaluation=lookup.evaluation_tasks(family, settings.eval_tasks),
+        evaluation=evaluation,
         lopt=lopt,
         learner=learner,
         log_every=log_every,
@@ -140,6 +146,7 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
         ValueError: for a mistake in the settings, before anything is written.
         RunError: if the run cannot go on; the last good checkpoint stays.
     """
+    settings = dataclasses.replace(settings, devices=_num_devices(settings))
     plan = resolve(settings)
     config = {
         name: value
@@ -164,9 +171,8 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
             for track in (*tracks, show):
                 track(line)
 
-        key = stream(settings.seed, "meta_training")
-        k_theta, k_fit = jax.random.split(key)
-        theta0 = plan.lopt.init(k_theta)
+        theta0 = plan.lopt.init(theta_key(settings.seed))
+        _, k_fit = jax.random.split(stream(settings.seed, "meta_training"))
         state = fit(
             k_fit,
             plan.learner,
@@ -176,7 +182,7 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
             checkpoint_every=plan.checkpoint_every,
             run=run,
             on_metrics=on_metrics,
-            on_warning=lambda text: console.print(f"warning: {text}", soft_wrap=True),
+            on_warning=lambda text: console.print(f"warning: {text}", soft_wrap=True, markup=False),
             should_stop=should_stop,
         )
     step = int(state.step)
@@ -202,8 +208,13 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
     )
     write_report(run.path, comparisons, config=config)
     console.print(comparison_table([c.summary for c in comparisons]))
-    console.print(f"{run.theta}\n{run.report_html}", soft_wrap=True)
+    console.print(f"{run.theta}\n{run.report_html}", soft_wrap=True, markup=False)
     return 0
+
+
+def theta_key(seed: int) -> Key:
+    """The key of a run's first theta."""
+    return jax.random.split(stream(seed, "meta_training"))[0]
 
 
 def compare_on(
@@ -221,7 +232,7 @@ def compare_on(
     """Compares a learned optimizer, and its untrained design, with tuned Adam on each task."""
     comparisons = []
     for task in tasks:
-        console.print(f"evaluating on {task.name}", soft_wrap=True)
+        console.print(f"evaluating on {task.name}", soft_wrap=True, markup=False)
         comparisons.append(
             compare(
                 stream(seed, "evaluation"),
@@ -244,12 +255,15 @@ def _names(tasks: Sequence[Task]) -> list[str]:
 def _num_devices(settings: MetaTraining) -> int:
     if settings.devices is not None:
         return settings.devices
+    if settings.num_pairs < 1:  # an error, but not one about devices
+        return 1
     present = jax.device_count()
     return max(n for n in range(1, present + 1) if settings.num_pairs % n == 0)
 
 
 def use_cpu_cores(num_devices: int | None) -> None:
     """Makes each CPU core a device; without effect once JAX has been used."""
-    cores = num_devices or len(os.sched_getaffinity(0))
+    is_linux = hasattr(os, "sched_getaffinity")
+    cores = num_devices or (len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1)
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", max(cores, 1))

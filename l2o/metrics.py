@@ -96,8 +96,8 @@ def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def tensorboard(folder: Path) -> Iterator[Track]:
-    """Event files for TensorBoard under `folder`.
+def tensorboard(folder: Path, config: Mapping[str, Any] | None = None) -> Iterator[Track]:
+    """Event files for TensorBoard under `folder`, with the configuration as a text.
 
     Raises:
         ValueError: if tensorboardX is not installed.
@@ -107,6 +107,7 @@ def tensorboard(folder: Path) -> Iterator[Track]:
     except ImportError as error:
         raise ValueError(_missing("tensorboard", "tensorboardX")) from error
     writer = SummaryWriter(str(folder), flush_secs=10)
+    writer.add_text("config", json.dumps(dict(config or {})))
 
     def track(line: Mapping[str, Any]) -> None:
         for name, value in _scalars(line).items():
@@ -173,4 +174,4 @@ TRACKERS: Mapping[str, Callable[..., contextlib.AbstractContextManager[Track]]] 
     "tensorboard": tensorboard,
     "wandb": wandb,
 }
-"""Context managers by name, each from a folder to a function for `on_metrics`."""
+"""Context managers by name, each from a folder and a configuration to an `on_metrics`."""

@@ -95,7 +95,7 @@ def inner_problem(
         window: inner steps of one unroll.
         meta_loss: "mean" is the training loss of each step, before its update, up to the task's
             cap; "log" is ln(loss + 1e-3) of the same, in which the end of a run weighs as much
-            as its start.
+            as its start. It is for losses that are not negative; one below zero counts as zero.
 
     Raises:
         ValueError: if the task is malformed or `horizon` and `window` do not fit.
@@ -149,7 +149,7 @@ def inner_problem(
         trained = state._replace(params=params, opt_state=opt_state, step=count)
         fresh = start(k_start, theta, draw_horizon(k_horizon))
         return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, trained), Window(
-            loss=jnp.log(loss + 1e-3) if meta_loss == "log" else loss,
+            loss=jnp.log(jnp.maximum(loss, 0.0) + 1e-3) if meta_loss == "log" else loss,
             done=jnp.arange(1, window + 1) + state.step >= state.horizon,
             mask=jnp.ones(window, bool),
             finite=jnp.isfinite(raw),
@@ -176,5 +176,5 @@ def check_horizon(shortest: int, longest: int, window: int) -> None:
         if steps % window:
             raise ValueError(
                 f"`horizon` must be a multiple of `window`; got horizon={steps}, window={window}. "
-                f"Try horizon={steps - steps % window}."
+                f"Try horizon={-(-steps // window) * window}."
             )

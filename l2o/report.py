@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import platform
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +13,7 @@ import jax
 from l2o import plots
 from l2o.comparison import Comparison
 from l2o.report_page import DEFINITIONS, cells, number, page
+from l2o.run_folder import atomic_write
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,7 +63,8 @@ def write_report(
         }
     )
     path = Path(folder) / "report.json"
-    write_whole(path, json.dumps(content, indent=1, allow_nan=False).encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, json.dumps(content, indent=1, allow_nan=False).encode())
     return {path.name: path, **render_report(folder, png=png)}
 
 
@@ -83,7 +83,7 @@ def render_report(folder: str | Path, *, png: bool = False) -> dict[str, Path]:
     if png and rows:
         files["report.png"] = plots.png(rows)
     for name, data in files.items():
-        write_whole(Path(folder) / name, data)
+        atomic_write(Path(folder) / name, data)
     return {name: Path(folder) / name for name in files}
 
 
@@ -163,22 +163,6 @@ def strict(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int | bool) else str(value)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Replaces a file in one step: readers see the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> "Table":

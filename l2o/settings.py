@@ -65,14 +65,14 @@ class MetaTraining:
     checkpoint_every: int = 100
     """Outer steps between checkpoints."""
     devices: int | None = None
-    """Devices to spread the population over; as many as divide it if not given."""
+    """Devices to spread the population over; as many as divide it if not given. CPU cores count."""
     log: tuple[Tracker, ...] = ()
     """Trackers besides metrics.jsonl."""
     quiet: bool = False
     """Plain lines and no progress display."""
 
 
-UNRECORDED = frozenset({"run_dir", "resume", "devices", "log", "quiet"})
+UNRECORDED = frozenset({"run_dir", "resume", "log", "quiet"})
 """Fields that do not change the result, and may change when a run continues."""
 
 _DEFAULT = MetaTraining()

@@ -1,1 +1,1 @@
-"""Concrete inner problems, written as a user would write them: with public l2o names only."""
+"""Concrete inner problems, written as a user would: with what l2o offers to everybody."""

@@ -2,11 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+import safetensors.numpy
+from rich.console import Console
+from user_module import bowl
 
-from l2o import cli
+from l2o import cli, meta_training
+from l2o.optimizers import learnable_sgd
 from l2o.run_folder import RunFolder
+from l2o.streams import stream
 
 TINY = (
     *("--task", "user_module:bowl", "--optimizer", "learnable_sgd", "--horizon", "8"),
@@ -85,12 +93,15 @@ MISTAKES = {
     "three": ("--horizon 2 4 8", "--horizon must be one number or two; got 3"),
     "window": ("--window 0", "--window must be at least 1; got 0"),
     "pairs": ("--num-pairs 0", "--num-pairs must be at least 1; got 0. Try --num-pairs 16"),
-    "std": ("--std 0", "--std must be positive; got 0.0. Try --std 0.01"),
-    "negative std": ("--std -1", "--std must be positive; got -1.0"),
-    "rate": ("--learning-rate 0", "--learning-rate must be positive; got 0.0"),
-    "nan rate": ("--learning-rate nan", "--learning-rate must be positive; got nan"),
-    "steps": ("--steps 0", "--steps must be positive; got 0"),
-    "seed": ("--seed -1", "--seed must not be negative; got -1"),
+    "std": ("--std 0", "--std must be positive and finite; got 0.0. Try --std 0.01"),
+    "endless std": ("--std inf", "--std must be positive and finite; got inf"),
+    "negative std": ("--std -1", "--std must be positive and finite; got -1.0"),
+    "rate": ("--learning-rate 0", "--learning-rate must be positive and finite; got 0.0"),
+    "nan rate": ("--learning-rate nan", "--learning-rate must be positive and finite; got nan"),
+    "steps": ("--steps 0", "--steps must be positive and finite; got 0"),
+    "seed": ("--seed -1", "--seed must be between 0 and 2**32 - 1; got -1"),
+    "large seed": ("--seed 4294967296", "--seed must be between 0 and 2**32 - 1"),
+    "empty module": ("--task :x", "--task must be a known name; got :x"),
     "decay": ("--weight-decay -1", "--weight-decay must not be negative"),
     "averaging": ("--averaging 1", "--averaging must be in [0, 1); got 1.0"),
     "eval steps": ("--eval-steps 0", "--eval-steps must be at least 1; got 0"),
@@ -201,3 +212,59 @@ def test_trackers_get_the_run(tmp_path, monkeypatch):
     assert cli.main([*arguments, "--log", "tensorboard", "wandb"]) == 0
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
     assert list((tmp_path / "run").rglob("*.wandb"))
+
+
+SETTINGS = (
+    *("--seed 1", "--std 0.2", "--learning-rate 0.1", "--weight-decay 1", "--clip 1e-9"),
+    *("--averaging 0.5", "--num-pairs 4", "--horizon 12", "--window 4", "--meta-loss mean"),
+    *("--estimator truncated_es", "--optimizer learnable_sgdm", "--steps 10"),
+)
+
+
+@pytest.fixture(scope="module")
+def thetas(tmp_path_factory):
+    """The release files of runs that differ in one setting, and what they were evaluated with."""
+    evaluated = {}
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("settings"))
+        for change in ("", *SETTINGS):
+
+            def compare_on(tasks, lopt, theta, theta0, *, change=change, **options):
+                evaluated[change] = (theta, theta0, options)
+                return []
+
+            patch.setattr("l2o.meta_training.compare_on", compare_on)
+            folder = change.strip("-").replace(" ", "-") or "plain"
+            steps = () if "--steps" in change else ("--steps", "5")
+            typed = [*TINY, *steps, *change.split(), "--run-dir", folder]
+            assert cli.main(["meta-train", *typed]) == 0
+            found[change] = (Path(folder) / "theta.safetensors").absolute()
+    return found, evaluated
+
+
+@pytest.mark.parametrize("change", SETTINGS)
+def test_every_setting_of_the_training_changes_theta(change, thetas):
+    found, _ = thetas
+    weights = {c: safetensors.numpy.load_file(found[c]) for c in ("", change)}
+    assert str(weights[""]) != str(weights[change])
+
+
+def test_what_is_evaluated_is_what_is_released_against_where_it_began(thetas):
+    found, evaluated = thetas
+    theta, theta0, options = evaluated["--averaging 0.5"]
+    released = safetensors.numpy.load_file(found["--averaging 0.5"])
+    assert {k: float(v) for k, v in theta.items()} == {k: float(v) for k, v in released.items()}
+    assert float(theta0["log_learning_rate"]) == pytest.approx(np.log(0.01))
+    assert options["seen"] == ["bowl"]
+
+
+def test_an_evaluation_draws_from_its_own_stream(monkeypatch):
+    keys = []
+    monkeypatch.setattr("l2o.meta_training.compare", lambda key, *a, **k: keys.append(key))
+    lopt = learnable_sgd()
+    theta = lopt.init(jax.random.key(0))
+    options = dict(seen=[], num_steps=1, num_seeds=1, seed=3, console=Console(quiet=True))
+    meta_training.compare_on([bowl()], lopt, theta, theta, **options)
+    (key,) = keys
+    assert key == stream(3, "evaluation") != stream(3, "meta_training")

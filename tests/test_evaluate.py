@@ -273,11 +273,17 @@ def cosine(rate, *, horizon):
     return BASELINES["adam_cosine"](rate, horizon)
 
 
-def test_tuning_seeds_are_not_reporting_seeds():
-    k_tuning, k_report = jax.random.split(KEY)
-    tuning = draw_starts(k_tuning, parabola(), 16).params["x"]
-    report = draw_starts(k_report, parabola(), 16).params["x"]
-    assert not set(np.asarray(tuning).tolist()) & set(np.asarray(report).tolist())
+def test_a_comparison_tunes_on_other_seeds_than_it_reports_on(monkeypatch):
+    keys = []
+    for name, function in {"tune": tune, "evaluate": evaluate}.items():
+        record = lambda key, *args, f=function, **kwargs: (
+            keys.append(key) or f(key, *args, **kwargs)
+        )
+        monkeypatch.setattr(f"l2o.comparison.{name}", record)
+    small_comparison(optax.sgd(0.1))
+    draws = [draw_starts(k, parabola(), 16).params["x"].tolist() for k in keys]
+    assert len(draws) == 2
+    assert not set(draws[0]) & set(draws[1])
 
 
 def test_an_optimizer_that_returns_nan_is_reported_as_diverged_everywhere():

@@ -1,3 +1,4 @@
+import dataclasses
 import signal
 
 import jax
@@ -255,3 +256,22 @@ def test_a_second_signal_does_what_it_does_by_default():
         assert should_stop()
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_every_outer_step_has_a_key_of_its_own():
+    learner = tiny_learner()
+
+    def step(key, state, data):
+        state, metrics = learner.step(key, state, data)
+        return state, metrics | {"draw": jax.random.uniform(key)}
+
+    draws = []
+    fit(
+        jax.random.key(1),
+        dataclasses.replace(learner, step=step),
+        THETA,
+        num_steps=10,
+        log_every=1,
+        on_metrics=lambda line: draws.append(line["draw"]),
+    )
+    assert len(set(draws)) == 10

@@ -12,7 +12,7 @@ from analytic import replicate
 from l2o.estimators import pes, truncated_es
 from l2o.estimators.pes import pes_gradient
 from l2o.estimators.truncated_es import es_gradient
-from l2o.optimizers import adafac_mlp, learnable_sgd, mlp_lopt
+from l2o.optimizers import adafac_mlp, learnable_sgd, mlp_lopt, nominal_mlp
 from l2o.problem import inner_problem
 from l2o.task import Task
 
@@ -31,6 +31,11 @@ ADAFAC_LEAVES = [
     ("momentum_decays",),
     *[("mlp", *path) for path in mlp_leaves(3, biases_first=True)],
     ("rms_decays",),
+]
+
+
+NOMINAL_LEAVES = [
+    (net, *path) for net in ("direction", "schedule") for path in mlp_leaves(3, biases_first=True)
 ]
 
 
@@ -62,6 +67,12 @@ def filled_theta(lopt, paths):
             ADAFAC_LEAVES,
             [0.00056556, 0.00056094, 0.00056067],
             [0.00055052, 0.00057399, 0.00057843, 0.00055841, 0.00055593, 0.00054565],
+        ),
+        (  # our own design: what it gave when its weights were released
+            nominal_mlp(),
+            NOMINAL_LEAVES,
+            [-0.00045232, -0.00079920, -0.00050609],
+            [-0.00101116, -0.00092739, 0.00103340, 0.00103967, 0.00095820, -0.00100154],
         ),
     ],
     ids=lambda x: getattr(x, "name", ""),

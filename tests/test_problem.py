@@ -213,3 +213,21 @@ def test_malformed_tasks(changes, message):
 
 def test_a_task_may_have_an_infinite_cap():
     check_task(bad_task(loss_cap=float("inf")))
+
+
+def test_a_run_that_starts_draws_from_another_key_than_the_window(key):
+    task = Task(
+        name="shows_its_draws",
+        sample=jax.random.uniform,
+        init=lambda key, instance: {"x": jnp.zeros(2), "draw": jax.random.uniform(key)},
+        batch=lambda key, instance, data, split: jax.random.uniform(key),
+        loss=lambda params, draw, instance: draw + 0.0 * jnp.sum(params["x"]),
+        loss_cap=10.0,
+    )
+    problem = inner_problem(task, learnable_sgd(), horizon=10, window=5)
+    theta = learnable_sgd().init(key)
+    state = problem.init(key, theta)._replace(step=jnp.int32(5), horizon=jnp.int32(10))
+    after, window = problem.unroll(key, theta, state, ())
+    draws = [*window.loss.tolist(), float(after.instance), float(after.params["draw"])]
+    assert int(after.step) == 0
+    assert len(set(draws)) == len(draws) == 7

@@ -8,7 +8,7 @@ import optax
 from jax.sharding import Mesh
 
 from l2o import release
-from l2o.estimators import truncated_es
+from l2o.estimators import pes
 from l2o.fit import fit, stop_on_signals
 from l2o.learner import Learner, gradient_learner
 from l2o.optimizers import learnable_sgd
@@ -32,7 +32,7 @@ TASK = Task(  # quicker to compile than a rotated quadratic
 
 def tiny_learner(mesh: Mesh | None = None) -> Learner:
     problem = inner_problem(TASK, LOPT, horizon=8, window=2)
-    estimator = truncated_es(problem, num_pairs=2, std=0.1, mesh=mesh)
+    estimator = pes(problem, num_pairs=2, std=0.1, mesh=mesh)
     return gradient_learner(estimator, optax.adam(0.05), averaging=0.9)
 
 

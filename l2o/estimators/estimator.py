@@ -12,7 +12,6 @@ from l2o.learned_optimizer import Theta
 from l2o.task import Data, Key
 
 EstimatorState = Any
-Metrics = Mapping[str, jax.Array]
 
 
 @dataclass(frozen=True, eq=False)

@@ -83,6 +83,9 @@ def nominal_mlp(
 ) -> LearnedOptimizer:
     """The NominalMLP design; 722 meta-parameters by default. Needs `horizon` and `value=loss`.
 
+    It follows the logarithm of the loss: a loss below zero counts as zero, and one that is not
+    finite as the average of those before it.
+
     Args:
         rate: nominal step size before learning, in units of the parameters.
         direction_size: width of the two hidden layers of MLP₁.
@@ -161,6 +164,8 @@ def nominal_mlp(
                     "Call `tx.update(grads, state, params, value=loss)`."
                 )
             value = jnp.asarray(value, jnp.float32)
+            # One bad batch must not blind the averages for good, nor a loss below zero their log.
+            value = jnp.where(jnp.isfinite(value), jnp.maximum(value, 0.0), state.losses[0])
             decays = jnp.asarray(LOSS_DECAYS)
             state = state._replace(
                 first_loss=jnp.where(state.count == 0, value, state.first_loss),
