@@ -161,7 +161,7 @@ def test_capped():
         (
             22,
             5,
-            "`horizon` must be a multiple of `window`; got horizon=22, window=5. Try horizon=20.",
+            "`horizon` must be a multiple of `window`; got horizon=22, window=5. Try horizon=25.",
         ),
         ((10, 22), 5, "`horizon` must be a multiple of `window`; got horizon=22"),
         ((30, 20), 5, "`horizon` must go from short to long; got 30 to 20. Try horizon=20 30."),
