@@ -1,6 +1,6 @@
 """What trains: a function from meta-parameters theta to an optax transformation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -65,16 +65,40 @@ def require_horizon(horizon: Horizon, design: str) -> int | jax.Array:
     return horizon
 
 
+def join_leaves(treedef: Any, template: Any, leaves: Sequence[Any]) -> Any:
+    """From the accumulators of each tensor to accumulators that are trees like the parameters.
+
+    This is how optax lays out its states, and what sharding rules and Flax's NNX expect.
+
+    Args:
+        treedef: structure of the parameters.
+        template: the accumulators of any one tensor, for their structure.
+        leaves: the accumulators of each tensor, all of that structure.
+    """
+    structure = jax.tree.structure(template)
+    rows = [structure.flatten_up_to(leaf) for leaf in leaves]
+    columns = [[row[i] for row in rows] for i in range(structure.num_leaves)]
+    return structure.unflatten([treedef.unflatten(column) for column in columns])
+
+
+def split_leaves(treedef: Any, template: Any, accumulators: Any) -> list[Any]:
+    """The accumulators of each tensor; undoes `join_leaves`."""
+    structure = jax.tree.structure(template)
+    columns = [treedef.flatten_up_to(tree) for tree in structure.flatten_up_to(accumulators)]
+    return [structure.unflatten(row) for row in zip(*columns, strict=True)]
+
+
 class PerLeafState(NamedTuple):
     """State of a design that treats every tensor by itself.
 
     Attributes:
         count: number of updates so far, int32 scalar.
-        leaves: a tree like the parameters with a tuple of float32 accumulators at each leaf.
+        accumulators: as the design's rule for one tensor has them, with a tree like the
+            parameters in the place of each float32 array.
     """
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
-    leaves: Any
+    accumulators: Any
 
 
 def per_leaf_transform(
@@ -89,17 +113,22 @@ def per_leaf_transform(
 
     Args:
         design: name for error messages.
-        init_leaf: `(param) -> accumulators`.
+        init_leaf: `(param) -> accumulators`, of the same structure for every tensor.
         update_leaf: `(grad, param, accumulators, count) -> (update, accumulators)`; `count` is 0
             at the first call, and `update` is what `optax.apply_updates` adds.
     """
+
+    template = init_leaf(jnp.zeros(1))
 
     def as_float32(x: jax.Array) -> jax.Array:
         return jnp.atleast_1d(jnp.asarray(x, jnp.float32))
 
     def init(params: optax.Params) -> PerLeafState:
-        leaves = jax.tree.map(lambda p: init_leaf(as_float32(p)), params)
-        return PerLeafState(count=jnp.zeros((), jnp.int32), leaves=leaves)
+        leaves, treedef = jax.tree.flatten(params)
+        return PerLeafState(
+            count=jnp.zeros((), jnp.int32),
+            accumulators=join_leaves(treedef, template, [init_leaf(as_float32(p)) for p in leaves]),
+        )
 
     def update(
         updates: optax.Updates,
@@ -113,7 +142,7 @@ def per_leaf_transform(
         for g, p, leaf in zip(
             grads,
             treedef.flatten_up_to(require_params(params, design)),
-            treedef.flatten_up_to(state.leaves),
+            split_leaves(treedef, template, state.accumulators),
             strict=True,
         ):
             step, leaf = update_leaf(as_float32(g), as_float32(p), leaf, state.count)
@@ -121,7 +150,7 @@ def per_leaf_transform(
             new_leaves.append(leaf)
         return treedef.unflatten(new_updates), PerLeafState(
             count=jnp.asarray(optax.safe_increment(state.count)),
-            leaves=treedef.unflatten(new_leaves),
+            accumulators=join_leaves(treedef, template, new_leaves),
         )
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]

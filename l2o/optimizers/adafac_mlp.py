@@ -33,7 +33,8 @@ class AdafacLeaf(NamedTuple):
         momenta: three arrays of the tensor's shape.
         second_moment: one array of the tensor's shape.
         rows: three arrays with the largest axis reduced to 1; the full shape below rank 2.
-        columns: three arrays with the second largest axis reduced to 1; empty below rank 2.
+        columns: three arrays with the second largest axis reduced to 1; below rank 2 they are
+            single zeros that stay so.
     """
 
     momenta: tuple[jax.Array, ...]
@@ -57,7 +58,9 @@ def init_leaf(p: jax.Array) -> AdafacLeaf:
         momenta=zeros(len(MOMENTUM_DECAYS)),
         second_moment=zeros(len(RMS_DECAYS)),
         rows=zeros(k) if axes is None else zeros(k, reduced_axis=axes[1]),
-        columns=() if axes is None else zeros(k, reduced_axis=axes[0]),
+        columns=tuple(jnp.zeros(1) for _ in range(k))
+        if axes is None
+        else zeros(k, reduced_axis=axes[0]),
     )
 
 
@@ -73,9 +76,9 @@ def accumulate(g: jax.Array, leaf: AdafacLeaf, decays: Theta) -> AdafacLeaf:
         momenta=features.moving_averages(leaf.momenta, g, decays["momentum"]),
         second_moment=features.moving_averages(leaf.second_moment, jnp.square(g), rms_decays),
         rows=features.moving_averages(leaf.rows, row, factored_decays),
-        columns=features.moving_averages(leaf.columns, column, factored_decays)
-        if leaf.columns
-        else (),
+        columns=leaf.columns
+        if axes is None
+        else features.moving_averages(leaf.columns, column, factored_decays),
     )
 
 

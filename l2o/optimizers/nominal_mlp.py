@@ -25,8 +25,10 @@ from l2o.learned_optimizer import (
     Horizon,
     LearnedOptimizer,
     Theta,
+    join_leaves,
     require_horizon,
     require_params,
+    split_leaves,
 )
 from l2o.task import Key
 
@@ -52,13 +54,19 @@ class NominalState(NamedTuple):
         count: updates so far, int32 scalar.
         first_loss: loss at the first update.
         losses: shape (2,), fast and slow averages of the loss, not bias-corrected.
-        leaves: a tree like the parameters with a `NominalLeaf` at each leaf.
+        accumulators: a `NominalLeaf` with a tree like the parameters in the place of each array.
     """
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     first_loss: jax.Array
     losses: jax.Array
-    leaves: Any
+    accumulators: Any
+
+
+def init_leaf(p: jax.Array) -> NominalLeaf:
+    """Zero accumulators of a tensor."""
+    zeros = jnp.zeros(jnp.shape(p), jnp.float32)
+    return NominalLeaf(tuple(zeros for _ in MOMENTUM_DECAYS), zeros)
 
 
 def run_statistics(state: NominalState, horizon: int | jax.Array) -> jax.Array:
@@ -105,17 +113,15 @@ def nominal_mlp(
         theta: Theta, *, horizon: Horizon = None
     ) -> optax.GradientTransformationExtraArgs:
         num_steps = require_horizon(horizon, "nominal_mlp")
+        template = init_leaf(jnp.zeros(1))
 
         def init_fn(params: optax.Params) -> NominalState:
-            def init_leaf(p):
-                zeros = jnp.zeros(jnp.shape(p), jnp.float32)
-                return NominalLeaf(tuple(zeros for _ in MOMENTUM_DECAYS), zeros)
-
+            leaves, treedef = jax.tree.flatten(params)
             return NominalState(
                 count=jnp.zeros((), jnp.int32),
                 first_loss=jnp.zeros(()),
                 losses=jnp.zeros(len(LOSS_DECAYS)),
-                leaves=jax.tree.map(init_leaf, params),
+                accumulators=join_leaves(treedef, template, [init_leaf(p) for p in leaves]),
             )
 
         def update_leaf(g, p, leaf, count, shared):
@@ -179,7 +185,7 @@ def nominal_mlp(
             for g, p, leaf in zip(
                 grads,
                 treedef.flatten_up_to(require_params(params, "nominal_mlp")),
-                treedef.flatten_up_to(state.leaves),
+                split_leaves(treedef, template, state.accumulators),
                 strict=True,
             ):
                 step, leaf = update_leaf(
@@ -188,7 +194,8 @@ def nominal_mlp(
                 new_updates.append((-nominal * step).astype(jnp.result_type(g)))
                 new_leaves.append(leaf)
             return treedef.unflatten(new_updates), state._replace(
-                count=optax.safe_increment(state.count), leaves=treedef.unflatten(new_leaves)
+                count=jnp.asarray(optax.safe_increment(state.count)),
+                accumulators=join_leaves(treedef, template, new_leaves),
             )
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
