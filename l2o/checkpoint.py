@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from l2o.leaves import from_numpy, is_key, named_leaves, to_numpy
 from l2o.run_folder import RunError, atomic_write, sync_folder
 
 FORMAT = 1
@@ -59,7 +60,7 @@ class Checkpoints:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove(path)
-            arrays = {name: _to_numpy(leaf) for name, leaf in _leaves(state).items()}
+            arrays = {name: to_numpy(leaf) for name, leaf in named_leaves(state).items()}
             _reserve(path, sum(array.nbytes for array in arrays.values()))
             _orbax_save(path / STATE, {k: v for k, v in arrays.items() if v.size})
             manifest = {
@@ -149,20 +150,8 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
-    named = jax.tree_util.tree_leaves_with_path(tree)
-    leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in named}
-    if len(leaves) != len(named):
-        raise ValueError("two leaves of the state have the same name")
-    return leaves
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _signature(tree: Any) -> dict[str, str]:
-    return {name: f"{x.dtype}{list(x.shape)}" for name, x in _leaves(tree).items()}
+    return {name: f"{x.dtype}{list(x.shape)}" for name, x in named_leaves(tree).items()}
 
 
 def _check_signature(path: Path, found: dict[str, str], wanted: dict[str, str]) -> None:
@@ -175,40 +164,39 @@ def _check_signature(path: Path, found: dict[str, str], wanted: dict[str, str]) 
             )
 
 
-def _to_numpy(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-
-
 def _read(path: Path, target: Any) -> Any:
-    names, tree = list(_leaves(target)), jax.tree.structure(target)
+    names, tree = list(named_leaves(target)), jax.tree.structure(target)
     leaves = jax.tree.leaves(target)
-    as_data = lambda x: jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x
+    as_data = lambda x: jax.eval_shape(jax.random.key_data, x) if is_key(x) else x
     empty = {
         name: np.empty(shape.shape, shape.dtype)
         for name, shape in zip(names, map(as_data, leaves), strict=True)
     }
     arrays = empty | _orbax_restore(path, {k: v for k, v in empty.items() if v.size})
-    return tree.unflatten(_to_jax(arrays[n], x) for n, x in zip(names, leaves, strict=True))
-
-
-def _to_jax(array: np.ndarray, target: Any) -> jax.Array:
-    if not _is_key(target):
-        return jax.numpy.asarray(array)
-    impl = []
-    jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), target)
-    return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=impl[0])
+    return tree.unflatten(from_numpy(arrays[n], x) for n, x in zip(names, leaves, strict=True))
 
 
 def _orbax_save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    import orbax.checkpoint as ocp  # half a second, which those who only apply need not wait
+    import orbax.checkpoint as ocp
 
     log = logging.getLogger("absl")
     log.addFilter(_silent)  # what goes wrong in orbax's threads also comes as an exception
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(path, args=ocp.args.StandardSave(arrays))
     finally:
         log.removeFilter(_silent)
+
+
+def _checkpointer() -> Any:
+    """Orbax's, of this process alone: the others have no part in what process 0 writes."""
+    import orbax.checkpoint as ocp  # half a second, which those who only apply need not wait
+
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _silent(record: logging.LogRecord) -> bool:
@@ -228,7 +216,7 @@ def _reserve(path: Path, num_bytes: int) -> None:
 def _orbax_restore(path: Path, target: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    with _checkpointer() as checkpointer:
         return checkpointer.restore(path, args=ocp.args.StandardRestore(target))
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from l2o import hosts, transfer
 from l2o.checkpoint import Checkpoints
 from l2o.learned_optimizer import Theta
 from l2o.learner import Learner, MetaState
@@ -62,6 +63,9 @@ def fit(
     those that had one), `seconds` and `inner_steps_per_second`. A line is durable before the
     checkpoint that covers it.
 
+    In several processes (see `l2o.hosts`) all call it alike. Process 0 alone reads and writes the
+    run folder and reports; what one process is asked to stop, all stop.
+
     Args:
         key: of the whole run.
         learner: what takes the outer steps.
@@ -79,17 +83,27 @@ def fit(
 
     Raises:
         ValueError: if the numbers of steps do not fit.
-        RunError: if the run cannot go on: a full disk, no intact checkpoint, or no finite loss.
+        RunError: if the run cannot go on: a full disk, no intact checkpoint, no finite loss, or
+            another process that has ended.
     """
     _check_steps(num_steps, log_every, checkpoint_every, patience)
+    if not hosts.is_main():
+        run = on_metrics = None
     k_init, k_steps = jax.random.split(key)
     abstract = _strong(jax.eval_shape(learner.init, k_init, theta))
     log = MetricsLog(run.metrics) if run else None
     checkpoints = Checkpoints(run.checkpoints) if run else None
-    restored = checkpoints.restore(abstract, on_warning) if checkpoints else None
-    step, state = restored or (0, jax.jit(learner.init)(k_init, theta))
-    if log:
-        log.truncate_after(step)
+
+    def restore() -> MetaState | None:
+        step, state = (checkpoints and checkpoints.restore(abstract, on_warning)) or (0, None)
+        if log:
+            log.truncate_after(step)
+        return state
+
+    state = hosts.on_main(restore) or jax.jit(learner.init)(k_init, theta)
+    with hosts.all_present():
+        state, is_saved = transfer.from_main((state, jnp.bool_(run is not None)))
+    step = last_saved = int(state.step)
     if step > num_steps or (num_steps - step) % log_every:
         raise ValueError(
             f"`num_steps` must be the step of the run's checkpoint plus a multiple of `log_every`; "
@@ -108,50 +122,60 @@ def fit(
     layout = compiled.input_shardings[0]
     # A copy, because `theta` may sit in the state twice, and belongs to the caller.
     copied = jax.tree.map(lambda x: jnp.array(x, dtype=x.dtype, copy=True), state)
-    k_steps, state, data = jax.device_put((k_steps, copied, learner.data), layout)
+    k_steps, state, data = transfer.place((k_steps, copied, learner.data), layout)
     extra = {"compile_seconds": time.perf_counter() - started}
+
+    def last_good() -> str:
+        if not is_saved:
+            return "nothing was saved"
+        step = f"the last good checkpoint is at step {last_saved}"
+        return step if last_saved else "none is saved yet"
 
     bad_steps = 0
     losses: list[float] = []
     is_due = False
-    while step < num_steps:
-        started = time.perf_counter()
-        state, metrics = compiled(k_steps, state, data)
-        metrics = jax.device_get(metrics)
-        state = jax.device_put(state, layout[1])
-        seconds = time.perf_counter() - started
-        step += log_every
+    with hosts.all_present(last_good):
+        while step < num_steps:
+            started = time.perf_counter()
+            state, metrics = compiled(k_steps, state, data)
+            metrics = jax.device_get(transfer.gather(metrics))
+            state = transfer.place(state, layout[1])
+            seconds = time.perf_counter() - started
+            step += log_every
 
-        line = {
-            "step": step,
-            "inner_steps": step * learner.steps,
-            **{name: _mean(values) for name, values in metrics.items()},
-            "seconds": seconds,
-            "inner_steps_per_second": log_every * learner.steps / seconds,
-        }
-        if log:
-            log.write(line)
-        if on_metrics:
-            on_metrics(line | extra)
-        extra = {}
+            line = {
+                "step": step,
+                "inner_steps": step * learner.steps,
+                **{name: _mean(values) for name, values in metrics.items()},
+                "seconds": seconds,
+                "inner_steps_per_second": log_every * learner.steps / seconds,
+            }
+            if log:
+                log.write(line)
+            if on_metrics:
+                on_metrics(line | extra)
+            extra = {}
 
-        losses.append(line.get("meta_loss", np.nan))
-        bad_steps = _bad_steps(metrics, bad_steps)
-        if bad_steps >= patience or (bad_steps and step == num_steps):
-            last_good = checkpoints.last_good() if checkpoints else "nothing was saved"
-            raise RunError(
-                f"no member had a finite loss in the last {bad_steps} outer steps: stopped at step "
-                f"{step}; {last_good}. Try a smaller --std or --learning-rate."
-            )
-        is_stopped = should_stop is not None and should_stop()
-        is_due |= step % checkpoint_every == 0 or step == num_steps or is_stopped
-        if is_due and not bad_steps:
-            if checkpoints:
-                checkpoints.save(step, state, score=_mean(np.array(losses)))
-            losses, is_due = [], False
-        if is_stopped:
-            break
-    return state
+            losses.append(line.get("meta_loss", np.nan))
+            bad_steps = _bad_steps(metrics, bad_steps)
+            if bad_steps >= patience or (bad_steps and step == num_steps):
+                hosts.disconnect()  # all of them stop here
+                raise RunError(
+                    f"no member had a finite loss in the last {bad_steps} outer steps: stopped at "
+                    f"step {step}; {last_good()}. Try a smaller --std or --learning-rate."
+                )
+            is_stopped = hosts.any_process(should_stop is not None and should_stop())
+            is_due |= step % checkpoint_every == 0 or step == num_steps or is_stopped
+            if is_due and not bad_steps:
+                if is_saved:
+                    whole = transfer.gather(state)
+                    if checkpoints:
+                        checkpoints.save(step, whole, score=_mean(np.array(losses)))
+                    last_saved = step
+                losses, is_due = [], False
+            if is_stopped:
+                break
+        return transfer.gather(state)
 
 
 @contextlib.contextmanager
@@ -216,7 +240,11 @@ def _mean(values: np.ndarray) -> float:
 
 def _bad_steps(metrics: Mapping[str, np.ndarray], before: int) -> int:
     """How many outer steps in a row, up to the last one, had no finite member."""
-    is_good = [np.asarray(metrics[m]) > 0 for m in ("finite", "valid_pairs") if m in metrics]
+    is_good = [
+        np.asarray(values) > 0
+        for name, values in metrics.items()
+        if name.rpartition("/")[2] in ("finite", "valid")
+    ]
     if not is_good:
         return 0
     good = np.flatnonzero(np.all(is_good, axis=0))

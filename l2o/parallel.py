@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 AXIS = "population"
@@ -18,19 +19,43 @@ MembersFn = Callable[..., tuple[Any, Any]]
 
 
 def population_mesh(num_devices: int) -> Mesh:
-    """A one-axis mesh over the first `num_devices` devices.
+    """A one-axis mesh over `num_devices` devices, the first ones of each process.
 
     Raises:
-        ValueError: if there are fewer devices.
+        ValueError: if there are fewer devices, or the processes cannot have equally many.
     """
-    present = jax.device_count()
+    present, processes = jax.device_count(), jax.process_count()
     if not 1 <= num_devices <= present:
         raise ValueError(
             f"`devices` must be between 1 and the {present} present; got {num_devices}. "
             f"Try devices={present}."
         )
-    devices = jax.devices()[:num_devices]
+    each = devices_of_each(num_devices, processes)
+    by_process = [jax.local_devices(process_index=i) for i in range(processes)]
+    devices = [device for here in by_process for device in here[:each]]
     return jax.make_mesh((num_devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def devices_of_each(num_devices: int, num_processes: int) -> int:
+    """How many devices each process has.
+
+    Raises:
+        ValueError: if they cannot have equally many.
+    """
+    if num_devices < 1 or num_devices % num_processes:
+        nearest = max(1, round(num_devices / num_processes)) * num_processes
+        raise ValueError(
+            f"`devices` must be a multiple of the {num_processes} processes; got {num_devices}. "
+            f"Try devices={nearest}."
+        )
+    return num_devices // num_processes
+
+
+def whole_population(values: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Inside `over_devices`: what the members of all devices have, from what those here have."""
+    if mesh is None or mesh.size == 1:
+        return values
+    return jax.lax.all_gather(values, AXIS, tiled=True)
 
 
 def over_devices(members: MembersFn, num_members: int, mesh: Mesh | None) -> MembersFn:
@@ -60,3 +85,16 @@ def over_devices(members: MembersFn, num_members: int, mesh: Mesh | None) -> Mem
         )
 
     return sharded
+
+
+def varying(tree: Any) -> Any:
+    """The same values, typed inside `over_devices` as what may differ between devices.
+
+    For the start of a loop: `shard_map` types a constant, or what is drawn from a replicated key,
+    as equal on all devices, and wants the carry of a loop to be of one type before and after.
+    """
+    axes = jax.sharding.get_abstract_mesh().manual_axes
+    if not axes:
+        return tree
+    here = jax.lax.pcast(True, axes, to="varying")
+    return jax.tree.map(lambda x: jnp.where(here, x, x), tree)

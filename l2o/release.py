@@ -23,6 +23,7 @@ import safetensors
 import safetensors.numpy
 
 from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
+from l2o.leaves import named_leaves
 from l2o.optimizers import DESIGNS
 from l2o.run_folder import RunFolder, atomic_write
 
@@ -71,8 +72,8 @@ def save(
             is not JSON-able, or the file cannot be written.
     """
     path = Path(path)
-    wanted = _named(jax.eval_shape(lopt.init, jax.random.key(0)))
-    arrays = {name: np.asarray(leaf) for name, leaf in _named(theta).items()}
+    wanted = named_leaves(jax.eval_shape(lopt.init, jax.random.key(0)))
+    arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(theta).items()}
     if problem := _difference(_shapes(arrays), _shapes(wanted)):
         raise ValueError(
             f"`theta` must be what {lopt.name} takes; got {problem}. "
@@ -125,7 +126,7 @@ def load(
     path = _find(name_or_path)
     header, arrays = _parse(path)
     lopt, template = _rebuild(path, header, arrays, design)
-    theta = [jnp.asarray(arrays[name]) for name in _named(template)]
+    theta = [jnp.asarray(arrays[name]) for name in named_leaves(template)]
     return lopt, jax.tree.structure(template).unflatten(theta)
 
 
@@ -255,7 +256,7 @@ def _rebuild(
         raise _invalid(path, f"{name} cannot be made from its configuration ({error})") from error
     if lopt.name != name:
         raise _invalid(path, f"its design is {name!r}, not {lopt.name!r}", "Pass its own `design`")
-    if problem := _difference(_shapes(arrays), _shapes(_named(template))):
+    if problem := _difference(_shapes(arrays), _shapes(named_leaves(template))):
         raise _invalid(path, f"its weights do not fit {name}: {problem}")
     return lopt, template
 
@@ -275,14 +276,6 @@ def _config_problem(constructor: Design, config: dict[str, Any]) -> str | None:
         if allowed and type(value) not in allowed:
             return f"{name}={value!r} is not of type {kind.__name__}"
     return None
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-    if len(named) != len(leaves):
-        raise ValueError("`theta` must have one name a leaf; got a/b twice. Rename its keys.")
-    return named
 
 
 def _shapes(arrays: Mapping[str, Any]) -> dict[str, str]:

@@ -1,10 +1,12 @@
 """Where the files of a run lie, and how they are written: whole or not at all."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,31 @@ class RunFolder:
     def report_html(self) -> Path:
         """The same, to look at."""
         return self.path / "report.html"
+
+    @contextlib.contextmanager
+    def locked(self, on_warning: Callable[[str], None]) -> Iterator[None]:
+        """Keeps the folder from other processes; however this one ends, they have it again.
+
+        Args:
+            on_warning: takes one line if the file system cannot lock.
+
+        Raises:
+            ValueError: if another process has it.
+        """
+        with open(self.config, "rb+") as file:  # written once, so that all lock the same file
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise ValueError(
+                        f"`run_dir` must not be in use; got {self.path}, which a run is writing. "
+                        "Wait for it or stop it, or choose another --run-dir."
+                    ) from error
+                on_warning(
+                    f"{self.path} cannot be locked ({error.strerror or error}): "
+                    "do not start a second run in it."
+                )
+            yield
 
     @staticmethod
     def open(

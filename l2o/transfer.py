@@ -1,0 +1,80 @@
+"""Trees of arrays between process 0, every process and the devices of all.
+
+Process 0 alone reads files, so a state starts there, is sent to the others, placed on the devices
+and gathered again to be saved. All processes call these functions at the same point. With one
+process nothing is sent.
+"""
+
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
+
+from l2o.leaves import from_numpy, is_key, to_numpy
+
+Tree = TypeVar("Tree")
+
+
+def from_main(tree: Tree) -> Tree:
+    """The tree of process 0, to the bit, in every process.
+
+    Args:
+        tree: arrays or typed keys of the same shapes and dtypes in every process.
+    """
+    if jax.process_count() == 1:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    arrays = [to_numpy(leaf) for leaf in leaves]
+    # As bytes, because a sum, which is how JAX sends it, turns -0.0 into 0.0.
+    mine = np.frombuffer(b"".join(array.tobytes() for array in arrays), np.uint8)
+    content = np.asarray(multihost_utils.broadcast_one_to_all(mine)).tobytes()
+    received, start = [], 0
+    for array, leaf in zip(arrays, leaves, strict=True):
+        part = content[start : start + array.nbytes]
+        start += array.nbytes
+        received.append(from_numpy(np.frombuffer(part, array.dtype).reshape(array.shape), leaf))
+    return structure.unflatten(received)
+
+
+def place(tree: Tree, shardings: Tree) -> Tree:
+    """The tree on the devices of all processes, as a compiled program takes it.
+
+    Args:
+        tree: what every process has whole, or what such a program returned.
+        shardings: one for each leaf.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    return jax.tree.map(_place, tree, shardings)
+
+
+def gather(tree: Tree) -> Tree:
+    """What is spread over the devices of all processes, whole in every process.
+
+    One leaf after the other, each of which every device must have room for.
+    """
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(_gather, tree)
+
+
+def _place(leaf: jax.Array, sharding: Sharding) -> jax.Array:
+    if is_key(leaf):
+        data = _place(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    if not leaf.is_fully_addressable:
+        if leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+            return leaf
+        return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
+    content = np.asarray(leaf)
+    return jax.make_array_from_callback(content.shape, sharding, lambda index: content[index])
+
+
+def _gather(leaf: jax.Array) -> jax.Array:
+    data = jax.random.key_data(leaf) if is_key(leaf) else leaf
+    whole = (
+        data if data.is_fully_replicated else multihost_utils.process_allgather(data, tiled=True)
+    )
+    return from_numpy(np.asarray(whole), leaf)

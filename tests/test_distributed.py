@@ -1,0 +1,320 @@
+"""Several processes on one machine, through the command line: they agree, move, die and say so."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from l2o import cli
+from l2o.cluster import Member
+from l2o.metrics import read_metrics
+from l2o.rendezvous import meet
+from l2o.run_folder import RunFolder
+
+COMMAND = (sys.executable, "-c", "import l2o.cli; l2o.cli.run()")
+RUN = (
+    *("meta-train", "--task", "user_module:bowl", "--horizon", "8", "--window", "2"),
+    *("--num-pairs", "8", "--std", "0.1", "--learning-rate", "0.03", "--steps", "50"),
+    *("--no-evaluate", "--quiet"),
+)
+SMALL = (*RUN, "--optimizer", "learnable_adam")
+SLOW = (*SMALL, "--log-every", "1", "--checkpoint-every", "2")
+"""The same theta, with time to interrupt it."""
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Starts a child on CPUs, with a compilation cache that later children share."""
+    folder = tmp_path_factory.mktemp("children")
+    env = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    children = []
+
+    def start(*arguments: object) -> subprocess.Popen:
+        command = [*COMMAND, *map(str, arguments)]
+        children.append(subprocess.Popen(command, env=env, cwd=folder, **pipes))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+        child.communicate()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def flags(process_id: int, port: int) -> tuple[object, ...]:
+    where = ("--distributed", "--coordinator", f"127.0.0.1:{port}", "--num-processes", 2)
+    return (*where, "--process-id", process_id)
+
+
+def start_two(start, *arguments: object) -> list[subprocess.Popen]:
+    port = free_port()
+    return [start(*arguments, *flags(i, port)) for i in range(2)]
+
+
+def finish(child: subprocess.Popen, status: int = 0) -> str:
+    """What it wrote to stderr."""
+    _, errors = child.communicate(timeout=240)
+    assert child.returncode == status, errors
+    return errors
+
+
+def finish_two(children: list[subprocess.Popen], status: int = 0) -> list[str]:
+    return [finish(child, status) for child in children]
+
+
+def number_of_lines(folder: Path) -> int:
+    path = RunFolder(folder).metrics
+    return len(read_metrics(path)) if path.exists() else 0
+
+
+def wait_for_a_line(folder: Path, child: subprocess.Popen, before: int) -> None:
+    while number_of_lines(folder) <= before:
+        assert child.poll() is None, child.communicate()[1]
+        time.sleep(0.01)
+
+
+def theta_of(folder: Path) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load_file(RunFolder(folder).theta)
+
+
+def assert_close(folder: Path, other: Path) -> None:
+    ours, theirs = theta_of(folder), theta_of(other)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        largest = np.max(np.abs(value))
+        np.testing.assert_allclose(value, theirs[name], rtol=0, atol=1e-5 * largest, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def on_one_device(start, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("one") / "run"
+    finish(start(*SMALL, "--devices", 1, "--run-dir", folder))
+    return folder
+
+
+def test_layouts_agree(start, on_one_device, tmp_path):
+    finish(start(*SMALL, "--devices", 8, "--run-dir", tmp_path / "8"))
+    assert_close(tmp_path / "8", on_one_device)
+    children = start_two(start, *SMALL, "--devices", 8, "--run-dir", tmp_path / "2x4")
+    errors = finish_two(children)
+    assert "error" not in "".join(errors)
+    assert_close(tmp_path / "2x4", on_one_device)
+    assert number_of_lines(tmp_path / "2x4") == 5  # of one process, not of two
+
+
+def test_a_run_moves_between_layouts_and_survives_a_death(start, on_one_device, tmp_path):
+    run = tmp_path / "run"
+    arguments = (*SLOW, "--run-dir", run)
+    child = start(*arguments, "--devices", 8)
+    wait_for_a_line(run, child, before=0)
+    child.send_signal(signal.SIGTERM)
+    finish(child, 130)
+
+    lines = number_of_lines(run)
+    child = start(*arguments, "--devices", 1, "--resume")
+    wait_for_a_line(run, child, lines)
+    child.send_signal(signal.SIGTERM)
+    finish(child, 130)
+
+    lines = number_of_lines(run)
+    dies = 1
+    children = start_two(start, *arguments, "--devices", 8, "--resume")
+    wait_for_a_line(run, children[0], lines)
+    assert_the_other_ends(children, dies)
+    assert not RunFolder(run).theta.exists()
+
+    finish_two(start_two(start, *arguments, "--devices", 8, "--resume"))
+    assert [line["step"] for line in read_metrics(RunFolder(run).metrics)] == list(range(1, 51))
+    assert_close(run, on_one_device)
+
+
+def assert_the_other_ends(children: list[subprocess.Popen], dies: int) -> None:
+    """Kills one process; the other ends within a minute, and its last line says why."""
+    children[dies].kill()
+    killed_at = time.monotonic()
+    _, errors = children[1 - dies].communicate(timeout=60)
+    assert time.monotonic() - killed_at < 60
+    assert children[1 - dies].returncode == 2, errors
+    *_, line = errors.strip().splitlines()
+    assert f"process {dies} ended without a word; the last good checkpoint is at step" in errors
+    assert line.startswith("error: ") and "--resume" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", [0, 1])
+def test_either_process_may_die(start, on_one_device, tmp_path, dies):
+    run = tmp_path / "run"
+    arguments = (*SLOW, "--run-dir", run, "--devices", 2)
+    children = start_two(start, *arguments)
+    wait_for_a_line(run, children[0], before=2)
+    assert_the_other_ends(children, dies)
+    finish_two(start_two(start, *arguments, "--resume"))
+    assert_close(run, on_one_device)
+
+
+@pytest.mark.slow
+def test_a_silent_process_is_given_up(start, tmp_path):
+    run = tmp_path / "run"
+    children = start_two(start, *SLOW, "--run-dir", run, "--devices", 2)
+    wait_for_a_line(run, children[0], before=2)
+    children[1].send_signal(signal.SIGSTOP)
+    _, errors = children[0].communicate(timeout=60)
+    assert children[0].returncode != 0 and "another task died" in errors
+    children[1].kill()
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all(start, tmp_path):
+    run = tmp_path / "run"
+    children = start_two(start, *SLOW, "--run-dir", run, "--devices", 2)
+    wait_for_a_line(run, children[0], before=2)
+    children[1].send_signal(signal.SIGTERM)
+    finish_two(children, 130)
+    assert not RunFolder(run).theta.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("design", ["mlp_lopt", "nominal_mlp"])
+def test_layouts_agree_on_networks(start, tmp_path, design):
+    arguments = (*RUN, "--optimizer", design)
+    finish(start(*arguments, "--devices", 1, "--run-dir", tmp_path / "1"))
+    finish(start(*arguments, "--devices", 8, "--run-dir", tmp_path / "8"))
+    finish_two(start_two(start, *arguments, "--devices", 8, "--run-dir", tmp_path / "2x4"))
+    assert_close(tmp_path / "8", tmp_path / "1")
+    assert_close(tmp_path / "2x4", tmp_path / "1")
+
+
+@pytest.mark.slow
+def test_process_0_evaluates_after_the_others_have_gone(start, tmp_path):
+    arguments = [*SMALL, "--eval-seeds", 2, "--run-dir", tmp_path / "run"]
+    arguments.remove("--no-evaluate")
+    children = start_two(start, *arguments)
+    output, errors = children[0].communicate(timeout=240)
+    assert children[0].returncode == 0, errors
+    finish(children[1])
+    assert RunFolder(tmp_path / "run").report_json.exists() and "best baseline" in output
+
+
+@pytest.mark.slow
+def test_a_run_that_is_there_is_one_line_in_every_process(start, on_one_device):
+    children = start_two(start, *SMALL, "--run-dir", on_one_device)
+    first, second = finish_two(children, 2)
+    assert first.startswith("error: --run-dir must be new or empty") and first.count("\n") == 1
+    assert second.startswith("error: process 0 stopped: --run-dir must be new or empty")
+
+
+def in_process(arguments, process_id: int, port: int, capsys) -> str:
+    """The one line of a command line that ends before it uses JAX."""
+    quick = ("--connect-timeout", "2", "--run-dir", "not_made")
+    assert cli.main([*arguments, *map(str, flags(process_id, port)), *quick]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error
+    return error
+
+
+def test_nobody_at_the_coordinator(capsys):
+    port = free_port()
+    error = in_process(SMALL, 1, port, capsys)
+    assert f"--coordinator must be where process 0 listens; got 127.0.0.1:{port}" in error
+    assert "not reached within 2 s (Connection refused)" in error
+
+
+def test_nobody_comes_to_the_coordinator(capsys):
+    port = free_port()
+    error = in_process(SMALL, 0, port, capsys)
+    assert f"--num-processes must all meet at 127.0.0.1:{port}; got 1 of 2 within 2 s" in error
+    assert "without process 1" in error
+
+
+def test_a_port_that_is_taken(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        error = in_process(SMALL, 0, server.getsockname()[1], capsys)
+    assert "--coordinator must name a free port" in error and "Address already in use" in error
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("--std 0.2", "--std must be the same in every process; got 0.2 in process 0 and 0.1"),
+        ("--devices 4", "--devices must be the same in every process; got 4 in process 0 and 2"),
+        ("--horizon 4 8", "--horizon must be the same in every process; got 4 8 in process 0"),
+    ],
+)
+def test_settings_that_differ(typed, says, capsys):
+    port = free_port()
+    ours = [*SMALL, "--devices", "2", "--run-dir", "not_made", "--connect-timeout", "20"]
+    theirs = [*ours, *map(str, flags(1, port))]
+    other = threading.Thread(target=cli.main, args=(theirs,))
+    other.start()
+    assert cli.main([*ours, *typed.split(), *map(str, flags(0, port))]) == 2
+    other.join(60)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 2 and all(line.startswith("error: ") and says in line for line in lines)
+    assert not Path("not_made").exists()
+
+
+@pytest.mark.parametrize(
+    ("members", "says"),
+    [
+        ([(2, 0), (3, 1)], "got 2 in process 0 and 3 in process 1. Try num_processes=2"),
+        ([(3, 0), (3, 1), (3, 1)], "`process_id` must differ between processes; got 1 twice. Try"),
+    ],
+)
+def test_members_that_do_not_fit_are_told(members, says):
+    coordinator = f"127.0.0.1:{free_port()}"
+    told = []
+
+    def come(num_processes, process_id):
+        with pytest.raises(ValueError, match=says) as error:
+            meet(Member("flags", coordinator, num_processes, process_id), {}, timeout=20.0)
+        told.append(error)
+
+    threads = [threading.Thread(target=come, args=member) for member in members]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(told) == len(members)
+
+
+def test_three_processes_meet_whatever_else_comes_to_the_port():
+    port = free_port()
+    members = [Member("flags", f"127.0.0.1:{port}", 3, i) for i in range(3)]
+    met = {}
+
+    def come(member):
+        met[member.process_id] = meet(member, {"number": member.process_id}, timeout=20.0)
+
+    threads = [threading.Thread(target=come, args=(member,)) for member in members]
+    threads[0].start()
+    time.sleep(0.3)
+    with socket.create_connection(("127.0.0.1", port)) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        for thread in threads[1:]:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for abouts, links in met.values():
+        assert abouts == [{"number": 0}, {"number": 1}, {"number": 2}]
+        for link in links.values():
+            link.close()
+    assert sorted(met[0][1]) == [1, 2] and sorted(met[2][1]) == [0]
