@@ -2,14 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from l2o import parallel
 from l2o.learned_optimizer import LearnedOptimizer, Theta
+from l2o.objective import (
+    Best,
+    Objective,
+    as_cost,
+    check_objective,
+    contributions,
+    cost_on_batch,
+    on_fresh_batches,
+)
 from l2o.task import Data, Instance, Key, Task, check_task
+
+MEAN_LOSS = Objective()
+"""The mean training loss of a run."""
 
 
 class InnerState(NamedTuple):
@@ -21,6 +34,7 @@ class InnerState(NamedTuple):
         opt_state: state of the optimizer that trains them.
         step: inner steps taken since the start of the run, int32 scalar.
         horizon: inner steps of the whole run, int32 scalar.
+        best: the lowest cost so far, a scalar, or () if the objective does not ask for it.
     """
 
     instance: Instance
@@ -28,13 +42,14 @@ class InnerState(NamedTuple):
     opt_state: optax.OptState
     step: jax.Array
     horizon: jax.Array
+    best: Best = ()
 
 
 class Window(NamedTuple):
     """What happened in a window; every field has shape (window,).
 
     Attributes:
-        loss: contribution of each step to the meta-loss.
+        loss: contribution of each step to the meta-loss, which is their mean over a run.
         done: whether the run ended with this step.
         mask: False at steps that trained nothing and do not count.
         finite: whether the training loss itself was finite.
@@ -51,29 +66,50 @@ class Problem:
     """What estimators see: a training run that resets itself, and nothing else.
 
     Attributes:
-        name: prefix of its metrics.
         init: `(key, theta) -> InnerState`, a run at a random stage, so that runs end staggered.
         unroll: `(key, theta, state, data) -> (state, window)`: `window` steps of training with the
             optimizer that theta stands for; a run at its horizon starts anew. The instance,
             step and horizon that come out depend on the key and the state alone, so members
             of an antithetic pair keep them in common.
+        start: `(key, theta) -> InnerState`, a run at its first step.
         window: number of steps of one unroll.
+        horizon: steps of the longest run.
         data: what `unroll` takes as `data`, an argument of the compiled program.
+        is_differentiable: whether backpropagation gives the gradient of the meta-loss.
     """
 
-    name: str
     init: Callable[[Key, Theta], InnerState]
+    start: Callable[[Key, Theta], InnerState]
     unroll: Callable[[Key, Theta, InnerState, Data], tuple[InnerState, Window]]
     window: int
+    horizon: int
     data: Data = ()
+    is_differentiable: bool = True
 
 
-MetaLoss = Literal["mean", "log"]
+def unroll_run(problem: Problem, key: Key, theta: Theta, data: Data) -> Window:
+    """One whole run, from its first step to its last.
 
+    Backpropagation through it keeps the states between windows and computes each window again.
 
-def capped(loss: jax.Array, cap: float) -> jax.Array:
-    """The loss, with a diverged one (NaN or above the cap) counted as `cap`."""
-    return jnp.where(jnp.isnan(loss), cap, jnp.minimum(loss, cap))
+    Returns:
+        Fields of shape (windows of the longest run x window,); `mask` is False after a shorter
+        run has ended.
+    """
+    k_start, k_windows = jax.random.split(key)
+    num_windows = -(-problem.horizon // problem.window)
+
+    def unroll(carry: tuple[InnerState, jax.Array], k_window: Key):
+        state, is_over = carry
+        state, window = problem.unroll(k_window, theta, state, data)
+        ended = jnp.cumsum(window.done) > 0
+        was_over = is_over | jnp.roll(ended, 1).at[0].set(False)
+        return (state, is_over | ended[-1]), window._replace(mask=window.mask & ~was_over)
+
+    start = parallel.varying((problem.start(k_start, theta), jnp.bool_(False)))
+    keys = jax.random.split(k_windows, num_windows)
+    _, windows = jax.lax.scan(jax.checkpoint(unroll, prevent_cse=False), start, keys)
+    return jax.tree.map(jnp.ravel, windows)
 
 
 def inner_problem(
@@ -82,7 +118,7 @@ def inner_problem(
     *,
     horizon: int | tuple[int, int],
     window: int,
-    meta_loss: MetaLoss = "mean",
+    objective: Objective = MEAN_LOSS,
 ) -> Problem:
     """Training runs of `task` under the learned optimizer, as a problem for estimators.
 
@@ -93,14 +129,15 @@ def inner_problem(
         horizon: inner steps of a run; a pair (shortest, longest) draws it log-uniformly for each
             run. Multiples of `window`.
         window: inner steps of one unroll.
-        meta_loss: "mean" is the training loss of each step, before its update, up to the task's
-            cap; "log" is ln(loss + 1e-3) of the same, in which the end of a run weighs as much
-            as its start. It is for losses that are not negative; one below zero counts as zero.
+        objective: what a run costs; by default the mean of the training loss of each step, before
+            its update, up to the task's cap.
 
     Raises:
-        ValueError: if the task is malformed or `horizon` and `window` do not fit.
+        ValueError: if the task is malformed or lacks what the objective measures, or `horizon` and
+            `window` do not fit.
     """
     check_task(task)
+    check_objective(objective, task)
     shortest, longest = (horizon, horizon) if isinstance(horizon, int) else horizon
     check_horizon(shortest, longest, window)
     log_windows = jnp.log(shortest / window), jnp.log(longest / window + 1.0)
@@ -111,7 +148,7 @@ def inner_problem(
         num_windows = jnp.exp(jax.random.uniform(key, minval=log_windows[0], maxval=log_windows[1]))
         return window * jnp.minimum(num_windows.astype(jnp.int32), longest // window)
 
-    def start(key: Key, theta: Theta, num_steps: jax.Array) -> InnerState:
+    def start_of(key: Key, theta: Theta, num_steps: jax.Array) -> InnerState:
         k_instance, k_params = jax.random.split(key)
         instance = task.sample(k_instance)
         params = task.init(k_params, instance)
@@ -121,41 +158,75 @@ def inner_problem(
             opt_state=lopt.transform(theta, horizon=num_steps).init(params),
             step=jnp.int32(0),
             horizon=num_steps,
+            best=jnp.float32(jnp.inf) if objective.follows_best else (),
         )
+
+    def start(key: Key, theta: Theta) -> InnerState:
+        k_horizon, k_start = jax.random.split(key)
+        return start_of(k_start, theta, draw_horizon(k_horizon))
 
     def init(key: Key, theta: Theta) -> InnerState:
         k_horizon, k_stage, k_start = jax.random.split(key, 3)
         num_windows = draw_horizon(k_horizon) // window
         num_windows = jax.random.randint(k_stage, (), 1, num_windows + 1)
-        return start(k_start, theta, window * num_windows)
+        return start_of(k_start, theta, window * num_windows)
 
     def unroll(key: Key, theta: Theta, state: InnerState, data: Data) -> tuple[InnerState, Window]:
         k_batches, k_horizon, k_start = jax.random.split(key, 3)
+        k_fresh = jax.random.fold_in(key, 3)  # the fourth part of a split; leaves the others alone
         tx = lopt.transform(theta, horizon=state.horizon)
+        is_on_step = objective.measure_on == "step"
+        is_at_end = objective.summary == "final" and not is_on_step
 
-        def step(carry, k_batch):
+        def step(carry, keys):
             params, opt_state = carry
+            k_batch, k_measure = keys
             batch = task.batch(k_batch, state.instance, data, "train")
             loss, grads = jax.value_and_grad(task.loss)(params, batch, state.instance)
             updates, opt_state = tx.update(grads, opt_state, params, value=loss)
-            return (optax.apply_updates(params, updates), opt_state), loss
+            updated = optax.apply_updates(params, updates)
+            if is_at_end:
+                cost = jnp.float32(0.0)  # measured once, below
+            elif not is_on_step:
+                cost = on_fresh_batches(objective, task, k_measure, updated, state.instance, data)
+            elif objective.measure == "loss":
+                cost = as_cost(objective, task, loss)
+            else:
+                cost = cost_on_batch(objective, task, params, batch, state.instance)
+            return (updated, opt_state), (loss, cost)
 
-        (params, opt_state), raw = jax.lax.scan(
-            step, (state.params, state.opt_state), jax.random.split(k_batches, window)
+        k_measures = None if is_on_step or is_at_end else jax.random.split(k_fresh, window)
+        keys = jax.random.split(k_batches, window), k_measures
+        (params, opt_state), (losses, costs) = jax.lax.scan(
+            step, (state.params, state.opt_state), keys
         )
-        loss = capped(raw, task.loss_cap)
+        if is_at_end:
+            cost = on_fresh_batches(objective, task, k_fresh, params, state.instance, data)
+            costs = costs.at[-1].set(cost)
         count = state.step + window
         done = count >= state.horizon
-        trained = state._replace(params=params, opt_state=opt_state, step=count)
-        fresh = start(k_start, theta, draw_horizon(k_horizon))
+        is_last = jnp.arange(1, window + 1) + state.step >= state.horizon
+        contribution, best = contributions(
+            objective, task, costs, is_last, state.horizon, state.best
+        )
+        trained = state._replace(params=params, opt_state=opt_state, step=count, best=best)
+        fresh = start_of(k_start, theta, draw_horizon(k_horizon))
         return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, trained), Window(
-            loss=jnp.log(jnp.maximum(loss, 0.0) + 1e-3) if meta_loss == "log" else loss,
-            done=jnp.arange(1, window + 1) + state.step >= state.horizon,
+            loss=contribution,
+            done=is_last,
             mask=jnp.ones(window, bool),
-            finite=jnp.isfinite(raw),
+            finite=jnp.isfinite(losses),
         )
 
-    return Problem(name=task.name, init=init, unroll=unroll, window=window, data=task.data)
+    return Problem(
+        init=init,
+        start=start,
+        unroll=unroll,
+        window=window,
+        horizon=longest,
+        data=task.data,
+        is_differentiable=objective.is_differentiable,
+    )
 
 
 def check_horizon(shortest: int, longest: int, window: int) -> None:

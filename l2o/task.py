@@ -1,5 +1,6 @@
 """What is trained: a distribution over inner problems, as a bundle of pure functions."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -46,6 +47,9 @@ class Task:
             meta-loss. With `inf` a non-finite member is masked instead.
         data: arrays that `batch` reads, passed to compiled functions as an argument.
         metrics: `(params, batch, instance) -> {name: scalar}`; they need no gradient.
+        maximized: names of the metrics that are the better the larger.
+        loss_scale: a typical loss at initialisation, by which losses of different tasks are made
+            comparable.
     """
 
     name: str
@@ -56,6 +60,8 @@ class Task:
     loss_cap: float
     data: Data = ()
     metrics: Callable[[optax.Params, Batch, Instance], Mapping[str, jax.Array]] = no_metrics
+    maximized: frozenset[str] = frozenset()
+    loss_scale: float = 1.0
 
 
 def check_task(task: Task) -> None:
@@ -63,7 +69,7 @@ def check_task(task: Task) -> None:
 
     Raises:
         ValueError: if parameters are not all floating point, the loss is not a float scalar, or
-            `loss_cap` is not positive.
+            `loss_cap` or `loss_scale` is not positive.
     """
 
     def trial(key: Key, data: Data) -> tuple[optax.Params, jax.Array]:
@@ -88,6 +94,11 @@ def check_task(task: Task) -> None:
         raise ValueError(
             f"`loss_cap` of task {task.name} must be positive; got {task.loss_cap}. "
             "Use a few times the loss at initialisation."
+        )
+    if not 0 < task.loss_scale < math.inf:
+        raise ValueError(
+            f"`loss_scale` of task {task.name} must be positive and finite; got {task.loss_scale}. "
+            "Use the loss at initialisation."
         )
 
 

@@ -125,8 +125,13 @@ def image_mlp(
         return -mean_over_batch(of_label, batch)
 
     def metrics(params, batch, instance):
-        is_right = jnp.argmax(logits(params, batch.pixels, instance), axis=-1) == batch.labels
-        return {"accuracy": mean_over_batch(is_right.astype(jnp.float32), batch)}
+        predicted = jnp.argmax(logits(params, batch.pixels, instance), axis=-1)
+        is_right = (predicted == batch.labels).astype(jnp.float32)
+        counts = jnp.arange(batch_size) < batch.size
+        return {
+            "accuracy": mean_over_batch(is_right, batch),
+            "macro_f1": macro_f1(predicted, batch.labels, counts, num_classes),
+        }
 
     return Task(
         name=name,
@@ -137,7 +142,30 @@ def image_mlp(
         loss_cap=1.5 * float(np.log(num_classes)),
         data={split: Images(*map(jnp.asarray, rows)) for split, rows in data.items()},
         metrics=metrics,
+        maximized=frozenset({"accuracy", "macro_f1"}),
+        loss_scale=float(np.log(num_classes)),
     )
+
+
+def macro_f1(
+    predicted: jax.Array, labels: jax.Array, counts: jax.Array, num_classes: int
+) -> jax.Array:
+    """Mean over classes of F1 = 2 TP / (2 TP + FP + FN), a scalar.
+
+    Classes that are neither predicted nor there are left out, as scikit-learn does.
+
+    Args:
+        predicted: shape (rows,), class indices.
+        labels: shape (rows,), class indices.
+        counts: shape (rows,), which rows count.
+        num_classes: number of classes.
+    """
+    is_predicted = jax.nn.one_hot(predicted, num_classes) * counts[:, None]
+    is_label = jax.nn.one_hot(labels, num_classes) * counts[:, None]
+    hits = jnp.sum(is_predicted * is_label, axis=0)
+    marked = jnp.sum(is_predicted + is_label, axis=0)
+    f1 = 2.0 * hits / jnp.maximum(marked, 1.0)
+    return jnp.sum(f1) / jnp.maximum(jnp.sum(marked > 0), 1)
 
 
 SCALES = (0.25, 4.0)

@@ -6,8 +6,9 @@ import pytest
 from analytic import bowl_task
 
 from l2o.learned_optimizer import LearnedOptimizer
+from l2o.objective import Objective, capped
 from l2o.optimizers import learnable_sgd
-from l2o.problem import capped, inner_problem
+from l2o.problem import inner_problem
 from l2o.task import Task, check_task
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
@@ -126,7 +127,9 @@ def test_drawn_horizons_are_multiples_of_the_window_within_their_range(key):
 def test_a_diverged_run_costs_the_cap(key):
     lopt = learnable_sgd(learning_rate=1e12)
     for meta_loss in ("mean", "log"):
-        problem = inner_problem(TASK, lopt, horizon=HORIZON, window=WINDOW, meta_loss=meta_loss)
+        problem = inner_problem(
+            TASK, lopt, horizon=HORIZON, window=WINDOW, objective=Objective(meta_loss)
+        )
         theta = lopt.init(key)
         state = problem.init(key, theta)._replace(horizon=jnp.int32(HORIZON))
         _, window = problem.unroll(key, theta, state, ())
@@ -138,7 +141,7 @@ def test_a_diverged_run_costs_the_cap(key):
 
 def test_log_meta_loss(key):
     plain, log = (
-        inner_problem(TASK, TOLD, horizon=HORIZON, window=WINDOW, meta_loss=m).unroll(
+        inner_problem(TASK, TOLD, horizon=HORIZON, window=WINDOW, objective=Objective(m)).unroll(
             key, THETA, started(key), ()
         )[1]
         for m in ("mean", "log")

@@ -1,6 +1,7 @@
 """One table: every kind of task, and what meta-training expects of it."""
 
 import functools
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -8,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.metrics import f1_score
 
 from l2o.task import Task, TaskFamily, check_task
 from l2o.tasks.digits import SPLIT_SIZES, digits, digits_mlp
-from l2o.tasks.image_mlp import SCALES, Images, image_mlp
+from l2o.tasks.image_mlp import SCALES, Images, image_mlp, macro_f1
 from l2o.tasks.quadratic import rosenbrock, rotated_quadratic
 
 SPLITS = ("train", "valid", "test")
@@ -291,3 +293,19 @@ def test_family_refuses_a_name_in_both_lists():
 def test_bad_quadratics(options, message):
     with pytest.raises(ValueError, match=message):
         rotated_quadratic(**options)
+
+
+@pytest.mark.parametrize("size", [5, 64])
+def test_macro_f1_is_scikit_learns(size):
+    rng = np.random.default_rng(size)
+    predicted, labels = rng.integers(0, 10, (2, 64))
+    labels[:3] = predicted[:3]
+    counts = np.arange(64) < size
+    expected = f1_score(labels[:size], predicted[:size], average="macro")
+    found = macro_f1(jnp.asarray(predicted), jnp.asarray(labels), jnp.asarray(counts), 10)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_loss_scale_must_be_positive():
+    with pytest.raises(ValueError, match="`loss_scale` of task rosenbrock must be positive"):
+        check_task(replace(rosenbrock(), loss_scale=0.0))

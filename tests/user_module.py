@@ -21,6 +21,7 @@ def bowl() -> l2o.Task:
         batch=lambda key, minimum, data, split: 0.1 * jax.random.normal(key, (3,)),
         loss=lambda params, shift, minimum: jnp.sum(jnp.square(params["x"] - minimum - shift)),
         loss_cap=100.0,
+        loss_scale=3.0,
     )
 
 
@@ -82,3 +83,6 @@ def momentum_rate() -> l2o.LearnedOptimizer:
         init=lambda key: {"log_rate": jnp.log(0.01)},
         transform=transform,
     )
+
+
+configured = l2o.optimizers.learnable_sgd(learning_rate=0.2)

@@ -1,0 +1,178 @@
+"""What a training run costs: which quantity is measured, on which batches, and how it is summed up.
+
+Estimators see the cost of a run as the mean of one number a step, so that windows of it can be
+estimated apart. Every summary is such a mean, for a run of T steps that measures c_1 .. c_T:
+    mean             c_t
+    log              ln(c_t + 0.001), the area under the logarithm of the curve
+    final            T c_T at the last step, 0 before
+    best             T (b_t - b_{t-1}), b_t the lowest so far and b_0 = 0: the sum telescopes to b_T
+    steps_to_target  1 while the target has not been reached, else 0: the fraction of the run
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o.task import Batch, Data, Instance, Key, Task
+
+Summary = Literal["mean", "log", "final", "best", "steps_to_target"]
+Batches = Literal["step", "train", "valid"]
+
+Best = jax.Array | tuple[()]
+
+LOG_FLOOR = 1e-3
+"""Added to a loss before its logarithm, so that a solved problem is not worth everything."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The cost of a training run, which meta-training makes small.
+
+    Attributes:
+        summary: of what is measured along the run; see the module.
+        measure: "loss", up to the task's cap, or the name of one of the task's metrics. A metric
+            needs no gradient; those in `Task.maximized` count negatively.
+        measure_on: "step" is the step's own batch before its update; "train" and "valid" are fresh
+            batches of that split after it.
+        measure_batches: fresh batches of each measurement.
+        target: what "steps_to_target" waits for, in units of the measure.
+        normalize: divide a loss by `Task.loss_scale`, which makes tasks comparable.
+    """
+
+    summary: Summary = "mean"
+    measure: str = "loss"
+    measure_on: Batches = "step"
+    measure_batches: int = 1
+    target: float | None = None
+    normalize: bool = False
+
+    @property
+    def is_differentiable(self) -> bool:
+        """Whether backpropagation gives the gradient of the cost."""
+        return self.measure == "loss" and self.summary != "steps_to_target"
+
+    @property
+    def follows_best(self) -> bool:
+        """Whether a run has to remember the lowest cost so far."""
+        return self.summary in ("best", "steps_to_target")
+
+
+def check_objective(objective: Objective, task: Task) -> None:
+    """Raises a `ValueError` that says what to type if the task cannot be measured this way."""
+    num_batches = objective.measure_batches
+    if num_batches < 1:
+        raise ValueError(
+            f"`measure_batches` must be at least 1; got {num_batches}. Try measure_batches=1."
+        )
+    if objective.measure_on == "step" and num_batches != 1:
+        raise ValueError(
+            f"`measure_batches` must be 1 on the step's own batch; got {num_batches}. "
+            "Try measure_on=train or measure_on=valid."
+        )
+    if (objective.target is None) == (objective.summary == "steps_to_target"):
+        raise ValueError(
+            f"`target` goes with the objective steps_to_target; got target={objective.target} "
+            f"with {objective.summary}. "
+            + ("Drop it." if objective.target is not None else "Try target=0.1.")
+        )
+    if objective.measure == "loss":
+        return
+    names = metric_names(task)
+    if objective.measure not in names:
+        raise ValueError(
+            f"`measure` must be loss or a metric of task {task.name}; got {objective.measure}. "
+            f"Try {', '.join(('loss', *names))}."
+        )
+    if objective.summary == "log":
+        raise ValueError(
+            f"`measure` must be loss for the objective log; got {objective.measure}. "
+            "Try the objective mean or final."
+        )
+
+
+def metric_names(task: Task) -> list[str]:
+    """The names of a task's metrics, by abstract evaluation."""
+
+    def metrics(key: Key, data: Data):
+        k_sample, k_init, k_batch = jax.random.split(key, 3)
+        instance = task.sample(k_sample)
+        params = task.init(k_init, instance)
+        return dict(task.metrics(params, task.batch(k_batch, instance, data, "train"), instance))
+
+    return sorted(jax.eval_shape(metrics, jax.random.key(0), task.data))
+
+
+def capped(loss: jax.Array, cap: float) -> jax.Array:
+    """The loss, with a diverged one (NaN or above the cap) counted as `cap`."""
+    return jnp.where(jnp.isnan(loss), cap, jnp.minimum(loss, cap))
+
+
+def as_cost(objective: Objective, task: Task, value: jax.Array | float) -> jax.Array:
+    """What a value of the measure counts as, the lower the better."""
+    if objective.measure != "loss":
+        return -jnp.asarray(value) if objective.measure in task.maximized else jnp.asarray(value)
+    scale = task.loss_scale if objective.normalize else 1.0
+    return capped(jnp.asarray(value), task.loss_cap) / scale
+
+
+def cost_on_batch(
+    objective: Objective, task: Task, params: optax.Params, batch: Batch, instance: Instance
+) -> jax.Array:
+    """The measure on one batch as a cost, a scalar."""
+    if objective.measure == "loss":
+        return as_cost(objective, task, task.loss(params, batch, instance))
+    return as_cost(objective, task, task.metrics(params, batch, instance)[objective.measure])
+
+
+def on_fresh_batches(
+    objective: Objective, task: Task, key: Key, params: optax.Params, instance: Instance, data: Data
+) -> jax.Array:
+    """The measure as a cost, a scalar: its mean over fresh batches of the objective's split."""
+    split = "valid" if objective.measure_on == "valid" else "train"
+
+    def of_batch(k_batch: Key) -> jax.Array:
+        batch = task.batch(k_batch, instance, data, split)
+        return cost_on_batch(objective, task, params, batch, instance)
+
+    if objective.measure_batches == 1:
+        return of_batch(key)
+    return jnp.mean(jax.vmap(of_batch)(jax.random.split(key, objective.measure_batches)))
+
+
+def contributions(
+    objective: Objective,
+    task: Task,
+    costs: jax.Array,
+    is_last: jax.Array,
+    horizon: jax.Array,
+    best: Best,
+) -> tuple[jax.Array, Best]:
+    """The number of each step whose mean over a run is the run's cost.
+
+    Args:
+        objective: how costs are summed up.
+        task: what is measured.
+        costs: shape (window,), measured at each step; for "final", only the last one counts.
+        is_last: shape (window,), whether the run ends with the step.
+        horizon: steps of the whole run.
+        best: lowest cost before the window, infinite at the start; () if not `follows_best`.
+
+    Returns:
+        The contributions, shape (window,), and the lowest cost after the window.
+    """
+    if isinstance(best, tuple):
+        if objective.summary == "log":
+            return jnp.log(jnp.maximum(costs, 0.0) + LOG_FLOOR), best
+        if objective.summary == "final":
+            return jnp.where(is_last, horizon * costs, 0.0), best
+        return costs, best
+    lowest = jnp.minimum(jax.lax.cummin(costs), best)
+    if objective.summary == "best":
+        before = jnp.roll(lowest, 1).at[0].set(jnp.where(jnp.isinf(best), 0.0, best))
+        return horizon * (lowest - before), lowest[-1]
+    target = as_cost(objective, task, math.nan if objective.target is None else objective.target)
+    return (lowest > target).astype(costs.dtype), lowest[-1]
