@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from l2o.estimators.antithetic import PairOutcome, pair_gradient, score_of
+from l2o.estimators.persistent import credit_window
 from l2o.problem import InnerState, Problem, Window
 from l2o.task import Task
 
@@ -34,7 +36,7 @@ def decay_problem(window: int = WINDOW, num_windows: int = NUM_WINDOWS, loss=Non
         loss: `(losses, theta, state) -> losses`, to spoil them.
     """
 
-    def start(num_steps: jax.Array) -> InnerState:
+    def begin(num_steps: jax.Array) -> InnerState:
         return InnerState(
             instance=jnp.int32(0),
             params=jnp.zeros(2),
@@ -45,7 +47,11 @@ def decay_problem(window: int = WINDOW, num_windows: int = NUM_WINDOWS, loss=Non
 
     def init(key, theta):
         del theta
-        return start(window * jax.random.randint(key, (), 1, num_windows + 1))
+        return begin(window * jax.random.randint(key, (), 1, num_windows + 1))
+
+    def start(key, theta):
+        del key, theta
+        return begin(jnp.int32(window * num_windows))
 
     def unroll(key, theta, state, data):
         del data
@@ -56,7 +62,7 @@ def decay_problem(window: int = WINDOW, num_windows: int = NUM_WINDOWS, loss=Non
         step = state.step + window
         done = step >= state.horizon
         trained = state._replace(params=x, opt_state=draw, step=step)
-        fresh = start(jnp.int32(window * num_windows))._replace(opt_state=draw)
+        fresh = start(key, theta)._replace(opt_state=draw)
         return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, trained), Window(
             loss=losses,
             done=jnp.arange(1, window + 1) + state.step >= state.horizon,
@@ -64,7 +70,7 @@ def decay_problem(window: int = WINDOW, num_windows: int = NUM_WINDOWS, loss=Non
             finite=jnp.isfinite(losses),
         )
 
-    return Problem("decay", init, unroll, window)
+    return Problem(init, start, unroll, window, window * num_windows)
 
 
 def decay_gradient(theta: jax.Array) -> jax.Array:
@@ -113,15 +119,19 @@ class Toy(NamedTuple):
     def problem(self) -> Problem:
         """Staggered by single steps; `params` is s, `step` counts the steps of the run."""
 
-        def init(key, theta):
-            del theta
+        def start(key, theta):
+            del key, theta
             return InnerState(
                 instance=jnp.int32(0),
                 params=jnp.zeros(()),
                 opt_state=jnp.zeros(()),
-                step=jax.random.randint(key, (), 0, self.horizon + 1),
+                step=jnp.int32(0),
                 horizon=jnp.int32(self.horizon),
             )
+
+        def init(key, theta):
+            step = jax.random.randint(key, (), 0, self.horizon + 1)
+            return start(key, theta)._replace(step=step)
 
         def unroll(key, theta, state, data):
             del key, data
@@ -141,7 +151,18 @@ class Toy(NamedTuple):
                 loss=loss, done=done, mask=mask, finite=jnp.isfinite(loss)
             )
 
-        return Problem("toy", init, unroll, self.window)
+        return Problem(init, start, unroll, self.window, self.horizon)
+
+
+def pes_pair(delta, done, mask, accumulated, perturbation, std, credit):
+    """A pair's gradient and its next ξ, in the notation of algorithms.md §13; `delta` by step."""
+    score = score_of(perturbation, std)
+    felt = jax.tree.map(jnp.add, score_of(accumulated, std), score)
+    is_next, carried = credit_window(done, felt, score, credit)
+    both = lambda x: jnp.stack([x, x])
+    window = Window(loss=both(delta), done=both(done), mask=both(mask), finite=both(mask))
+    gradient = pair_gradient(PairOutcome(window, felt, score, is_next), delta)
+    return gradient, jax.tree.map(lambda s: s * std**2, carried)
 
 
 def replicate(estimator, theta, *, num_replicates: int, skip: int, take: int, seed: int = 0):

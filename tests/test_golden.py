@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from analytic import replicate
+from analytic import pes_pair, replicate
 
 from l2o.estimators import pes, truncated_es
-from l2o.estimators.pes import pes_gradient
-from l2o.estimators.truncated_es import es_gradient
+from l2o.estimators.antithetic import pair_gradient, pair_outcome
 from l2o.optimizers import adafac_mlp, learnable_sgd, mlp_lopt, nominal_mlp
-from l2o.problem import inner_problem
+from l2o.problem import Window, inner_problem
 from l2o.task import Task
 
 TRACES = Path(__file__).parents[2] / "shared" / "golden" / "reference_traces.npz"
@@ -164,8 +163,8 @@ def test_twelve_steps_of_the_original(name, lopt, atol):
 
 
 def over_pairs(delta, done, mask, accumulated, perturbation, std, credit):
-    """`pes_gradient` of every pair: arrays of shape (steps, pairs) and trees of (pairs, ...)."""
-    one = lambda *args: pes_gradient(*args, std, credit)
+    """`pes_pair` of every pair: arrays of shape (steps, pairs) and trees of (pairs, ...)."""
+    one = lambda *args: pes_pair(*args, std, credit)
     gradients, carried = jax.vmap(one)(delta.T, done.T, mask.T, accumulated, perturbation)
     return jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients), carried
 
@@ -235,7 +234,10 @@ def test_estimators_on_stored_losses():
         np.testing.assert_allclose(gradient[k], expected[f"grad_{k}"], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(carried[k], expected[f"new_accumulator_{k}"], rtol=1e-5)
 
-    one = lambda d, m, e: es_gradient(d, m, e, std)
+    def one(d, m, e):
+        both = jnp.stack([m, m])
+        return pair_gradient(pair_outcome(Window(both, both, both, both), e, std), d)
+
     gradients = jax.vmap(one)(delta.T, jnp.asarray(mask).T, perturbation)
     expected = traces("es/out/")
     for k in "ab":

@@ -1,46 +1,114 @@
-"""What evolution strategies share: antithetic pairs with common random numbers."""
+"""What evolution strategies share: antithetic pairs with common random numbers, and shaping."""
 
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Required, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from l2o import parallel
 from l2o.estimators.estimator import Estimator
+from l2o.estimators.population import (
+    MemberEstimate,
+    is_finite,
+    member_estimate,
+    population_estimator,
+    window_mean,
+)
 from l2o.learned_optimizer import Theta
 from l2o.problem import InnerState, Problem, Window
 from l2o.task import Data, Key
 
-PAIRED = InnerState(instance=None, params=0, opt_state=0, step=None, horizon=None)  # pyright: ignore[reportArgumentType]
+Shaping = Literal["none", "sign", "centered_rank", "standardize"]
+
+PAIRED = InnerState(
+    instance=None,
+    params=0,
+    opt_state=0,
+    step=None,  # pyright: ignore[reportArgumentType]
+    horizon=None,  # pyright: ignore[reportArgumentType]
+    best=0,  # pyright: ignore[reportArgumentType]
+)
 """vmap axes of a pair's inner state: the members differ in what they trained, and only in that."""
 
-ALIKE = InnerState(instance=None, params=None, opt_state=None, step=None, horizon=None)  # pyright: ignore[reportArgumentType]
+ALIKE = PAIRED._replace(params=None, opt_state=None, best=None)  # pyright: ignore[reportArgumentType]
 """vmap axes of an inner state that both members start from."""
 
 
-class PairEstimate(NamedTuple):
-    """What one antithetic pair contributes to an estimate.
+class EvolutionOptions(TypedDict, total=False):
+    """What every evolution strategy takes.
 
     Attributes:
-        gradient: its meta-gradient, a tree like theta; zero where `valid` is 0.
-        valid: 1.0, or 0.0 for a pair with a non-finite member.
-        meta_loss: mean over the window and the members; zero where `valid` is 0.
-        finite: fraction of inner steps with a finite training loss.
+        num_pairs: antithetic pairs.
+        std: σ, in units of theta, or a schedule of it over estimates. Smoothing bias grows as σ²,
+            the noise of stochastic losses as 1/σ.
+        shaping: what a pair's loss difference counts as: "none" as it is; "sign" its sign, so that
+            every pair has one vote; "centered_rank" the difference of the ranks of its two losses
+            among those of the population, scaled to [-1, 1]; "standardize" as it is, with the
+            estimate multiplied by σ over the standard deviation of the population's losses.
+        mesh: devices to spread the pairs over.
     """
 
-    gradient: Theta
-    valid: jax.Array
-    meta_loss: jax.Array
-    finite: jax.Array
+    num_pairs: Required[int]
+    std: Required[float | optax.Schedule]
+    shaping: Shaping
+    mesh: Mesh | None
 
 
-def draw_perturbation(key: Key, theta: Theta, std: float) -> Theta:
+class PairOutcome(NamedTuple):
+    """What a pair saw in a window, before its loss differences are shaped.
+
+    Attributes:
+        window: of both members, fields of shape (2, steps).
+        score: sum of ε/σ² over the perturbations ε that the run has felt, a tree like theta.
+        score_of_next: the same for the run that follows within the window.
+        is_next: shape (steps,), whether a step belongs to the run that follows.
+    """
+
+    window: Window
+    score: Theta
+    score_of_next: Theta
+    is_next: jax.Array
+
+
+EstimatePair = Callable[[Key, Theta, Any, jax.Array | float, Data], tuple[PairOutcome, Any]]
+"""`(key, theta, state, std, data) -> (outcome, state)` of one pair."""
+
+
+def draw_perturbation(key: Key, theta: Theta, std: float | jax.Array) -> Theta:
     """Normal noise of standard deviation `std`, a tree like theta, in one draw."""
     flat, unravel = ravel_pytree(theta)
     return unravel(std * jax.random.normal(key, flat.shape))
+
+
+def score_of(perturbation: Theta, std: float | jax.Array) -> Theta:
+    """ε/σ², the gradient of the log density of theta + ε with respect to theta."""
+    return jax.tree.map(lambda e: e / std**2, perturbation)
+
+
+def both_signs(theta: Theta, perturbation: Theta) -> Theta:
+    """theta + ε and theta - ε along a new first axis."""
+    return jax.tree.map(lambda t, e: jnp.stack([t + e, t - e]), theta, perturbation)
+
+
+def as_pair(state: InnerState) -> InnerState:
+    """The state of two members that have trained the same so far, laid out as `PAIRED` says."""
+    twice = lambda tree: jax.tree.map(lambda x: jnp.stack([x, x]), tree)
+    return state._replace(
+        params=twice(state.params), opt_state=twice(state.opt_state), best=twice(state.best)
+    )
+
+
+def plus_member(state: InnerState) -> InnerState:
+    """The state of the member at theta + ε."""
+    first = lambda tree: jax.tree.map(lambda x: x[0], tree)
+    return state._replace(
+        params=first(state.params), opt_state=first(state.opt_state), best=first(state.best)
+    )
 
 
 def unroll_pair(
@@ -58,81 +126,125 @@ def unroll_pair(
         The pair's state, with a leading axis of size 2 on what the members trained, and its
         window, with fields of shape (2, window).
     """
-    thetas = jax.tree.map(lambda t, e: jnp.stack([t + e, t - e]), theta, perturbation)
+    thetas = both_signs(theta, perturbation)
     return jax.vmap(problem.unroll, (None, 0, axes, None), (PAIRED, 0))(key, thetas, state, data)
 
 
-def pair_estimate(gradient: Theta, window: Window) -> PairEstimate:
-    """A pair's contribution, masked as a whole unless both members' losses are finite."""
-    valid = jnp.all(jnp.isfinite(window.loss) | ~window.mask)
-    num_steps = jnp.maximum(jnp.sum(window.mask), 1)
-    meta_loss = jnp.sum(jnp.where(window.mask, window.loss, 0.0)) / num_steps
-    return PairEstimate(
-        gradient=jax.tree.map(lambda g: jnp.where(valid, g, 0.0), gradient),
-        valid=valid.astype(jnp.float32),
-        meta_loss=jnp.where(valid, meta_loss, 0.0),
-        finite=jnp.mean(window.finite.astype(jnp.float32)),
+def pair_outcome(window: Window, perturbation: Theta, std: float | jax.Array) -> PairOutcome:
+    """The outcome of a pair whose window belongs to a single run, with one perturbation."""
+    score = score_of(perturbation, std)
+    return PairOutcome(window, score, score, jnp.zeros(window.loss.shape[-1], bool))
+
+
+def pair_gradient(outcome: PairOutcome, delta: jax.Array) -> Theta:
+    """½ (A s + B s'): the pair's meta-gradient from its loss differences and scores.
+
+    Args:
+        outcome: what the pair saw.
+        delta: shape (steps,), loss of θ+ε minus loss of θ-ε at each step. A and B are its sums
+            over the steps of the run and of the one that follows, over the number of all.
+    """
+    mask = outcome.window.mask[0]
+    delta = jnp.where(mask, delta, 0.0) / jnp.maximum(jnp.sum(mask), 1)
+    of_run = jnp.sum(jnp.where(outcome.is_next, 0.0, delta))
+    of_next = jnp.sum(jnp.where(outcome.is_next, delta, 0.0))
+    return jax.tree.map(
+        lambda s, n: 0.5 * (of_run * s + of_next * n), outcome.score, outcome.score_of_next
     )
+
+
+def centered_rank_delta(losses: jax.Array, population: jax.Array) -> jax.Array:
+    """Difference of the ranks of each pair's losses, from -1 to 1; equal losses share their rank.
+
+    Args:
+        losses: shape (pairs, 2).
+        population: shape (all pairs, 2), among which to rank.
+    """
+    others = population.reshape(1, 1, -1)
+    below = jnp.sum(losses[..., None] > others, axis=-1)
+    equal = jnp.sum(losses[..., None] == others, axis=-1)
+    rank = below + 0.5 * (equal - 1.0)
+    return (rank[:, 0] - rank[:, 1]) / (others.size - 1)
+
+
+def shaped_deltas(
+    window: Window, valid: jax.Array, std: float | jax.Array, shaping: Shaping, mesh: Mesh | None
+) -> jax.Array:
+    """Loss differences, shape (pairs, steps), from windows of shape (pairs, 2, steps)."""
+    delta = window.loss[:, 0] - window.loss[:, 1]
+    if shaping == "none":
+        return delta
+    # A pair that is left out ranks worst, which moves no difference between the others.
+    losses = jnp.where(valid[:, None], window_mean(window), jnp.inf)
+    if shaping == "sign":
+        votes = jnp.sign(losses[:, 0] - losses[:, 1])
+        return jnp.broadcast_to(votes[:, None], delta.shape)
+    population = parallel.whole_population(losses, mesh)
+    if shaping == "centered_rank":
+        ranks = centered_rank_delta(losses, population)
+        return jnp.broadcast_to(ranks[:, None], delta.shape)
+    spread = jnp.std(population, where=jnp.isfinite(population))
+    return delta * jnp.where(spread > 0, std / spread, 0.0)
 
 
 def antithetic_estimator(
     problem: Problem,
     init_pair: Callable[[Key, Theta], Any],
-    estimate_pair: Callable[[Key, Theta, Any, Data], tuple[PairEstimate, Any]],
+    estimate_pair: EstimatePair,
     *,
-    num_pairs: int,
-    std: float,
-    mesh: Mesh | None,
+    num_steps: int,
+    **options: Unpack[EvolutionOptions],
 ) -> Estimator:
-    """An estimator from what one pair does: the mean of the valid pairs' gradients.
+    """An estimator from what one pair does.
 
-    Pair i draws from its own key, folded from i, whatever device it lives on. A pair with a
-    non-finite member is left out of the mean and starts anew.
+    Args:
+        problem: what to unroll.
+        init_pair: `(key, theta) -> state`.
+        estimate_pair: what a pair does in one estimate.
+        num_steps: inner steps of one member in one estimate.
+        **options: see `EvolutionOptions`.
 
     Raises:
-        ValueError: if `num_pairs` < 1 or not a multiple of the mesh's devices, or `std` <= 0.
+        ValueError: if `num_pairs` < 1 or not a multiple of the mesh's devices, `std` <= 0, or
+            `shaping` is unknown or needs more pairs.
     """
+    num_pairs, mesh = options["num_pairs"], options.get("mesh")
+    shaping = options.get("shaping", "none")
+    check_options(num_pairs, options["std"], shaping)
+    schedule = as_schedule(options["std"])
+
+    def members(keys: Key, theta: Theta, states: Any, step: jax.Array, data: Data):
+        std = schedule(step)
+        outcomes, states = jax.vmap(estimate_pair, (0, None, 0, None, None))(
+            keys, theta, states, std, data
+        )
+        valid = jax.vmap(is_finite)(outcomes.window)
+        deltas = shaped_deltas(outcomes.window, valid, std, shaping, mesh)
+        gradients = jax.vmap(pair_gradient)(outcomes, deltas)
+        estimates: MemberEstimate = jax.vmap(member_estimate)(gradients, outcomes.window, valid)
+        return estimates, states
+
+    return population_estimator(
+        problem,
+        init_pair,
+        members,
+        num_members=num_pairs,
+        steps=2 * num_pairs * num_steps,
+        mesh=mesh,
+    )
+
+
+def as_schedule(std: float | optax.Schedule) -> Callable[[jax.Array], jax.Array]:
+    """A schedule of σ over estimates."""
+    return lambda step: jnp.asarray(std(step) if callable(std) else std)
+
+
+def check_options(num_pairs: int, std: float | optax.Schedule, shaping: Shaping) -> None:
+    """Raises a `ValueError` that says what to type if a population cannot be made of these."""
     if num_pairs < 1:
         raise ValueError(f"`num_pairs` must be at least 1; got {num_pairs}. Try num_pairs=16.")
-    if not std > 0:
-        raise ValueError(f"`std` must be positive; got {std}. Try std=0.01.")
-
-    def pair_keys(key: Key, indices: jax.Array) -> Key:
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-
-    def init(key: Key, theta: Theta) -> Any:
-        return jax.vmap(init_pair, (0, None))(pair_keys(key, jnp.arange(num_pairs)), theta)
-
-    def pair(key: Key, theta: Theta, state: Any, data: Data) -> tuple[PairEstimate, Any]:
-        k_estimate, k_restart = jax.random.split(key)
-        estimate, state = estimate_pair(k_estimate, theta, state, data)
-        fresh = init_pair(k_restart, theta)
-        return estimate, jax.tree.map(
-            lambda old, new: jnp.where(estimate.valid > 0, old, new), state, fresh
-        )
-
-    def members(indices, states, key, theta, data):
-        estimates, states = jax.vmap(pair, (0, None, 0, None))(
-            pair_keys(key, indices), theta, states, data
-        )
-        return states, jax.tree.map(lambda x: jnp.sum(x, axis=0), estimates)
-
-    run = parallel.over_devices(members, num_pairs, mesh)
-
-    def estimate(key: Key, theta: Theta, state: Any, data: Data):
-        state, sums = run(jnp.arange(num_pairs), state, key, theta, data)
-        num_valid = jnp.maximum(sums.valid, 1.0)
-        gradient = jax.tree.map(lambda g: g / num_valid, sums.gradient)
-        metrics = {
-            "meta_loss": jnp.where(sums.valid > 0, sums.meta_loss / num_valid, jnp.nan),
-            "finite": sums.finite / num_pairs,
-            "valid_pairs": sums.valid / num_pairs,
-        }
-        return gradient, state, metrics
-
-    return Estimator(
-        init=init,
-        estimate=estimate,
-        steps=2 * num_pairs * problem.window,
-        data=problem.data,
-    )
+    if not callable(std) and not 0 < std < math.inf:
+        raise ValueError(f"`std` must be positive and finite; got {std}. Try std=0.01.")
+    known = ("none", "sign", "centered_rank", "standardize")
+    if shaping not in known:
+        raise ValueError(f"`shaping` must be one of {', '.join(known)}; got {shaping}.")

@@ -1,5 +1,6 @@
 """The interface of meta-gradient estimators, and the mean of several."""
 
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ class Estimator:
     Attributes:
         init: `(key, theta) -> EstimatorState`.
         estimate: `(key, theta, state, data) -> (meta-gradient, state, metrics)`. The metrics hold
-            at least `meta_loss` (mean over steps and members) and `finite` (fraction of inner
-            steps with a finite training loss).
+            at least `meta_loss` (mean over steps and members), `finite` (fraction of inner steps
+            with a finite training loss) and `valid` (fraction of members that were not left out).
         steps: inner steps of one estimate, over all members.
         data: what `estimate` takes as `data`, an argument of the compiled program.
     """
@@ -35,36 +36,91 @@ class Estimator:
     data: Data = ()
 
 
-def mean_of(estimators: Mapping[str, Estimator]) -> Estimator:
-    """The mean of several estimators, for instance over task variants of different shapes.
+def mean_of(
+    estimators: Mapping[str, Estimator],
+    *,
+    weights: Mapping[str, float] | None = None,
+    families: Mapping[str, Sequence[str]] | None = None,
+) -> Estimator:
+    """The weighted mean of several estimators, for instance over tasks of different shapes.
 
-    Random streams derive from the names: adding one leaves the others' draws as they were.
-    Metrics are averaged, and kept apart under `name/metric`.
+    Random streams derive from the names: adding one leaves the others' draws as they were. An
+    estimator none of whose members is valid is left out of the mean. Metrics are averaged in the
+    same way, and kept apart under `name/metric`.
+
+    Args:
+        estimators: by name.
+        weights: of each name, positive; equal if not given.
+        families: names to report together, too, under `family/metric`, with the same weights.
+
+    Raises:
+        ValueError: if there are no estimators, or the weights do not fit them.
     """
-    parts: Sequence[tuple[str, Estimator]] = tuple(estimators.items())
-    if not parts:
+    names = tuple(estimators)
+    if not names:
         raise ValueError("`estimators` must not be empty; got {}. Pass at least one.")
-
-    def key_of(key: Key, name: str) -> Key:
-        return jax.random.fold_in(key, zlib.crc32(name.encode()))
+    weights = checked_weights(names, weights)
+    groups = {"": names, **{f"{family}/": members for family, members in (families or {}).items()}}
 
     def init(key: Key, theta: Theta) -> EstimatorState:
-        return {name: part.init(key_of(key, name), theta) for name, part in parts}
+        return {name: part.init(key_of(key, name), theta) for name, part in estimators.items()}
 
     def estimate(key: Key, theta: Theta, state: EstimatorState, data: Data):
         gradients, states, metrics = {}, {}, {}
-        for name, part in parts:
+        for name, part in estimators.items():
             gradients[name], states[name], metrics[name] = part.estimate(
                 key_of(key, name), theta, state[name], data[name]
             )
-        mean = jax.tree.map(lambda *g: sum(g) / len(parts), *gradients.values())
-        means = jax.tree.map(lambda *m: jnp.mean(jnp.stack(m)), *metrics.values())
-        apart = {f"{name}/{k}": v for name, _ in parts for k, v in metrics[name].items()}
-        return mean, states, means | apart
+        alive = {name: jnp.where(metrics[name]["valid"] > 0, weights[name], 0.0) for name in names}
+        report = {f"{name}/{k}": v for name in names for k, v in metrics[name].items()}
+        for prefix, members in groups.items():
+            for k in metrics[members[0]]:
+                values = {name: metrics[name][k] for name in members}
+                share = alive if k == "meta_loss" else weights
+                report[prefix + k] = weighted_mean(values, {name: share[name] for name in members})
+        mean = jax.tree.map(
+            lambda *g: weighted_mean(dict(zip(names, g, strict=True)), alive, nothing=0.0),
+            *gradients.values(),
+        )
+        return mean, states, report
 
     return Estimator(
         init=init,
         estimate=estimate,
-        steps=sum(part.steps for _, part in parts),
-        data={name: part.data for name, part in parts},
+        steps=sum(part.steps for part in estimators.values()),
+        data={name: part.data for name, part in estimators.items()},
     )
+
+
+def key_of(key: Key, name: str) -> Key:
+    """The key of what has this name, whatever else there is."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def checked_weights(
+    names: Sequence[str], weights: Mapping[str, float] | None
+) -> Mapping[str, float]:
+    """The weights of these names, equal if not given.
+
+    Raises:
+        ValueError: unless each name has one that is positive and finite.
+    """
+    weights = dict.fromkeys(names, 1.0) if weights is None else weights
+    if set(weights) != set(names) or not all(0 < w < math.inf for w in weights.values()):
+        raise ValueError(
+            f"`weights` must be positive and finite, one for each of {', '.join(names)}; "
+            f"got {dict(weights)}. Leave them out for equal ones."
+        )
+    return weights
+
+
+def weighted_mean(
+    values: Mapping[str, jax.Array],
+    weights: Mapping[str, jax.Array | float],
+    nothing: float = jnp.nan,
+) -> jax.Array:
+    """The mean of arrays of one shape, or `nothing` if all weights are zero."""
+    total = sum(jnp.asarray(weight) for weight in weights.values())
+    # What has no weight may be NaN.
+    terms = [jnp.where(weights[n] > 0, weights[n] * value, 0.0) for n, value in values.items()]
+    return jnp.where(total > 0, sum(terms) / jnp.where(total > 0, total, 1.0), nothing)

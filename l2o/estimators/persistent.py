@@ -1,0 +1,124 @@
+"""What estimators share whose members carry their runs, and what those have felt, between windows.
+
+A loss is credited to every perturbation that its run has felt. With perturbations ε_k drawn from
+N(0, σ_k² I), each used for some windows in turn, the pair's meta-gradient is
+    ½ Σ_t (ℓ_t⁺ - ℓ_t⁻) Σ_k ε_k / σ_k²,
+over the steps t of the window and the perturbations k since the run began (Vicol, Metz,
+Sohl-Dickstein 2021, antithetic form; Li, Harrison, Sohl-Dickstein, Smith, Metz 2023). Drawing a
+new one every window gives PES, one a run NRES.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Unpack
+
+import jax
+import jax.numpy as jnp
+
+from l2o.estimators.antithetic import (
+    EvolutionOptions,
+    PairOutcome,
+    antithetic_estimator,
+    as_pair,
+    draw_perturbation,
+    score_of,
+    unroll_pair,
+)
+from l2o.estimators.estimator import Estimator
+from l2o.learned_optimizer import Theta
+from l2o.problem import InnerState, Problem
+from l2o.task import Data, Key
+
+Credit = Literal["exclusive", "inclusive"]
+Redraw = Literal["every_window", "every_run"]
+
+
+class PersistentPair(NamedTuple):
+    """A pair between two windows.
+
+    Attributes:
+        inner: both members' training runs, as `unroll_pair` returns them.
+        felt: Σ ε/σ² over the perturbations since the run began, a tree like theta.
+        perturbation: the last ε, a tree like theta.
+        score: ε/σ² of the last, a tree like theta.
+        is_due: whether the next window draws a new one.
+    """
+
+    inner: InnerState
+    felt: Theta
+    perturbation: Theta
+    score: Theta
+    is_due: jax.Array
+
+
+def credit_window(
+    done: jax.Array, felt: Theta, score: Theta, credit: Credit = "exclusive"
+) -> tuple[jax.Array, Theta]:
+    """Which steps of a window belong to the run that follows, and what that has felt afterwards.
+
+    Args:
+        done: shape (window,), True at the last step of a run.
+        felt: Σ ε/σ² of the run that the window begins in, this window's included.
+        score: ε/σ² of this window.
+        credit: "exclusive" is exact; "inclusive" reproduces google/learned_optimization, which
+            gives the last step of a run to the run that follows.
+
+    Returns:
+        A mask of shape (window,), and a tree like theta.
+    """
+    ended = jnp.cumsum(done) > 0
+    is_next = ended if credit == "inclusive" else jnp.roll(ended, 1).at[0].set(False)
+    # A run that ended with the window has been replaced by one that felt nothing yet.
+    weight = jnp.where(done[-1], 0.0 if credit == "exclusive" else 1.0, 1.0)
+    carried = jax.tree.map(lambda f, s: jnp.where(ended[-1], weight * s, f), felt, score)
+    return is_next, carried
+
+
+def persistent_estimator(
+    problem: Problem,
+    *,
+    redraw: Redraw,
+    start: Callable[[Key, Theta], InnerState],
+    credit: Credit = "exclusive",
+    **options: Unpack[EvolutionOptions],
+) -> Estimator:
+    """An estimator whose pairs carry their runs from window to window.
+
+    Args:
+        problem: what to unroll.
+        redraw: when a pair draws a new perturbation.
+        start: the first run of a pair, `problem.init` or `problem.start`.
+        credit: see `credit_window`.
+        **options: see `EvolutionOptions`.
+    """
+
+    def init_pair(key: Key, theta: Theta) -> PersistentPair:
+        zeros = jax.tree.map(jnp.zeros_like, theta)
+        return PersistentPair(
+            inner=as_pair(start(key, theta)),
+            felt=zeros,
+            perturbation=zeros,
+            score=zeros,
+            is_due=jnp.bool_(True),
+        )
+
+    def estimate_pair(
+        key: Key, theta: Theta, state: PersistentPair, std: jax.Array | float, data: Data
+    ) -> tuple[PairOutcome, PersistentPair]:
+        k_perturbation, k_unroll = jax.random.split(key)
+        drawn = draw_perturbation(k_perturbation, theta, std)
+        if_due = lambda new, old: jax.tree.map(lambda n, o: jnp.where(state.is_due, n, o), new, old)
+        perturbation = if_due(drawn, state.perturbation)
+        score = if_due(score_of(drawn, std), state.score)
+        felt = if_due(jax.tree.map(jnp.add, state.felt, score), state.felt)
+        inner, window = unroll_pair(problem, k_unroll, theta, perturbation, state.inner, data)
+        done = window.done[0]
+        is_next, carried = credit_window(done, felt, score, credit)
+        is_due = jnp.bool_(True) if redraw == "every_window" else jnp.any(done)
+        return (
+            PairOutcome(window, felt, score, is_next),
+            PersistentPair(inner, carried, perturbation, score, is_due),
+        )
+
+    return antithetic_estimator(
+        problem, init_pair, estimate_pair, num_steps=problem.window, **options
+    )

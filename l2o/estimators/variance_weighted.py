@@ -1,0 +1,133 @@
+"""Evolution and backpropagation from the same windows, weighted by their measured variance.
+
+Both estimate the gradient of the smoothed loss E[L(θ + ε)]: g_es = ε (ℓ⁺ - ℓ⁻) / 2σ², and the
+reparametrised g_rp = ½ (∇ℓ⁺ + ∇ℓ⁻). For each coordinate of theta
+    g = (g_es / v_es + g_rp / v_rp) / (1 / v_es + 1 / v_rp),
+with v the variance over the population (Metz, Maheswaranathan, Nixon, Freeman, Sohl-Dickstein
+2019). Short windows follow backpropagation, long ones, whose gradients explode, evolution.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from l2o import parallel
+from l2o.estimators.antithetic import (
+    ALIKE,
+    PAIRED,
+    as_schedule,
+    both_signs,
+    check_options,
+    draw_perturbation,
+    pair_gradient,
+    pair_outcome,
+    plus_member,
+)
+from l2o.estimators.backprop import check_differentiable
+from l2o.estimators.estimator import Estimator
+from l2o.estimators.population import (
+    is_finite,
+    member_estimate,
+    population_estimator,
+    window_mean,
+)
+from l2o.learned_optimizer import Theta
+from l2o.problem import InnerState, Problem
+from l2o.task import Data, Key
+
+
+def variance_weighted(
+    problem: Problem, *, num_pairs: int, std: float | optax.Schedule, mesh: Mesh | None = None
+) -> Estimator:
+    """Truncated ES and truncated backpropagation, combined coordinate by coordinate.
+
+    Biased as both are when the horizon is longer than the window. A pair whose loss is finite and
+    whose gradient is not counts as infinitely variable, so evolution takes over.
+
+    Args:
+        problem: what to unroll.
+        num_pairs: antithetic pairs, at least 2.
+        std: σ, in units of theta, or a schedule of it over estimates.
+        mesh: devices to spread the pairs over.
+
+    Raises:
+        ValueError: if `num_pairs` < 2 or not a multiple of the mesh's devices, `std` <= 0, or the
+            meta-loss has no gradient.
+    """
+    check_differentiable(problem)
+    check_options(num_pairs, std, "none")
+    if num_pairs < 2:
+        raise ValueError(
+            f"`num_pairs` must be at least 2, to measure a variance; got {num_pairs}. "
+            "Try num_pairs=16."
+        )
+    schedule = as_schedule(std)
+
+    def members(keys: Key, theta: Theta, states: Any, step: jax.Array, data: Data):
+        sigma = schedule(step)
+        theta = parallel.varying(theta)  # or each device would get the gradient of all
+
+        def pair(key: Key, state: InnerState):
+            k_perturbation, k_unroll = jax.random.split(key)
+            perturbation = draw_perturbation(k_perturbation, theta, sigma)
+
+            def member(theta: Theta, state: InnerState):
+                def cost(theta: Theta):
+                    after, window = problem.unroll(k_unroll, theta, state, data)
+                    return window_mean(window), (after, window)
+
+                return jax.grad(cost, has_aux=True)(theta)
+
+            gradients, (both, window) = jax.vmap(member, (0, ALIKE), (0, (PAIRED, 0)))(
+                both_signs(theta, perturbation), state
+            )
+            outcome = pair_outcome(window, perturbation, sigma)
+            evolved = pair_gradient(outcome, window.loss[0] - window.loss[1])
+            backpropagated = jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)
+            both_kinds = {
+                "evolved": moments(evolved),
+                "backpropagated": moments(backpropagated),
+            }
+            return member_estimate(both_kinds, window, is_finite(window)), plus_member(both)
+
+        return jax.vmap(pair)(keys, states)
+
+    return population_estimator(
+        problem,
+        problem.init,
+        members,
+        num_members=num_pairs,
+        steps=2 * num_pairs * problem.window,
+        mesh=mesh,
+        combine=lambda mean, num_valid: weigh(mean["evolved"], mean["backpropagated"]),
+    )
+
+
+def moments(gradient: Theta) -> tuple[Theta, Theta]:
+    """A gradient and its square; where it is not finite, 0 and infinity."""
+    finite = jax.tree.map(jnp.isfinite, gradient)
+    first = jax.tree.map(lambda g, ok: jnp.where(ok, g, 0.0), gradient, finite)
+    second = jax.tree.map(lambda g, ok: jnp.where(ok, g**2, jnp.inf), gradient, finite)
+    return first, second
+
+
+def weigh(one: tuple[Theta, Theta], other: tuple[Theta, Theta]) -> Theta:
+    """The mean of two estimates, each given by its first two moments, by inverse variance.
+
+    The variance of the first must be finite.
+    """
+
+    def combine(mean, square, other_mean, other_square):
+        variance = jnp.maximum(square - mean**2, TINY)
+        other_variance = jnp.maximum(other_square - other_mean**2, TINY)
+        share = 1.0 / (1.0 + variance / other_variance)
+        return share * mean + (1.0 - share) * other_mean
+
+    return jax.tree.map(combine, *one, *other)
+
+
+TINY = 1e-30
+"""Smallest variance that is told from zero."""
