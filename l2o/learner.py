@@ -65,8 +65,7 @@ def gradient_learner(
     Raises:
         ValueError: if `averaging` is outside [0, 1).
     """
-    if not 0 <= averaging < 1:
-        raise ValueError(f"`averaging` must be in [0, 1); got {averaging}. Try averaging=0.98.")
+    check_averaging(averaging)
 
     def init(key: Key, theta: Theta) -> MetaState:
         return MetaState(
@@ -83,8 +82,7 @@ def gradient_learner(
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.theta)
         theta = optax.apply_updates(state.theta, updates)
-        decay = jnp.minimum(averaging, (1.0 + state.step) / (10.0 + state.step))
-        average = jax.tree.map(lambda a, t: decay * a + (1 - decay) * t, state.average, theta)
+        average = running_average(averaging, state.step, state.average, theta)
         metrics["meta_gradient_norm"] = optax.tree.norm(gradient)
         return MetaState(theta, average, opt_state, estimator_state, state.step + 1), metrics
 
@@ -95,3 +93,15 @@ def gradient_learner(
         steps=estimator.steps,
         data=estimator.data,
     )
+
+
+def check_averaging(averaging: float) -> None:
+    """Raises a `ValueError` unless the decay is in [0, 1)."""
+    if not 0 <= averaging < 1:
+        raise ValueError(f"`averaging` must be in [0, 1); got {averaging}. Try averaging=0.98.")
+
+
+def running_average(averaging: float, step: jax.Array, average: Theta, theta: Theta) -> Theta:
+    """The exponential average of theta after outer step `step`; see `gradient_learner`."""
+    decay = jnp.minimum(averaging, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, t: decay * a + (1 - decay) * t, average, theta)
