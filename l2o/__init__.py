@@ -2,12 +2,25 @@
 
 from l2o import features, nets, optimizers
 from l2o.comparison import compare
-from l2o.estimators import Estimator, mean_of, pes, truncated_es
+from l2o.estimators import (
+    Estimator,
+    es_single,
+    full_es,
+    full_grad,
+    mean_of,
+    nres,
+    pes,
+    truncated_es,
+    truncated_grad,
+    variance_weighted,
+)
 from l2o.evaluate import evaluate
+from l2o.evolution import evolution_learner
 from l2o.fit import fit
 from l2o.learned_optimizer import LearnedOptimizer
 from l2o.learner import Learner, MetaState, gradient_learner
-from l2o.problem import InnerState, Problem, Window, inner_problem
+from l2o.objective import Objective
+from l2o.problem import InnerState, Problem, Window, inner_problem, unroll_run
 from l2o.release import load, optimizer, save
 from l2o.run_folder import RunError, RunFolder
 from l2o.streams import stream
@@ -19,6 +32,7 @@ __all__ = [
     "LearnedOptimizer",
     "Learner",
     "MetaState",
+    "Objective",
     "Problem",
     "RunError",
     "RunFolder",
@@ -26,18 +40,26 @@ __all__ = [
     "TaskFamily",
     "Window",
     "compare",
+    "es_single",
     "evaluate",
+    "evolution_learner",
     "features",
     "fit",
+    "full_es",
+    "full_grad",
     "gradient_learner",
     "inner_problem",
     "load",
     "mean_of",
     "nets",
+    "nres",
     "optimizer",
     "optimizers",
     "pes",
     "save",
     "stream",
     "truncated_es",
+    "truncated_grad",
+    "unroll_run",
+    "variance_weighted",
 ]

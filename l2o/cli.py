@@ -1,17 +1,18 @@
 """The command line: one function a verb; mistakes become one line and exit status 2."""
 
+import contextlib
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
-from l2o import lookup
+from l2o import cluster, lookup
 from l2o.data import SOURCES, data_rows, fetch
 from l2o.run_folder import RunError
 from l2o.settings import PRESETS, MetaTraining
@@ -21,7 +22,9 @@ USAGE = """usage: l2o VERB ...
   meta-train [PRESET] [options]   meta-train a learned optimizer, compare it, write a report
   evaluate RUN_OR_FILE [options]  compare a released one with tuned Adam
   report RUN [--png]              make report.html again from report.json
-  list [--json]                   tasks, optimizers, estimators and presets
+  diagnose [options]              bias, variance and cost of meta-gradient estimators
+  list [--json]                   tasks, optimizers, estimators, strategies and presets
+  topology [--json] [options]     devices and processes that a run would use
   data fetch NAME ... | list      data sets that do not come with the package
 
 `l2o VERB --help` lists a verb's options."""
@@ -57,6 +60,26 @@ class Report:
     """Write report.png, too."""
 
 
+@dataclass(frozen=True)
+class Topology:
+    """Shows what a run would run on."""
+
+    json: bool = False
+    """As JSON, of every process."""
+    devices: int | None = None
+    """As `l2o meta-train` takes it, and so are the rest."""
+    distributed: bool = False
+    """Connect with the other processes, which run the same."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0."""
+    num_processes: int | None = None
+    """How many processes."""
+    process_id: int | None = None
+    """Which one this is."""
+    connect_timeout: int = 60
+    """Seconds to wait for the others."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -64,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "meta-train": meta_train,
         "evaluate": evaluate,
         "report": report,
+        "diagnose": diagnose,
         "list": list_names,
+        "topology": topology,
         "data": data,
     }
     console = Console()
@@ -96,6 +121,9 @@ SPELLINGS = {
     "seeds": "--seeds",
     "verb": "VERB",
     "preset": "PRESET",
+    "strategy": "--estimator",
+    "num_runs": "--num-runs",
+    "reference": "--reference",
     "name_or_path": "RUN_OR_FILE",
 }
 """How the command line spells the arguments that messages name."""
@@ -123,13 +151,53 @@ def meta_train(arguments: list[str], console: Console) -> int:
     settings = tyro.cli(
         MetaTraining, prog=f"l2o meta-train [{'|'.join(PRESETS)}]", args=arguments, default=default
     )
-    meta_training.use_cpu_cores(settings.devices)
-    return meta_training.meta_train(settings, console)
+    with _connected(settings, meta_training.recorded(settings)):
+        return meta_training.meta_train(settings, console)
+
+
+def topology(arguments: list[str], console: Console) -> int:
+    """`l2o topology [--distributed ...] [--json]`."""
+    from l2o import hosts
+    from l2o.topology import describe, in_words
+
+    options = tyro.cli(Topology, prog="l2o topology", args=arguments)
+    with _connected(options, {}) as names:
+        found, is_main = describe(names), hosts.is_main()
+    if options.json:
+        print(json.dumps(found, indent=2))
+    elif is_main:
+        for title, words in in_words(found).items():
+            console.print(f"{title:10} {words}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _connected(
+    options: "MetaTraining | Topology", agreed: Mapping[str, Any]
+) -> contextlib.AbstractContextManager[list[str]]:
+    """Connects with the other processes if the options say so, and makes this one's devices."""
+    from l2o import hosts
+
+    flags = {
+        name: getattr(options, name) for name in ("coordinator", "num_processes", "process_id")
+    }
+    for name, value in flags.items():
+        if value is not None and not options.distributed:
+            raise ValueError(f"`{name}` goes with --distributed; got {value}. Add --distributed.")
+    if options.connect_timeout < 1:
+        raise ValueError(
+            f"`connect_timeout` must be at least 1 s; got {options.connect_timeout}. Try 60."
+        )
+    return hosts.connected(
+        cluster.member(**flags) if options.distributed else None,
+        agreed=agreed,
+        num_devices=options.devices,
+        timeout=options.connect_timeout,
+    )
 
 
 def evaluate(arguments: list[str], console: Console) -> int:
     """`l2o evaluate RUN_OR_FILE --task NAME ...`."""
-    from l2o import meta_training, release
+    from l2o import meta_training, plan, release
     from l2o.report import comparison_table, write_report
 
     options = tyro.cli(Evaluate, prog="l2o evaluate", args=arguments)
@@ -146,7 +214,7 @@ def evaluate(arguments: list[str], console: Console) -> int:
         lookup.tasks_to_evaluate(options.task),
         lopt,
         theta,
-        lopt.init(meta_training.theta_key(summary.get("seed", 0))),
+        lopt.init(plan.theta_key(summary.get("seed", 0))),
         seen=summary.get("trained_on", []),
         num_steps=options.steps,
         num_seeds=options.seeds,
@@ -171,6 +239,16 @@ def report(arguments: list[str], console: Console) -> int:
     return 0
 
 
+def diagnose(arguments: list[str], console: Console) -> int:
+    """`l2o diagnose [options]`."""
+    from l2o import hosts
+    from l2o.diagnose_command import Diagnose, run_diagnosis
+
+    settings = tyro.cli(Diagnose, prog="l2o diagnose", args=arguments)
+    hosts.use_cpu_cores(len(hosts.cores()))
+    return run_diagnosis(settings, console)
+
+
 def list_names(arguments: list[str], console: Console) -> int:
     """`l2o list [--json]`."""
     if arguments not in ([], ["--json"]):
@@ -179,7 +257,10 @@ def list_names(arguments: list[str], console: Console) -> int:
         "tasks": lookup.task_lines(),
         "optimizers": {k: lookup.first_line(v) for k, v in lookup.DESIGNS.items()},
         "estimators": {k: lookup.first_line(v) for k, v in lookup.ESTIMATORS.items()},
-        "presets": {k: f"{v.optimizer} on {v.task}, {v.steps} steps" for k, v in PRESETS.items()},
+        "strategies": dict(lookup.STRATEGIES),
+        "presets": {
+            k: f"{v.optimizer} on {' '.join(v.task)}, {v.steps} steps" for k, v in PRESETS.items()
+        },
     }
     if arguments:
         print(json.dumps(sections, indent=2))

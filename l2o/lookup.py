@@ -3,15 +3,24 @@
 import difflib
 import importlib
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-from jax.sharding import Mesh
-
-from l2o.estimators import Estimator, pes, truncated_es
+from l2o.estimators import (
+    Estimator,
+    es_single,
+    full_es,
+    full_grad,
+    nres,
+    pes,
+    truncated_es,
+    truncated_grad,
+    variance_weighted,
+)
+from l2o.evolution import STRATEGIES
 from l2o.learned_optimizer import LearnedOptimizer
 from l2o.optimizers import DESIGNS
-from l2o.problem import Problem
 from l2o.task import Task, TaskFamily
 
 TASKS: Mapping[str, str] = {
@@ -28,17 +37,25 @@ TASKS: Mapping[str, str] = {
 """Built-in tasks and families, imported when asked for."""
 
 
-class EstimatorFn(Protocol):
-    """`(problem, *, num_pairs, std, mesh) -> Estimator`."""
+EVOLUTION: Mapping[str, Callable[..., Estimator]] = {
+    "full_es": full_es,
+    "truncated_es": truncated_es,
+    "pes": pes,
+    "nres": nres,
+    "es_single": es_single,
+}
+"""Evolution strategies: `(problem, **EvolutionOptions) -> Estimator`."""
 
-    def __call__(
-        self, problem: Problem, *, num_pairs: int, std: float, mesh: Mesh | None = None
-    ) -> Estimator:
-        """The estimator for one problem."""
-        ...
+BACKPROP: Mapping[str, Callable[..., Estimator]] = {
+    "full_grad": full_grad,
+    "truncated_grad": truncated_grad,
+}
+"""Backpropagation: `(problem, *, num_members, mesh) -> Estimator`."""
 
+MIXED: Mapping[str, Callable[..., Estimator]] = {"variance_weighted": variance_weighted}
+"""Both: `(problem, *, num_pairs, std, mesh) -> Estimator`."""
 
-ESTIMATORS: Mapping[str, EstimatorFn] = {"pes": pes, "truncated_es": truncated_es}
+ESTIMATORS = {**EVOLUTION, **BACKPROP, **MIXED}
 """Meta-gradient estimators by name."""
 
 
@@ -66,14 +83,15 @@ def task_lines() -> dict[str, str]:
 
 
 def evaluation_tasks(
-    family: TaskFamily, names: Sequence[str] = (), argument: str = "eval_tasks"
+    families: Sequence[TaskFamily], names: Sequence[str] = (), argument: str = "eval_tasks"
 ) -> tuple[Task, ...]:
-    """A family's evaluation tasks of these names, or all; its train tasks if it has none.
+    """The families' evaluation tasks of these names, or all; train tasks where a family has none.
 
     Raises:
         ValueError: if a name is not among them, with the nearest ones.
     """
-    known = {task.name: task for task in family.evaluation or family.train}
+    tasks = [task for family in families for task in family.evaluation or family.train]
+    known = {task.name: task for task in tasks}
     for name in names:
         if name not in known:
             raise unknown(argument, name, known)
@@ -90,10 +108,26 @@ def tasks_to_evaluate(names: Sequence[str]) -> tuple[Task, ...]:
     for name in names:
         families = [family for family in TASKS if name.startswith(f"{family}_")]
         if name in TASKS or ":" in name or not families:
-            tasks.extend(evaluation_tasks(task_family(name)))
+            tasks.extend(evaluation_tasks([task_family(name)]))
         else:
-            tasks.extend(evaluation_tasks(task_family(families[0]), [name], "task"))
+            tasks.extend(evaluation_tasks([task_family(families[0])], [name], "task"))
     return tuple(tasks)
+
+
+def training_task(name: str) -> Task:
+    """One task: the first that a family is meta-trained on, or any of its tasks by name.
+
+    Raises:
+        ValueError: if there is none, with the nearest names.
+    """
+    families = [family for family in TASKS if name.startswith(f"{family}_")]
+    if name in TASKS or ":" in name or not families:
+        return task_family(name).train[0]
+    family = task_family(families[0])
+    known = {task.name: task for task in (*family.train, *family.evaluation)}
+    if name not in known:
+        raise unknown("task", name, known)
+    return known[name]
 
 
 def design(name: str) -> Callable[..., LearnedOptimizer]:
@@ -106,7 +140,13 @@ def design(name: str) -> Callable[..., LearnedOptimizer]:
         return DESIGNS[name]
     found = _attribute("optimizer", name, DESIGNS)
     if isinstance(found, LearnedOptimizer):
-        return lambda: found
+
+        def as_it_is(**config: Any) -> LearnedOptimizer:
+            if json.dumps(config, sort_keys=True) != json.dumps(dict(found.config), sort_keys=True):
+                raise ValueError(f"{name} is configured otherwise: {dict(found.config)}")
+            return found
+
+        return as_it_is
     if not callable(found):
         raise ValueError(
             f"`optimizer` must be a LearnedOptimizer or a function that returns one; got {name}, "
@@ -121,7 +161,8 @@ def learned_optimizer(name: str) -> LearnedOptimizer:
     Raises:
         ValueError: if there is none, with the nearest names.
     """
-    lopt = _call("optimizer", name, design(name))
+    found = _attribute("optimizer", name, DESIGNS) if name not in DESIGNS else None
+    lopt = found if isinstance(found, LearnedOptimizer) else _call("optimizer", name, design(name))
     if not isinstance(lopt, LearnedOptimizer):
         raise ValueError(
             f"`optimizer` must be a LearnedOptimizer or a function that returns one; got {name}, "
@@ -130,22 +171,18 @@ def learned_optimizer(name: str) -> LearnedOptimizer:
     return lopt
 
 
-def estimator(name: str) -> EstimatorFn:
-    """An estimator's constructor by name.
-
-    Raises:
-        ValueError: if there is none, with the nearest names.
-    """
-    if name not in ESTIMATORS:
-        raise unknown("estimator", name, ESTIMATORS)
-    return ESTIMATORS[name]
+def check_estimator(name: str) -> None:
+    """Raises a `ValueError` with the nearest names unless it is an estimator or a strategy."""
+    if name not in ESTIMATORS and name not in STRATEGIES:
+        raise unknown("estimator", name, {*ESTIMATORS, *STRATEGIES})
 
 
 def unknown(argument: str, name: str, known: Iterable[str]) -> ValueError:
-    """The error for a name that is not known, with the nearest ones."""
-    known = sorted(known)
-    prefix = [k for k in known if name and k.startswith(name[:3])]
-    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or prefix or known
+    """The error for a name that is not known, with the nearest ones whatever their case."""
+    by_lower = {k.lower(): k for k in sorted(known)}
+    prefix = [k for k in by_lower if name and k.startswith(name[:3].lower())]
+    close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
+    nearest = [by_lower[k] for k in close or prefix or by_lower]
     return ValueError(f"`{argument}` must be a known name; got {name}. Try {', '.join(nearest)}.")
 
 

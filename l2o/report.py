@@ -78,8 +78,14 @@ def render_report(folder: str | Path, *, png: bool = False) -> dict[str, Path]:
         ValueError: if there is no `report.json`, or it is not a report.
     """
     content = read_report(folder)
-    rows = figures(content, read_metrics(Path(folder)))
-    files = {"report.html": page(content, [plots.svg(row) for row in rows]).encode()}
+    try:
+        rows = figures(content, read_metrics(Path(folder)))
+        files = {"report.html": page(content, [plots.svg(row) for row in rows]).encode()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"`report.json` must hold a report; got {Path(folder) / 'report.json'}, in which "
+            f"{error} is missing or of another type. Run `l2o evaluate` again."
+        ) from error
     if png and rows:
         files["report.png"] = plots.png(rows)
     for name, data in files.items():

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from l2o.problem import MetaLoss
+from l2o.estimators.antithetic import Shaping
+from l2o.objective import Batches, Summary
 
 Tracker = Literal["tensorboard", "wandb"]
 
@@ -14,26 +15,48 @@ class MetaTraining:
     """Meta-trains a learned optimizer, compares it with tuned Adam and writes a report."""
 
     # What is trained, by what, and how theta is found
-    task: str = "digits_mlp"
-    """Task or family: a name from `l2o list`, or module:attribute of your own."""
+    task: tuple[str, ...] = ("digits_mlp",)
+    """Tasks or families: names from `l2o list`, or module:attribute of your own."""
+    weights: tuple[float, ...] = ()
+    """Weight of each of the tasks in the meta-gradient; equal if not given."""
     optimizer: str = "nominal_mlp"
     """Design: a name from `l2o list`, or module:attribute of your own."""
     estimator: str = "pes"
-    """Meta-gradient estimator: a name from `l2o list`."""
+    """Meta-gradient estimator, or an evolution strategy in place of it: a name from `l2o list`."""
 
     # The inner training runs
     horizon: tuple[int, ...] = (200,)
     """Inner steps of a run; two numbers draw it log-uniformly between them."""
     window: int = 50
     """Inner steps between two outer steps."""
-    meta_loss: MetaLoss = "log"
-    """What a step costs: its training loss, or the logarithm of it (plus 0.001)."""
+
+    # What a run costs
+    objective: Summary = "log"
+    """Mean over the run, mean of the logarithm, final, best, or steps until a target is reached."""
+    measure: str = "loss"
+    """Of what: the loss, or a metric of the tasks, such as accuracy."""
+    measure_on: Batches = "step"
+    """The step's own batch before its update, or fresh train or valid batches after it."""
+    measure_batches: int = 1
+    """Fresh batches of each measurement."""
+    target: float | None = None
+    """Value of the measure that steps_to_target waits for."""
+    normalize: bool = False
+    """Divide losses by a typical one of their task, which makes tasks comparable."""
 
     # The population and the meta-optimizer
     num_pairs: int = 16
-    """Antithetic pairs for each task variant."""
+    """Antithetic pairs for each task variant; half the candidates of an evolution strategy."""
+    num_runs: int = 4
+    """Runs of each candidate of an evolution strategy on each task variant."""
     std: float = 0.01
     """Standard deviation of the perturbations of theta."""
+    final_std: float | None = None
+    """What it falls to, geometrically, by the end of the run; constant if not given."""
+    shaping: Shaping = "none"
+    """What a loss difference counts as; see l2o.estimators.antithetic."""
+    freeze: tuple[str, ...] = ()
+    """Leaves of theta that stay as they are: names, or patterns such as layers/0/*."""
     learning_rate: float = 3e-3
     """Peak rate of the meta-optimizer, AdamW with warm-up and cosine decay."""
     weight_decay: float = 1e-4
@@ -54,6 +77,8 @@ class MetaTraining:
     """Inner steps of an evaluation run; the longest horizon if not given."""
     eval_seeds: int = 16
     """Evaluation runs of each optimizer on each task."""
+    evaluate: bool = True
+    """Compare with tuned Adam and write the report at the end."""
 
     # The run folder and what is shown
     run_dir: str | None = None
@@ -65,22 +90,40 @@ class MetaTraining:
     checkpoint_every: int = 100
     """Outer steps between checkpoints."""
     devices: int | None = None
-    """Devices to spread the population over; as many as divide it if not given. CPU cores count."""
+    """Devices to spread the population over; as many as divide it if not given. CPU cores count,
+    and so do the devices of all processes."""
     log: tuple[Tracker, ...] = ()
     """Trackers besides metrics.jsonl."""
     quiet: bool = False
     """Plain lines and no progress display."""
 
+    # Several processes
+    distributed: bool = False
+    """Be one of several processes of a run; SLURM and Open MPI say which one."""
+    coordinator: str | None = None
+    """HOST:PORT at which process 0 is reached, if neither of them started it."""
+    num_processes: int | None = None
+    """How many processes, likewise."""
+    process_id: int | None = None
+    """Which one this is, from 0, likewise."""
+    connect_timeout: int = 60
+    """Seconds to wait for the other processes at the start."""
 
-UNRECORDED = frozenset({"run_dir", "resume", "log", "quiet"})
-"""Fields that do not change the result, and may change when a run continues."""
+
+UNRECORDED = frozenset(
+    {
+        *("run_dir", "resume", "log", "quiet", "evaluate", "devices"),
+        *("distributed", "coordinator", "num_processes", "process_id", "connect_timeout"),
+    }
+)
+"""Fields that change the result by rounding at most, and may change when a run continues."""
 
 _DEFAULT = MetaTraining()
 
 PRESETS: Mapping[str, MetaTraining] = {
     "smoke": replace(
         _DEFAULT,
-        task="quadratic",
+        task=("quadratic",),
         optimizer="learnable_adam",
         horizon=(40,),
         window=10,

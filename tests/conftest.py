@@ -1,9 +1,11 @@
-"""Settings of the whole suite: two CPU devices, and no windows for plots."""
+"""Settings of the whole suite: two CPU devices, quick compilation, and no windows for plots."""
 
 import os
 from collections.abc import Iterator
 
 os.environ["MPLBACKEND"] = "Agg"
+# The suite compiles hundreds of small programs and runs each for milliseconds.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 import jax
 import pytest

@@ -1,19 +1,24 @@
 """The command line: what it makes, and what it says to mistakes."""
 
+import ast
+import contextlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 import safetensors.numpy
 from rich.console import Console
 from user_module import bowl
 
-from l2o import cli, meta_training
+from l2o import cli, lookup, meta_training, release
+from l2o.metrics import read_metrics
 from l2o.optimizers import learnable_sgd
+from l2o.plan import resolve
 from l2o.run_folder import RunFolder
+from l2o.settings import MetaTraining
 from l2o.streams import stream
 
 TINY = (
@@ -65,6 +70,17 @@ def test_a_run_leaves_its_folder_and_continues_as_it_was(finished, tmp_path, cap
     assert json.loads((tmp_path / "b" / "report.json").read_text())["comparisons"][0]["seen"]
 
 
+def test_a_design_that_is_an_object_is_found_again(tmp_path, capsys):
+    design = lookup.design("user_module:configured")
+    lopt = lookup.learned_optimizer("user_module:configured")
+    release.save("a.safetensors", lopt, lopt.init(jax.random.key(0)))
+    assert release.load("a.safetensors", design=design)[0] is lopt
+    other = learnable_sgd(learning_rate=0.3)
+    release.save("b.safetensors", other, other.init(jax.random.key(0)))
+    with pytest.raises(ValueError, match=r"is configured otherwise: \{'learning_rate': 0.2\}"):
+        release.load("b.safetensors", design=design)
+
+
 def test_a_design_of_ones_own_is_trained_and_evaluated_by_its_path(tmp_path, capsys):
     design = ("--optimizer", "user_module:momentum_rate")
     assert cli.main(["meta-train", *TINY, *design, "--steps", "5", "--run-dir", "a"]) == 0
@@ -73,6 +89,15 @@ def test_a_design_of_ones_own_is_trained_and_evaluated_by_its_path(tmp_path, cap
     capsys.readouterr()
     assert cli.main(evaluate) == 2  # a file never names code to import
     assert "momentum_rate" in one_line(capsys)
+
+
+def test_a_strategy_in_place_of_an_estimator():
+    strategy = ("--estimator", "SNES", "--num-runs", "3")
+    assert cli.main(["meta-train", *TINY, *strategy, "--steps", "10", "--run-dir", "a"]) == 0
+    line = read_metrics(RunFolder(Path("a")).metrics)[-1]
+    assert line["inner_steps"] == 10 * 4 * 3 * 8
+    assert line["best_loss"] <= line["meta_loss"] == line["bowl/meta_loss"]
+    assert Path("a", "report.html").exists()
 
 
 def one_line(capsys) -> str:
@@ -104,7 +129,7 @@ MISTAKES = {
     "empty module": ("--task :x", "--task must be a known name; got :x"),
     "decay": ("--weight-decay -1", "--weight-decay must not be negative"),
     "averaging": ("--averaging 1", "--averaging must be in [0, 1); got 1.0"),
-    "eval steps": ("--eval-steps 0", "--eval-steps must be at least 1; got 0"),
+    "eval steps": ("--eval-steps 0", "--eval-steps must be positive and finite; got 0"),
     "eval task": ("--eval-tasks bowk", "--eval-tasks must be a known name; got bowk. Try bowl"),
     "integers": ("--task user_module:integer_params", "floating point; got int32 at params['n']"),
     "vector": ("--task user_module:vector_loss", "the loss must be a float scalar"),
@@ -113,6 +138,37 @@ MISTAKES = {
     "no attribute": ("--task user_module:x", "has no attribute 'x'"),
     "no design": ("--optimizer user_module:bowl", "gives Task. Return l2o.LearnedOptimizer"),
     "devices": ("--devices 2 --num-pairs 3", "multiple of the 2 devices; got 3. Try --num-pairs 4"),
+    "weights": ("--weights 1 2", "--weights must be one number for each task; got 2 for 1"),
+    "weight": ("--weights -1", "--weights must be positive and finite; got -1.0"),
+    "twice": ("--task user_module:bowl user_module:bowl", "tasks that differ; got bowl twice"),
+    "measure": ("--measure acc", "--measure must be loss or a metric of task bowl; got acc"),
+    "backprop": (
+        "--task quadratic --objective mean --measure distance_to_minimum --estimator full_grad",
+        "--estimator must be an evolution strategy for a metric",
+    ),
+    "target": ("--objective steps_to_target", "--target goes with the objective steps_to_target"),
+    "shaping": (
+        "--estimator full_grad --shaping sign",
+        "--shaping goes with full_es, truncated_es",
+    ),
+    "strategy": ("--estimator cma_es", "--estimator must be a known name; got cma_es. Try CMA_ES"),
+    "candidates": (
+        "--estimator SNES --num-pairs 1",
+        "--num-pairs must be at least 2 for SNES; got 1. Try --num-pairs 4",
+    ),
+    "runs": ("--estimator SNES --num-runs 0", "--num-runs must be at least 1; got 0. Try"),
+    "small theta": (
+        "--estimator LM_MA_ES",
+        "--estimator LM_MA_ES needs a theta of at least 4 numbers, as it diverges on fewer; got 1.",
+    ),
+    "adapted std": (
+        "--estimator SNES --final-std 0.01",
+        "--final-std must be left to SNES, which adapts it; got 0.01. Drop it.",
+    ),
+    "shaped ranks": ("--estimator SNES --shaping sign", "--shaping goes with full_es"),
+    "freeze": ("--freeze rate", "fit the name of a leaf of theta; got rate. Try log_learning_rate"),
+    "final std": ("--final-std 0", "--final-std must be positive and finite; got 0.0. Try"),
+    "batches": ("--measure-batches 2", "--measure-batches must be 1 on the step's own batch"),
     "run dir": ("--run-dir /proc/no/run", "--run-dir must be a folder that can be written"),
     "resume": ("--resume --run-dir nothing", "--resume needs a run to continue"),
 }
@@ -191,7 +247,7 @@ def test_mistakes_of_other_verbs_are_one_line(typed, says, tmp_path, capsys):
 def test_list_names_everything(capsys):
     assert cli.main(["list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert set(listed) == {"tasks", "optimizers", "estimators", "presets"}
+    assert set(listed) == {"tasks", "optimizers", "estimators", "strategies", "presets"}
     assert all(line for section in listed.values() for line in section.values())
     assert cli.main(["list"]) == 0
     shown = capsys.readouterr().out
@@ -209,51 +265,86 @@ def test_help_lists_the_flags(verb, capsys):
 def test_trackers_get_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     arguments = ["meta-train", *TINY, "--steps", "5", "--run-dir", "run"]
-    assert cli.main([*arguments, "--log", "tensorboard", "wandb"]) == 0
+    assert cli.main([*arguments, "--no-evaluate", "--log", "tensorboard", "wandb"]) == 0
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
     assert list((tmp_path / "run").rglob("*.wandb"))
 
 
 SETTINGS = (
-    *("--seed 1", "--std 0.2", "--learning-rate 0.1", "--weight-decay 1", "--clip 1e-9"),
-    *("--averaging 0", "--meta-loss mean", "--estimator truncated_es"),
+    *("std=0.2", "final_std=0.01", "shaping=sign", "estimator=truncated_es", "estimator=nres"),
+    *("learning_rate=0.1", "weight_decay=1.0", "clip=1e-9", "averaging=0.0", "steps=100"),
+    *("horizon=(12,)", "window=4", "num_pairs=4", "task=('user_module:bowl', 'rosenbrock')"),
+    *("objective=mean", "objective=final", "measure_on=valid", "normalize=True"),
+)
+BASE = MetaTraining(
+    task=("user_module:bowl",),
+    optimizer="learnable_sgd",
+    horizon=(8,),
+    window=2,
+    num_pairs=2,
+    devices=1,
 )
 
 
+def program_of(settings: MetaTraining) -> str:
+    plan = resolve(settings)
+    key = jax.random.key(0)
+    state = jax.eval_shape(plan.learner.init, key, plan.trained)
+    return str(jax.make_jaxpr(plan.learner.step)(key, state, plan.learner.data))
+
+
 @pytest.fixture(scope="module")
-def thetas(tmp_path_factory):
-    """The release files of runs that differ in one setting, and what they were evaluated with."""
-    evaluated = {}
-    found = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("settings"))
-        for change in ("", *SETTINGS):
-
-            def compare_on(tasks, lopt, theta, theta0, *, change=change, **options):
-                evaluated[change] = (theta, theta0, options)
-                return []
-
-            patch.setattr("l2o.meta_training.compare_on", compare_on)
-            folder = change.strip("-").replace(" ", "-") or "plain"
-            typed = [*TINY, "--steps", "5", *change.split(), "--run-dir", folder]
-            assert cli.main(["meta-train", *typed]) == 0
-            found[change] = (Path(folder) / "theta.safetensors").absolute()
-    return found, evaluated
+def base_program():
+    return program_of(BASE)
 
 
 @pytest.mark.parametrize("change", SETTINGS)
-def test_every_setting_of_the_training_changes_theta(change, thetas):
-    found, _ = thetas
-    weights = {c: safetensors.numpy.load_file(found[c]) for c in ("", change)}
-    assert str(weights[""]) != str(weights[change])
+def test_every_setting_of_the_training_changes_the_program(change, base_program):
+    name, value = change.split("=")
+    with contextlib.suppress(ValueError, SyntaxError):
+        value = ast.literal_eval(value)
+    assert program_of(replace(BASE, **{name: value})) != base_program
 
 
-def test_what_is_evaluated_is_what_is_released_against_where_it_began(thetas):
-    found, evaluated = thetas
-    theta, theta0, options = evaluated[""]
-    released = safetensors.numpy.load_file(found[""])
-    assert {k: float(v) for k, v in theta.items()} == {k: float(v) for k, v in released.items()}
-    assert float(theta0["log_learning_rate"]) == pytest.approx(np.log(0.01))
+def test_weights_change_the_program():
+    mixed = replace(BASE, task=("user_module:bowl", "rosenbrock"))
+    assert program_of(mixed) != program_of(replace(mixed, weights=(2.0, 1.0)))
+
+
+def test_a_mixture_reports_every_family_and_evaluates_all(tmp_path):
+    mixed = replace(BASE, task=("user_module:bowl", "digits_mlp"), weights=(3.0, 1.0))
+    plan = resolve(mixed)
+    state = jax.eval_shape(plan.learner.init, jax.random.key(0), plan.trained)
+    args = (jax.random.key(0), state, plan.learner.data)
+    _, metrics = jax.eval_shape(plan.learner.step, *args)
+    for name in ("bowl", "digits_mlp", "digits_mlp_32_varied"):
+        assert f"{name}/meta_loss" in metrics
+    assert {"bowl", "digits_mlp_128x128"} <= {task.name for task in plan.evaluation}
+
+
+def test_a_seed_changes_theta_and_what_is_frozen_stays(tmp_path):
+    """And what is evaluated is what was released, against where it began."""
+    evaluated, released = {}, {}
+    with pytest.MonkeyPatch.context() as patch:
+        for seed in ("0", "1"):
+
+            def compare_on(tasks, lopt, theta, theta0, *, run=seed, **options):
+                evaluated[run] = (theta, theta0, options)
+                return []
+
+            patch.setattr("l2o.meta_training.compare_on", compare_on)
+            typed = [*TINY, "--steps", "5", "--seed", seed, "--run-dir", seed]
+            design = ["--optimizer", "learnable_sgdm", "--freeze", "*momentum"]
+            assert cli.main(["meta-train", *typed, *design]) == 0
+            weights = safetensors.numpy.load_file(Path(seed) / "theta.safetensors")
+            released[seed] = {k: float(v) for k, v in weights.items()}
+    (frozen,) = (name for name in released["0"] if name.endswith("momentum"))
+    (trained,) = released["0"].keys() - {frozen}
+    assert released["0"][trained] != released["1"][trained]
+    theta, theta0, options = evaluated["0"]
+    assert {k: float(v) for k, v in theta.items()} == released["0"]
+    assert released["0"][frozen] == released["1"][frozen] == float(theta0[frozen])
+    assert float(theta0[trained]) != released["0"][trained]
     assert options["seen"] == ["bowl"]
 
 

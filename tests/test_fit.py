@@ -33,7 +33,7 @@ def counting_learner(bad_from: int = 10**9, bad_to: int = 10**9, data=()) -> Lea
         metrics = {
             "meta_loss": jnp.where(bad, jnp.nan, 1.0 / (1.0 + state.step)),
             "finite": jnp.where(bad, 0.0, 1.0),
-            "valid_pairs": jnp.float32(0.5),
+            "valid": jnp.float32(0.5),
         }
         return state._replace(theta=theta, step=state.step + 1), metrics
 
@@ -96,7 +96,7 @@ def test_meta_training_resumes(tmp_path):
     lines = [{k: v for k, v in line.items() if k not in TIMING_FIELDS} for line in seen]
     assert lines_of(run) == lines
     assert lines[-1]["inner_steps"] == 30 * learner.steps == 30 * 8
-    assert {"meta_loss", "finite", "valid_pairs", "meta_gradient_norm"} < lines[0].keys()
+    assert {"meta_loss", "finite", "valid", "meta_gradient_norm"} < lines[0].keys()
 
 
 def test_the_chunk_size_and_the_run_folder_change_no_bit(learner, whole):
@@ -112,7 +112,7 @@ def test_lines_hold_means_of_a_chunk(tmp_path):
         on_metrics=seen.append)  # fmt: skip
     first, second = read_metrics(run.metrics)
     assert first["step"] == 2 and first["inner_steps"] == 14
-    assert first["meta_loss"] == 1.0 and first["finite"] == 0.5 and first["valid_pairs"] == 0.5
+    assert first["meta_loss"] == 1.0 and first["finite"] == 0.5 and first["valid"] == 0.5
     assert second["meta_loss"] == pytest.approx((1 / 3 + 1 / 4) / 2)
     assert second["inner_steps_per_second"] == pytest.approx(14 / second["seconds"])
     assert "compile_seconds" in seen[0] and "compile_seconds" not in seen[1]

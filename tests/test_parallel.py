@@ -2,8 +2,9 @@ import jax
 import numpy as np
 import pytest
 from analytic import bowl_task
+from estimator_table import make
 
-from l2o.estimators import pes, truncated_es
+from l2o.estimators import pes
 from l2o.optimizers import learnable_sgd
 from l2o.parallel import population_mesh
 from l2o.problem import inner_problem
@@ -26,17 +27,27 @@ def two_estimates(estimator, key):
     return jax.jit(both)(key)
 
 
-@pytest.mark.parametrize("make", [pes, truncated_es])
-def test_two_devices_compute_the_same_as_one(make, key):
-    one = two_estimates(make(PROBLEM, num_pairs=4, std=0.1), key)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pes", {}),
+        ("nres", {"shaping": "standardize"}),
+        ("full_es", {"shaping": "centered_rank"}),
+        ("truncated_grad", {}),
+        ("variance_weighted", {}),
+    ],
+)
+def test_two_devices_compute_the_same_as_one(name, options, key):
+    one = two_estimates(make(name, PROBLEM, num_pairs=4, **options), key)
     mesh = population_mesh(2)
-    two = two_estimates(make(PROBLEM, num_pairs=4, std=0.1, mesh=mesh), key)
+    two = two_estimates(make(name, PROBLEM, num_pairs=4, mesh=mesh, **options), key)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     (gradient, _), _ = two[0]
     assert abs(float(gradient["log_learning_rate"])) > 1e-4
     states = [x for x in jax.tree.leaves(two[1]) if x.ndim and x.shape[0] == 4]
-    assert states and all(len(x.sharding.device_set) == 2 for x in states)
+    assert bool(states) == (name != "full_es")
+    assert all(len(x.sharding.device_set) == 2 for x in states)
 
 
 @pytest.mark.parametrize("num_devices", [0, 3])

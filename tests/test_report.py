@@ -189,6 +189,11 @@ def test_writes_leave_no_temporary_file_and_keep_the_old_report_when_they_fail(
     [
         (None, "`run` must be a folder with a report.json; got"),
         ("{", "`report.json` must hold a report; got .* cannot be read"),
+        (
+            '{"comparisons": [{"task": "x"}], "curves": [{}], "grids": [[]], "config": {}, '
+            '"environment": {}}',
+            "`report.json` must hold a report; got .*, in which 'steps' is missing",
+        ),
         ("[1, 2]", "`report.json` must hold a report; got .* without comparisons"),
         ("3", "`report.json` must hold a report; got .* cannot be read"),
         ('{"comparisons": []}', "`report.json` must hold a report; got .* without config, curves"),

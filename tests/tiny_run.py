@@ -3,9 +3,9 @@
 import sys
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from user_module import bowl
 
 from l2o import release
 from l2o.estimators import pes
@@ -14,24 +14,13 @@ from l2o.learner import Learner, gradient_learner
 from l2o.optimizers import learnable_sgd
 from l2o.problem import inner_problem
 from l2o.run_folder import RunFolder
-from l2o.task import Task
 
 LOPT = learnable_sgd(learning_rate=0.05)
 THETA = LOPT.init(jax.random.key(0))
 
 
-TASK = Task(  # quicker to compile than a rotated quadratic
-    name="bowl",
-    sample=lambda key: jax.random.normal(key, (3,)),
-    init=lambda key, minimum: {"x": jax.random.normal(key, (3,))},
-    batch=lambda key, minimum, data, split: 0.1 * jax.random.normal(key, (3,)),
-    loss=lambda params, shift, minimum: jnp.sum(jnp.square(params["x"] - minimum - shift)),
-    loss_cap=100.0,
-)
-
-
 def tiny_learner(mesh: Mesh | None = None) -> Learner:
-    problem = inner_problem(TASK, LOPT, horizon=8, window=2)
+    problem = inner_problem(bowl(), LOPT, horizon=8, window=2)
     estimator = pes(problem, num_pairs=2, std=0.1, mesh=mesh)
     return gradient_learner(estimator, optax.adam(0.05), averaging=0.9)
 

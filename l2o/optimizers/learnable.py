@@ -14,6 +14,10 @@ import optax
 from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
 from l2o.task import Key
 
+TINY = 1e-24
+"""Under Adam's root, whose slope is infinite at 0: where a gradient has always been zero,
+backpropagation would give NaN. It vanishes next to `eps` squared."""
+
 
 def _log(name: str, value: float) -> jax.Array:
     if not value > 0:
@@ -111,6 +115,7 @@ def learnable_adam(
             b1=-jnp.expm1(theta["log_one_minus_b1"]),
             b2=-jnp.expm1(theta["log_one_minus_b2"]),
             eps=jnp.exp(theta["log_eps"]),
+            eps_root=TINY,
         ),
         {"learning_rate": learning_rate, "b1": b1, "b2": b2, "eps": eps},
     )

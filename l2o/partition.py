@@ -1,0 +1,67 @@
+"""Theta in two parts: what is meta-trained, and what stays as it is."""
+
+import fnmatch
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import jax
+
+from l2o.learned_optimizer import Theta
+from l2o.leaves import named_leaves
+from l2o.problem import Problem
+
+Merge = Callable[[Theta], Theta]
+"""From the part that is meta-trained to the whole theta."""
+
+
+def freeze(theta: Theta, patterns: Sequence[str]) -> tuple[Theta, Merge]:
+    """The part of theta that is meta-trained, and the way back to the whole.
+
+    Estimators, meta-optimizers and strategies see that part alone, so what is frozen gets neither
+    noise nor weight decay.
+
+    Args:
+        theta: any tree.
+        patterns: shell patterns of the names of frozen leaves, such as `layers/0/*`.
+
+    Returns:
+        Theta itself if there are no patterns, otherwise a dict of its other leaves by name; and a
+        function from such a part to a tree like theta.
+
+    Raises:
+        ValueError: if a pattern fits no leaf, or nothing is left to train.
+    """
+    if not patterns:
+        return theta, lambda trained: trained
+    leaves = named_leaves(theta)
+    for pattern in patterns:
+        if not fnmatch.filter(leaves, pattern):
+            raise ValueError(
+                f"`freeze` must fit the name of a leaf of theta; got {pattern}. "
+                f"Try {', '.join(leaves)}."
+            )
+    trained = {
+        name: leaf
+        for name, leaf in leaves.items()
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    if not trained:
+        raise ValueError(
+            f"`freeze` must leave something to train; got {' '.join(patterns)}. Freeze fewer of "
+            f"{', '.join(leaves)}."
+        )
+
+    def merge(trained: Theta) -> Theta:
+        return jax.tree.structure(theta).unflatten((leaves | trained).values())
+
+    return trained, merge
+
+
+def with_frozen(problem: Problem, merge: Merge) -> Problem:
+    """The problem as a function of the trained part of theta."""
+    return replace(
+        problem,
+        init=lambda key, trained: problem.init(key, merge(trained)),
+        start=lambda key, trained: problem.start(key, merge(trained)),
+        unroll=lambda key, trained, state, data: problem.unroll(key, merge(trained), state, data),
+    )
