@@ -11,7 +11,7 @@ estimated apart. Every summary is such a mean, for a run of T steps that measure
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,12 @@ class Objective:
 
 def check_objective(objective: Objective, task: Task) -> None:
     """Raises a `ValueError` that says what to type if the task cannot be measured this way."""
+    for name, known in (("summary", Summary), ("measure_on", Batches)):
+        if (value := getattr(objective, name)) not in get_args(known):
+            raise ValueError(
+                f"`{name}` must be one of {', '.join(get_args(known))}; got {value}. "
+                f"Try {get_args(known)[0]}."
+            )
     num_batches = objective.measure_batches
     if num_batches < 1:
         raise ValueError(
@@ -73,14 +79,31 @@ def check_objective(objective: Objective, task: Task) -> None:
             f"`measure_batches` must be 1 on the step's own batch; got {num_batches}. "
             "Try measure_on=train or measure_on=valid."
         )
-    if (objective.target is None) == (objective.summary == "steps_to_target"):
+    check_target(objective, task)
+    if objective.measure != "loss":
+        check_metric(objective, task)
+    check_measurement(objective, task)
+
+
+def check_target(objective: Objective, task: Task) -> None:
+    """Raises a `ValueError` unless there is a target that can be reached where one is needed."""
+    target = objective.target
+    if (target is None) == (objective.summary == "steps_to_target"):
         raise ValueError(
-            f"`target` goes with the objective steps_to_target; got target={objective.target} "
+            f"`target` goes with the objective steps_to_target; got target={target} "
             f"with {objective.summary}. "
-            + ("Drop it." if objective.target is not None else "Try target=0.1.")
+            + ("Drop it." if target is not None else "Try target=0.1.")
         )
-    if objective.measure == "loss":
-        return
+    below = task.loss_cap if objective.measure == "loss" else math.inf
+    if target is not None and not -math.inf < target < below:
+        raise ValueError(
+            "`target` must be finite and, for a loss, below the cap of task "
+            f"{task.name}, {below:g}; got {target}. Try target={0.1 * task.loss_scale:g}."
+        )
+
+
+def check_metric(objective: Objective, task: Task) -> None:
+    """Raises a `ValueError` unless the task has the metric, and it can be summed up this way."""
     names = metric_names(task)
     if objective.measure not in names:
         raise ValueError(
@@ -91,6 +114,34 @@ def check_objective(objective: Objective, task: Task) -> None:
         raise ValueError(
             f"`measure` must be loss for the objective log; got {objective.measure}. "
             "Try the objective mean or final."
+        )
+    if objective.normalize:
+        raise ValueError(
+            f"`normalize` goes with the loss; got {objective.measure}. Drop one of them."
+        )
+
+
+def check_measurement(objective: Objective, task: Task) -> None:
+    """Raises a `ValueError` unless the task has such batches, and the measure is a scalar."""
+    split = "valid" if objective.measure_on == "valid" else "train"
+
+    def measurement(key: Key, data: Data):
+        k_sample, k_init, k_batch = jax.random.split(key, 3)
+        instance = task.sample(k_sample)
+        batch = task.batch(k_batch, instance, data, split)
+        return cost_on_batch(objective, task, task.init(k_init, instance), batch, instance)
+
+    try:
+        cost = jax.eval_shape(measurement, jax.random.key(0), task.data)
+    except KeyError as error:
+        raise ValueError(
+            f"`measure_on` must be batches that task {task.name} has; got {split} "
+            f"(KeyError: {error}). Try measure_on=train."
+        ) from error
+    if cost.shape != ():
+        raise ValueError(
+            f"`measure` must be a scalar; got {objective.measure} of shape {cost.shape} in task "
+            f"{task.name}. Return its mean."
         )
 
 
@@ -113,10 +164,12 @@ def capped(loss: jax.Array, cap: float) -> jax.Array:
 
 def as_cost(objective: Objective, task: Task, value: jax.Array | float) -> jax.Array:
     """What a value of the measure counts as, the lower the better."""
-    if objective.measure != "loss":
-        return -jnp.asarray(value) if objective.measure in task.maximized else jnp.asarray(value)
-    scale = task.loss_scale if objective.normalize else 1.0
-    return capped(jnp.asarray(value), task.loss_cap) / scale
+    if objective.measure == "loss":
+        scale = task.loss_scale if objective.normalize else 1.0
+        return capped(jnp.asarray(value), task.loss_cap) / scale
+    sign = -1.0 if objective.measure in task.maximized else 1.0
+    worst = task.metric_caps.get(objective.measure, sign * jnp.inf)
+    return capped(sign * jnp.asarray(value), sign * worst)
 
 
 def cost_on_batch(

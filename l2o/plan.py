@@ -103,7 +103,7 @@ def check_numbers(settings: MetaTraining) -> None:
     """Raises a `ValueError` that says what to type if a number is out of its range."""
     default = MetaTraining()
     positive = ("steps", "learning_rate", "clip", "log_every", "checkpoint_every", "eval_seeds")
-    for name in (*positive, "std", "final_std", "eval_steps"):
+    for name in (*positive, "num_runs", "std", "final_std", "eval_steps"):
         value = getattr(settings, name)
         if value is not None and not 0 < value < math.inf:
             advice = getattr(default, name) or {"final_std": 0.001, "eval_steps": 1000}[name]
@@ -199,6 +199,11 @@ def make_estimator(settings: MetaTraining, problem: Problem, mesh: Mesh) -> Esti
     if name in lookup.BACKPROP:
         if num_pairs < 1:
             raise ValueError(f"`num_pairs` must be at least 1; got {num_pairs}. Try num_pairs=16.")
+        if settings.final_std is not None:
+            raise ValueError(
+                f"`final_std` goes with perturbations; got {settings.final_std} with {name}, which "
+                "draws none. Drop it."
+            )
         return lookup.BACKPROP[name](problem, num_members=2 * num_pairs, mesh=mesh)
     std = make_std(settings)
     if name in lookup.MIXED:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
@@ -48,6 +48,8 @@ class Task:
         data: arrays that `batch` reads, passed to compiled functions as an argument.
         metrics: `(params, batch, instance) -> {name: scalar}`; they need no gradient.
         maximized: names of the metrics that are the better the larger.
+        metric_caps: the worst that a metric can cost, by name: what is worse, and NaN, counts as
+            this. Without one a non-finite metric masks its member.
         loss_scale: a typical loss at initialisation, by which losses of different tasks are made
             comparable.
     """
@@ -61,6 +63,7 @@ class Task:
     data: Data = ()
     metrics: Callable[[optax.Params, Batch, Instance], Mapping[str, jax.Array]] = no_metrics
     maximized: frozenset[str] = frozenset()
+    metric_caps: Mapping[str, float] = field(default_factory=dict)
     loss_scale: float = 1.0
 
 

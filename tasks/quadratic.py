@@ -57,8 +57,10 @@ def rotated_quadratic(dim: int = 10, *, noise: float = 0.1, log10_condition: flo
         init=init,
         batch=batch,
         loss=loss,
-        loss_cap=100.0 * dim,
+        loss_cap=2.0 * dim,
         metrics=metrics,
+        metric_caps={"distance_to_minimum": 10.0 * dim**0.5},
+        loss_scale=0.2 * dim,
     )
 
 
@@ -85,4 +87,12 @@ def rosenbrock(*, noise: float = 0.0) -> Task:
         valley = jnp.square(1.0 - x) + instance["steepness"] * jnp.square(y - jnp.square(x))
         return valley + tilt @ params["xy"]
 
-    return Task(name="rosenbrock", sample=sample, init=init, batch=batch, loss=loss, loss_cap=1e4)
+    return Task(
+        name="rosenbrock",
+        sample=sample,
+        init=init,
+        batch=batch,
+        loss=loss,
+        loss_cap=1e4,
+        loss_scale=10.0,
+    )

@@ -10,7 +10,8 @@ from estimator_table import EVOLUTION, PERSISTENT, make, once
 from scipy.stats import rankdata
 
 from l2o.estimators import pes, truncated_es
-from l2o.estimators.antithetic import centered_rank_delta, draw_perturbation
+from l2o.estimators.antithetic import centered_rank_delta, draw_perturbation, shaped_deltas
+from l2o.problem import Window
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
 
@@ -69,6 +70,9 @@ def test_a_nan_member_masks_its_pair_only(name, side, key):
     inner = after.members.inner if name in PERSISTENT else after.members
     np.testing.assert_array_equal(inner.params[bad], np.zeros_like(inner.params[bad]))
     assert inner.step[bad] == 0
+    _, k_restart = jax.random.split(jax.random.fold_in(key, bad))
+    start = decay_problem().start if name == "es_single" else decay_problem().init
+    assert inner.horizon[bad] == start(k_restart, THETA).horizon
     if name in PERSISTENT:
         np.testing.assert_array_equal(after.members.felt[bad], np.zeros(2))
         assert bool(after.members.is_due[bad])
@@ -162,6 +166,22 @@ def test_shaping_by_hand(name, shaping, key):
     expected = np.mean(weight[:, None] * noise / (2 * STD**2), axis=0)
     gradient = once(make(name, decay_problem(), num_pairs=num_pairs, shaping=shaping), key)[0]
     np.testing.assert_allclose(gradient, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("shaping", ["centered_rank", "standardize"])
+def test_a_pair_that_is_left_out_does_not_shape_the_others(shaping):
+    losses = np.array([[1.0, 4.0], [np.nan, 2.0], [3.0, 2.5]], np.float32)
+    valid = np.isfinite(losses).all(axis=1)
+    on = jnp.ones((3, 2, 1), bool)
+    window = Window(loss=jnp.asarray(losses)[..., None], done=on, mask=on, finite=on)
+    found = np.asarray(shaped_deltas(window, jnp.asarray(valid), STD, shaping, None))[valid, 0]
+    kept = losses[valid]
+    if shaping == "centered_rank":
+        ranks = rankdata(kept).reshape(2, 2)
+        expected = (ranks[:, 0] - ranks[:, 1]) / 5
+    else:
+        expected = (kept[:, 0] - kept[:, 1]) * STD / np.std(kept)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_equal_losses_share_their_rank():

@@ -138,6 +138,16 @@ MISTAKES = {
     "no attribute": ("--task user_module:x", "has no attribute 'x'"),
     "no design": ("--optimizer user_module:bowl", "gives Task. Return l2o.LearnedOptimizer"),
     "devices": ("--devices 2 --num-pairs 3", "multiple of the 2 devices; got 3. Try --num-pairs 4"),
+    "too many devices": (
+        "--devices 3 --num-pairs 3",
+        "--devices must be between 1 and the 2 present; got 3. Try --devices 2",
+    ),
+    "no launcher": (
+        "--distributed --num-processes 2",
+        "needs --coordinator, --process-id: neither",
+    ),
+    "not distributed": ("--process-id 1", "--process-id goes with --distributed; got 1. Add"),
+    "timeout": ("--connect-timeout 0", "--connect-timeout must be at least 1 s; got 0"),
     "weights": ("--weights 1 2", "--weights must be one number for each task; got 2 for 1"),
     "weight": ("--weights -1", "--weights must be positive and finite; got -1.0"),
     "twice": ("--task user_module:bowl user_module:bowl", "tasks that differ; got bowl twice"),
@@ -167,6 +177,11 @@ MISTAKES = {
     ),
     "shaped ranks": ("--estimator SNES --shaping sign", "--shaping goes with full_es"),
     "freeze": ("--freeze rate", "fit the name of a leaf of theta; got rate. Try log_learning_rate"),
+    "no noise": ("--estimator full_grad --final-std 0.1", "--final-std goes with perturbations"),
+    "endless target": (
+        "--objective steps_to_target --target nan",
+        "--target must be finite and, for a loss, below the cap of task bowl, 100; got nan",
+    ),
     "final std": ("--final-std 0", "--final-std must be positive and finite; got 0.0. Try"),
     "batches": ("--measure-batches 2", "--measure-batches must be 1 on the step's own batch"),
     "run dir": ("--run-dir /proc/no/run", "--run-dir must be a folder that can be written"),
@@ -202,6 +217,36 @@ def test_a_run_is_not_overwritten_nor_continued_with_other_settings(finished, tm
     assert cli.main([*tiny, "--steps", "20", "--resume", "--std", "0.2"]) == 2
     assert "it was started with --std 0.1 (now 0.2)" in one_line(capsys)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_in_progress_is_not_started_twice(finished, capsys):
+    tiny = ["meta-train", *TINY, "--run-dir", "run", "--steps", "20", "--no-evaluate", "--resume"]
+    lines = finished.metrics.read_bytes()
+    with finished.locked(pytest.fail):
+        assert cli.main(tiny) == 2
+        assert "--run-dir must not be in use; got" in one_line(capsys)
+    assert finished.metrics.read_bytes() == lines
+    assert cli.main(tiny) == 0
+
+
+def test_other_devices_may_continue_a_run_and_the_evaluation_may_wait(tmp_path, capsys):
+    tiny = ["meta-train", *TINY, "--steps", "10", "--run-dir", "run"]
+    assert cli.main([*tiny, "--devices", "2", "--no-evaluate"]) == 0
+    run = RunFolder(tmp_path / "run")
+    assert run.theta.exists() and not run.report_json.exists()
+    assert str(run.theta) in capsys.readouterr().out
+    assert cli.main([*tiny, "--devices", "1", "--resume"]) == 0
+    assert run.report_json.exists()
+
+
+def test_topology(capsys):
+    assert cli.main(["topology", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["jax"] == jax.__version__ and found["device_kinds"] == {"cpu": 2}
+    assert found["processes"] == 1 and found["devices_per_process"] == [2]
+    assert cli.main(["topology"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 x cpu; 2 in each process" in shown and "neither SLURM nor Open MPI" in shown
 
 
 def test_a_loss_that_is_never_finite_stops_the_run(capsys):

@@ -27,6 +27,7 @@ from user_module import momentum_rate
 from l2o.estimators import full_grad, pes, truncated_es, variance_weighted
 from l2o.estimators.antithetic import draw_perturbation
 from l2o.estimators.estimator import Estimator
+from l2o.estimators.variance_weighted import moments, variance_of, weigh
 from l2o.objective import Objective
 from l2o.problem import inner_problem, unroll_run
 
@@ -224,6 +225,39 @@ def test_backprop_needs_a_gradient(name):
 def test_a_variance_needs_two_pairs():
     with pytest.raises(ValueError, match="`num_pairs` must be at least 2, to measure a variance"):
         variance_weighted(decay_problem(), num_pairs=1, std=0.1)
+
+
+def test_estimates_are_weighed_by_their_inverse_variance():
+    means, variances = np.array([1.0, 3.0]), np.array([1.0, 0.5])
+    one, other = (
+        (jnp.float32(m), jnp.float32(v + m**2)) for m, v in zip(means, variances, strict=True)
+    )
+    expected = np.sum(means / variances) / np.sum(1 / variances)
+    np.testing.assert_allclose(weigh(one, other), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("explosion", [1e5, 1e20, 1e38, np.inf, np.nan])
+def test_evolution_takes_over_where_gradients_explode(explosion):
+    evolved = (jnp.float32(2.0), jnp.float32(5.0))
+    each = [moments(jnp.float32(g)) for g in (1.0, explosion)]
+    exploded = tuple(sum(parts) / 2 for parts in zip(*each, strict=True))
+    np.testing.assert_allclose(weigh(evolved, exploded), 2.0, rtol=1e-4)
+
+
+def test_a_variance_that_float32_cannot_tell_is_not_zero():
+    mean, square = jnp.float32(1.0), jnp.float32(1.0) - 1e-7
+    assert float(variance_of(mean, square)) == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize("name", ["full_grad", "truncated_grad"])
+def test_a_run_without_a_gradient_still_counts_in_the_meta_loss(name, key):
+    """The square root of 0 has a loss and no gradient."""
+    flat = lambda losses, theta, state: losses + jnp.sqrt(0.0 * theta[0]) + 1.0
+    gradient, _, metrics = once(make(name, decay_problem(loss=flat), num_members=2), key)
+    plain = once(make(name, decay_problem(), num_members=2), key)[2]
+    np.testing.assert_array_equal(gradient, np.zeros(2))
+    assert metrics["valid"] == 0
+    np.testing.assert_allclose(metrics["meta_loss"], plain["meta_loss"] + 1.0, rtol=1e-5)
 
 
 def test_unknown_shaping():

@@ -9,7 +9,7 @@ import optax
 import pytest
 from analytic import bowl_task
 
-from l2o.objective import Objective, check_objective, contributions
+from l2o.objective import Objective, as_cost, check_objective, contributions
 from l2o.optimizers import learnable_sgd
 from l2o.problem import inner_problem, unroll_run
 
@@ -18,13 +18,29 @@ LOPT = learnable_sgd(learning_rate=0.3)
 
 
 def metrics(params, shift, instance):
-    del shift
     distance = jnp.linalg.norm(params["x"] - instance["minimum"])
-    return {"distance": distance, "closeness": jnp.floor(10.0 * jnp.exp(-distance))}
+    return {
+        "distance": distance,
+        "closeness": jnp.floor(10.0 * jnp.exp(-distance)),
+        "is_far": jnp.all(shift > 50.0),
+        "vector": params["x"],
+    }
 
 
+def batch(key, instance, data, split):
+    """The bowl's, with the validation split far off, so that it shows which one was read."""
+    far = {"train": 0.0, "valid": 100.0}[split]
+    return BOWL.batch(key, instance, data, split) + far
+
+
+BOWL = bowl_task()
 TASK = dataclasses.replace(
-    bowl_task(), metrics=metrics, maximized=frozenset({"closeness"}), loss_scale=2.0
+    BOWL,
+    batch=batch,
+    metrics=metrics,
+    maximized=frozenset({"closeness"}),
+    metric_caps={"closeness": 0.0, "distance": 50.0},
+    loss_scale=2.0,
 )
 
 RUNS = {
@@ -95,7 +111,7 @@ def test_the_loss_of_the_steps_own_batch(summary, run):
 
 def test_a_metric_that_needs_no_gradient_and_is_maximized(run):
     _, after, instance = run
-    closeness = np.array([float(metrics(p, None, instance)["closeness"]) for p in after])
+    closeness = np.array([float(metrics(p, jnp.zeros(2), instance)["closeness"]) for p in after])
     fields = {"measure": "closeness", "measure_on": "valid"}
     found = cost_of_run(objective_of("mean", **fields))
     np.testing.assert_allclose(found, -np.mean(closeness), rtol=1e-5)
@@ -109,7 +125,7 @@ def test_a_metric_that_needs_no_gradient_and_is_maximized(run):
 def test_the_final_loss_on_fresh_batches(normalize, run):
     """Noise of 0.1 on the minimum: half its variance times two dimensions, on top."""
     _, after, instance = run
-    objective = Objective("final", measure_on="valid", measure_batches=500, normalize=normalize)
+    objective = Objective("final", measure_on="train", measure_batches=500, normalize=normalize)
     away = np.asarray(after[-1]["x"] - instance["minimum"])
     expected = 0.5 * np.sum(away**2) + 0.01
     error = np.sqrt(np.sum(away**2) * 0.1**2 / 500) + 0.01 / np.sqrt(500)
@@ -147,11 +163,17 @@ def test_shorter_runs_are_masked_after_their_end():
 
 MISTAKES = {
     "no metric": (Objective(measure="acc"), "`measure` must be loss or a metric of task bowl; "),
-    "its names": (Objective(measure="acc"), "Try loss, closeness, distance."),
+    "its names": (Objective(measure="acc"), "Try loss, closeness, distance, is_far"),
     "log of a metric": (Objective("log", measure="distance"), "must be loss for the objective log"),
     "no target": (Objective("steps_to_target"), "got target=None with steps_to_target. Try"),
     "a target": (Objective("mean", target=0.1), "got target=0.1 with mean. Drop it."),
     "no batches": (Objective(measure_on="valid", measure_batches=0), "at least 1; got 0"),
+    "vector": (Objective(measure="vector"), "`measure` must be a scalar; got vector of shape (2,)"),
+    "scaled metric": (Objective(measure="distance", normalize=True), "goes with the loss"),
+    "nan": (Objective("steps_to_target", target=float("nan")), "`target` must be finite and, for"),
+    "cap": (Objective("steps_to_target", target=300.0), "below the cap of task bowl, 200; got 300"),
+    "summary": (Objective("min"), "`summary` must be one of mean, log, final, best"),  # pyright: ignore
+    "split": (Objective(measure_on="test"), "`measure_on` must be one of step, train, valid"),  # pyright: ignore
     "own batch": (Objective(measure_batches=2), "must be 1 on the step's own batch; got 2"),
 }
 
@@ -168,3 +190,50 @@ def test_what_has_a_gradient():
     assert Objective("best").is_differentiable
     assert not objective_of("steps_to_target").is_differentiable
     assert not Objective(measure="distance").is_differentiable
+
+
+def test_a_task_without_validation_batches():
+    task = dataclasses.replace(
+        TASK, batch=lambda key, instance, data, split: {"train": jnp.zeros(2)}[split]
+    )
+    with pytest.raises(
+        ValueError, match="`measure_on` must be batches that task bowl has; got valid"
+    ):
+        check_objective(Objective(measure_on="valid"), task)
+
+
+@pytest.mark.parametrize(("split", "expected"), [("train", 0.0), ("valid", 1.0)])
+def test_fresh_batches_are_of_the_split_that_is_asked_for(split, expected):
+    for summary in ("mean", "final"):
+        objective = Objective(summary, measure="is_far", measure_on=split)
+        assert cost_of_run(objective) == expected
+
+
+def test_caps_and_scales():
+    """The cap of 200 is in units of the loss, and so is a target; a metric has caps of its own."""
+    assert as_cost(Objective(), TASK, 300.0) == 200.0
+    assert as_cost(Objective(), TASK, jnp.nan) == 200.0
+    assert as_cost(Objective(normalize=True), TASK, 300.0) == 100.0
+    assert as_cost(Objective(normalize=True), TASK, 30.0) == 15.0
+    assert as_cost(Objective(measure="distance"), TASK, 80.0) == 50.0
+    assert as_cost(Objective(measure="distance"), TASK, jnp.nan) == 50.0
+    assert as_cost(Objective(measure="closeness"), TASK, 3.0) == -3.0
+    assert as_cost(Objective(measure="closeness"), TASK, jnp.nan) == 0.0
+    assert as_cost(Objective(measure="is_far"), TASK, jnp.nan) == jnp.inf
+
+
+def test_a_target_in_units_of_the_loss():
+    costs = jnp.array([0.4, 0.3, 0.2, 0.1])  # losses of 0.8 to 0.2, divided by 2
+    objective = Objective("steps_to_target", target=0.5, normalize=True)
+    is_last = jnp.arange(4) == 3
+    found, _ = contributions(objective, TASK, costs, is_last, jnp.int32(4), jnp.float32(jnp.inf))
+    np.testing.assert_array_equal(found, [1.0, 1.0, 0.0, 0.0])
+
+
+def test_divergence_does_not_reach_a_target():
+    lopt = learnable_sgd(learning_rate=1e12)
+    objective = Objective("steps_to_target", measure="distance", measure_on="train", target=0.1)
+    problem = inner_problem(TASK, lopt, horizon=HORIZON, window=WINDOW, objective=objective)
+    theta = lopt.init(jax.random.key(0))
+    window = jax.jit(lambda key: unroll_run(problem, key, theta, ()))(jax.random.key(3))
+    np.testing.assert_array_equal(window.loss, np.ones(HORIZON))

@@ -45,8 +45,8 @@ def mean_of(
     """The weighted mean of several estimators, for instance over tasks of different shapes.
 
     Random streams derive from the names: adding one leaves the others' draws as they were. An
-    estimator none of whose members is valid is left out of the mean. Metrics are averaged in the
-    same way, and kept apart under `name/metric`.
+    estimator none of whose members is valid is left out of the mean. Metrics are averaged with the
+    same weights, where they are numbers, and kept apart under `name/metric`.
 
     Args:
         estimators: by name.
@@ -76,8 +76,11 @@ def mean_of(
         for prefix, members in groups.items():
             for k in metrics[members[0]]:
                 values = {name: metrics[name][k] for name in members}
-                share = alive if k == "meta_loss" else weights
-                report[prefix + k] = weighted_mean(values, {name: share[name] for name in members})
+                shares = {
+                    name: jnp.where(jnp.isnan(value), 0.0, weights[name])
+                    for name, value in values.items()
+                }
+                report[prefix + k] = weighted_mean(values, shares)
         mean = jax.tree.map(
             lambda *g: weighted_mean(dict(zip(names, g, strict=True)), alive, nothing=0.0),
             *gradients.values(),

@@ -20,12 +20,14 @@ class MemberEstimate(NamedTuple):
     Attributes:
         gradient: its meta-gradient, a tree like theta; zero where `valid` is 0.
         valid: 1.0, or 0.0 for a member that is left out.
-        meta_loss: mean over its steps and runs; zero where `valid` is 0.
+        measured: 1.0, or 0.0 where the meta-loss is not finite.
+        meta_loss: mean over its steps and runs; zero where `measured` is 0.
         finite: fraction of inner steps with a finite training loss.
     """
 
     gradient: Any
     valid: jax.Array
+    measured: jax.Array
     meta_loss: jax.Array
     finite: jax.Array
 
@@ -59,11 +61,13 @@ def is_finite(window: Window) -> jax.Array:
 
 
 def member_estimate(gradient: Theta, window: Window, is_valid: jax.Array) -> MemberEstimate:
-    """A member's contribution, nothing but `finite` unless it is valid."""
+    """A member's contribution; no gradient unless it is valid."""
+    measured = is_finite(window)
     return MemberEstimate(
         gradient=jax.tree.map(lambda g: jnp.where(is_valid, g, 0.0), gradient),
         valid=is_valid.astype(jnp.float32),
-        meta_loss=jnp.where(is_valid, jnp.mean(window_mean(window)), 0.0),
+        measured=measured.astype(jnp.float32),
+        meta_loss=jnp.where(measured, jnp.mean(window_mean(window)), 0.0),
         finite=jnp.mean(window.finite.astype(jnp.float32)),
     )
 
@@ -121,7 +125,7 @@ def population_estimator(
         num_valid = jnp.maximum(sums.valid, 1.0)
         mean = jax.tree.map(lambda g: g / num_valid, sums.gradient)
         metrics = {
-            "meta_loss": jnp.where(sums.valid > 0, sums.meta_loss / num_valid, jnp.nan),
+            "meta_loss": sums.meta_loss / jnp.where(sums.measured > 0, sums.measured, jnp.nan),
             "finite": sums.finite / num_members,
             "valid": sums.valid / num_members,
         }

@@ -121,13 +121,19 @@ def weigh(one: tuple[Theta, Theta], other: tuple[Theta, Theta]) -> Theta:
     """
 
     def combine(mean, square, other_mean, other_square):
-        variance = jnp.maximum(square - mean**2, TINY)
-        other_variance = jnp.maximum(other_square - other_mean**2, TINY)
+        variance, other_variance = variance_of(mean, square), variance_of(other_mean, other_square)
         share = 1.0 / (1.0 + variance / other_variance)
         return share * mean + (1.0 - share) * other_mean
 
     return jax.tree.map(combine, *one, *other)
 
 
-TINY = 1e-30
-"""Smallest variance that is told from zero."""
+def variance_of(mean: jax.Array, square: jax.Array) -> jax.Array:
+    """The variance from two moments, infinite if the second overflows.
+
+    Float32 does not tell a standard deviation of less than a thousandth of the mean from that.
+    """
+    floor = jnp.maximum(1e-6 * square, 1e-30)
+    is_known = jnp.isfinite(square)
+    centred = jnp.where(is_known, square, 0.0) - jnp.where(is_known, mean, 0.0) ** 2
+    return jnp.where(is_known, jnp.maximum(centred, floor), jnp.inf)
