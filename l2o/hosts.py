@@ -8,6 +8,7 @@ same point. With one process none of them does anything.
 import atexit
 import contextlib
 import os
+import re
 import socket
 import sys
 import time
@@ -143,7 +144,7 @@ def all_present(last_good: Callable[[], str] | None = None) -> Iterator[None]:
         last_good: words about that.
 
     Raises:
-        RunError: in place of `jax.errors.JaxRuntimeError`, if there are other processes.
+        RunError: in place of what JAX raises, if there are other processes.
     """
     global _where
     before = _where
@@ -151,8 +152,8 @@ def all_present(last_good: Callable[[], str] | None = None) -> Iterator[None]:
         _where = lambda: f"{last_good()}. Continue all with --resume."
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # jaxlib raises either
+        if jax.process_count() == 1 or not re.match("[A-Z_]+: ", str(error)):  # a status code
             raise
         time.sleep(SECONDS_TO_HEAR_WHY)  # in which the watch can say which process has ended
         raise RunError(f"processes lost each other ({_one_line(error)}); {_where()}") from error

@@ -40,8 +40,8 @@ def in_words(found: dict[str, Any]) -> dict[str, str]:
     hint = "" if used or not found["launcher"] else " (--distributed to use it)"
     return {
         "platform": found["platform"],
-        "devices": ", ".join(kinds),
-        "processes": f"{found['processes']} with {' or '.join(map(str, each))} devices each",
+        "devices": f"{', '.join(kinds)}; {' or '.join(map(str, each))} in each process",
+        "processes": str(found["processes"]),
         "hosts": ", ".join(dict.fromkeys(found["hosts"])),
         "cores": f"{found['cores']} for process {found['process']}",
         "launcher": (found["launcher"] or "neither SLURM nor Open MPI") + hint,

@@ -43,7 +43,7 @@ def place(tree: Tree, shardings: Tree) -> Tree:
 
     Args:
         tree: what every process has whole, or what such a program returned.
-        shardings: one for each leaf.
+        shardings: one for each leaf, None where the program does not use it.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
@@ -60,7 +60,9 @@ def gather(tree: Tree) -> Tree:
     return jax.tree.map(_gather, tree)
 
 
-def _place(leaf: jax.Array, sharding: Sharding) -> jax.Array:
+def _place(leaf: jax.Array, sharding: Sharding | None) -> jax.Array:
+    if sharding is None:
+        return leaf
     if is_key(leaf):
         data = _place(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))

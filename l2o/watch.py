@@ -11,6 +11,8 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 
+from rich.console import Console
+
 GOODBYE = b"\0"
 """What a process says before it parts in good order; anything else is why it ended."""
 
@@ -58,6 +60,7 @@ class Watch:
     def _leave(self, number: int, reason: str) -> None:
         ended = f"process {number} " + (f"stopped: {reason}" if reason else "ended without a word")
         self.part(ended)
+        Console().show_cursor()  # which a progress display may have hidden
         sys.stdout.flush()
         print(f"error: {ended}; {self.where()}", file=sys.stderr, flush=True)
         os._exit(2)

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import gc
 import json
 import resource
@@ -296,3 +297,24 @@ def test_a_config_must_be_json(tmp_path, value):
     with pytest.raises(ValueError, match="`config` must be JSON-able"):
         RunFolder.open(tmp_path / "run", {"a": value})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_is_locked_for_others_and_no_longer_than_needed(tmp_path):
+    run = RunFolder.open(tmp_path, CONFIG)
+    for _ in range(2):
+        with run.locked(pytest.fail):
+            message = r"`run_dir` must not be in use; got .*choose another --run-dir"
+            with pytest.raises(ValueError, match=message), run.locked(pytest.fail):
+                pass
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_file_system_that_cannot_lock_is_reported(tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    warnings = []
+    with RunFolder.open(tmp_path, CONFIG).locked(warnings.append):
+        (text,) = warnings
+    assert "cannot be locked (No locks available)" in text and "second run" in text

@@ -1,5 +1,6 @@
 """Several processes on one machine, through the command line: they agree, move, die and say so."""
 
+import json
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +21,14 @@ from l2o.metrics import read_metrics
 from l2o.rendezvous import meet
 from l2o.run_folder import RunFolder
 
-COMMAND = (sys.executable, "-c", "import l2o.cli; l2o.cli.run()")
+COMMAND = ("-c", "import l2o.cli; l2o.cli.run()")
 RUN = (
     *("meta-train", "--task", "user_module:bowl", "--horizon", "8", "--window", "2"),
     *("--num-pairs", "8", "--std", "0.1", "--learning-rate", "0.03", "--steps", "50"),
     *("--no-evaluate", "--quiet"),
 )
 SMALL = (*RUN, "--optimizer", "learnable_adam")
-SLOW = (*SMALL, "--log-every", "1", "--checkpoint-every", "2")
+INTERRUPTED = (*SMALL, "--log-every", "1", "--checkpoint-every", "2")
 """The same theta, with time to interrupt it."""
 
 
@@ -44,9 +46,9 @@ def start(tmp_path_factory):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     children = []
 
-    def start(*arguments: object) -> subprocess.Popen:
-        command = [*COMMAND, *map(str, arguments)]
-        children.append(subprocess.Popen(command, env=env, cwd=folder, **pipes))
+    def start(*arguments: object, command: Sequence[str] = COMMAND) -> subprocess.Popen:
+        typed = [sys.executable, *command, *map(str, arguments)]
+        children.append(subprocess.Popen(typed, env=env, cwd=folder, **pipes))
         return children[-1]
 
     yield start
@@ -111,19 +113,14 @@ def on_one_device(start, tmp_path_factory) -> Path:
     return folder
 
 
-def test_layouts_agree(start, on_one_device, tmp_path):
-    finish(start(*SMALL, "--devices", 8, "--run-dir", tmp_path / "8"))
-    assert_close(tmp_path / "8", on_one_device)
-    children = start_two(start, *SMALL, "--devices", 8, "--run-dir", tmp_path / "2x4")
-    errors = finish_two(children)
-    assert "error" not in "".join(errors)
-    assert_close(tmp_path / "2x4", on_one_device)
-    assert number_of_lines(tmp_path / "2x4") == 5  # of one process, not of two
+def test_eight_devices_agree_with_one(start, on_one_device, tmp_path):
+    finish(start(*SMALL, "--devices", 8, "--run-dir", tmp_path / "run"))
+    assert_close(tmp_path / "run", on_one_device)
 
 
-def test_a_run_moves_between_layouts_and_survives_a_death(start, on_one_device, tmp_path):
+def test_a_run_moves_between_layouts(start, on_one_device, tmp_path):
     run = tmp_path / "run"
-    arguments = (*SLOW, "--run-dir", run)
+    arguments = (*INTERRUPTED, "--run-dir", run)
     child = start(*arguments, "--devices", 8)
     wait_for_a_line(run, child, before=0)
     child.send_signal(signal.SIGTERM)
@@ -135,15 +132,19 @@ def test_a_run_moves_between_layouts_and_survives_a_death(start, on_one_device, 
     child.send_signal(signal.SIGTERM)
     finish(child, 130)
 
-    lines = number_of_lines(run)
-    dies = 1
-    children = start_two(start, *arguments, "--devices", 8, "--resume")
-    wait_for_a_line(run, children[0], lines)
-    assert_the_other_ends(children, dies)
-    assert not RunFolder(run).theta.exists()
-
     finish_two(start_two(start, *arguments, "--devices", 8, "--resume"))
     assert [line["step"] for line in read_metrics(RunFolder(run).metrics)] == list(range(1, 51))
+    assert_close(run, on_one_device)
+
+
+def test_a_process_dies_and_the_run_goes_on(start, on_one_device, tmp_path):
+    run = tmp_path / "run"
+    arguments = (*INTERRUPTED, "--run-dir", run)
+    children = start_two(start, *arguments, "--devices", 8)
+    wait_for_a_line(run, children[0], before=2)
+    assert_the_other_ends(children, dies=1)
+    assert not RunFolder(run).theta.exists()
+    finish(start(*arguments, "--devices", 1, "--resume"))
     assert_close(run, on_one_device)
 
 
@@ -160,13 +161,12 @@ def assert_the_other_ends(children: list[subprocess.Popen], dies: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dies", [0, 1])
-def test_either_process_may_die(start, on_one_device, tmp_path, dies):
+def test_process_0_dies(start, on_one_device, tmp_path):
     run = tmp_path / "run"
-    arguments = (*SLOW, "--run-dir", run, "--devices", 2)
+    arguments = (*INTERRUPTED, "--run-dir", run, "--devices", 2)
     children = start_two(start, *arguments)
     wait_for_a_line(run, children[0], before=2)
-    assert_the_other_ends(children, dies)
+    assert_the_other_ends(children, dies=0)
     finish_two(start_two(start, *arguments, "--resume"))
     assert_close(run, on_one_device)
 
@@ -174,7 +174,7 @@ def test_either_process_may_die(start, on_one_device, tmp_path, dies):
 @pytest.mark.slow
 def test_a_silent_process_is_given_up(start, tmp_path):
     run = tmp_path / "run"
-    children = start_two(start, *SLOW, "--run-dir", run, "--devices", 2)
+    children = start_two(start, *INTERRUPTED, "--run-dir", run, "--devices", 2)
     wait_for_a_line(run, children[0], before=2)
     children[1].send_signal(signal.SIGSTOP)
     _, errors = children[0].communicate(timeout=60)
@@ -185,7 +185,7 @@ def test_a_silent_process_is_given_up(start, tmp_path):
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all(start, tmp_path):
     run = tmp_path / "run"
-    children = start_two(start, *SLOW, "--run-dir", run, "--devices", 2)
+    children = start_two(start, *INTERRUPTED, "--run-dir", run, "--devices", 2)
     wait_for_a_line(run, children[0], before=2)
     children[1].send_signal(signal.SIGTERM)
     finish_two(children, 130)
@@ -193,12 +193,13 @@ def test_a_signal_to_one_process_stops_all(start, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("design", ["mlp_lopt", "nominal_mlp"])
-def test_layouts_agree_on_networks(start, tmp_path, design):
+@pytest.mark.parametrize("design", ["learnable_adam", "mlp_lopt", "nominal_mlp"])
+def test_layouts_agree(start, tmp_path, design):
     arguments = (*RUN, "--optimizer", design)
     finish(start(*arguments, "--devices", 1, "--run-dir", tmp_path / "1"))
     finish(start(*arguments, "--devices", 8, "--run-dir", tmp_path / "8"))
     finish_two(start_two(start, *arguments, "--devices", 8, "--run-dir", tmp_path / "2x4"))
+    assert number_of_lines(tmp_path / "2x4") == 5  # of one process, not of two
     assert_close(tmp_path / "8", tmp_path / "1")
     assert_close(tmp_path / "2x4", tmp_path / "1")
 
@@ -220,6 +221,60 @@ def test_a_run_that_is_there_is_one_line_in_every_process(start, on_one_device):
     first, second = finish_two(children, 2)
     assert first.startswith("error: --run-dir must be new or empty") and first.count("\n") == 1
     assert second.startswith("error: process 0 stopped: --run-dir must be new or empty")
+
+
+TRANSFER = """
+import sys
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from l2o import hosts, transfer
+from l2o.cluster import Member
+from l2o.leaves import to_numpy
+from l2o.parallel import population_mesh
+
+number = int(sys.argv[2])
+with hosts.connected(Member("flags", sys.argv[1], 2, number), agreed={}, num_devices=4):
+    tree = {
+        "f": jnp.array([-0.0, jnp.nan, 1.5, number]),
+        "b": jnp.array([True, False, number == 0, True]),
+        "i": jnp.int32(number - 7),
+        "k": jax.random.split(jax.random.key(number), 4),
+        "e": jnp.zeros((4, 0)),
+        "n": jnp.arange(3),
+    }
+    bits = lambda t: {n: (to_numpy(x).tobytes(), str(x.dtype), x.shape) for n, x in t.items()}
+    theirs = transfer.from_main(tree)
+    all_bits = hosts.exchange(repr(bits(theirs)))
+    assert all_bits[0] == all_bits[1] and (number == 1) == (bits(theirs) != bits(tree))
+    mesh = population_mesh(4)
+    split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (["population"], []))
+    layout = dict(f=split, b=split, i=whole, k=split, e=split, n=None)
+    placed = transfer.place(theirs, layout)
+    assert not placed["k"].is_fully_addressable and placed["k"].dtype == tree["k"].dtype
+    assert bits(transfer.gather(placed)) == bits(theirs)
+    moved = transfer.place(placed, layout | {"f": whole})
+    assert moved["f"].is_fully_replicated and bits(transfer.gather(moved)) == bits(theirs)
+    assert hosts.any_process(number == 1) and not hosts.any_process(False)
+    assert hosts.on_main(lambda: "main") == ("main" if number == 0 else None)
+    assert hosts.exchange("") == ["", ""] and hosts.exchange("ä" * number) == ["", "ä"]
+"""
+
+
+@pytest.mark.slow
+def test_topology_of_two_processes(start):
+    children = start_two(start, "topology", "--json", "--devices", 4)
+    for number, child in enumerate(children):
+        output, errors = child.communicate(timeout=240)
+        assert child.returncode == 0, errors
+        found = json.loads(output)
+        assert (found["processes"], found["process"]) == (2, number)
+        assert found["devices_per_process"] == [2, 2] and len(found["hosts"]) == 2
+
+
+@pytest.mark.slow
+def test_trees_arrive_to_the_bit(start):
+    address = f"127.0.0.1:{free_port()}"
+    finish_two([start(address, i, command=("-c", TRANSFER)) for i in range(2)])
 
 
 def in_process(arguments, process_id: int, port: int, capsys) -> str:

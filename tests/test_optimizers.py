@@ -360,6 +360,24 @@ def test_bad_hyperparameters(make, message):
         make()
 
 
+def test_adam_can_be_differentiated_where_a_gradient_is_always_zero(key):
+    """As those of pixels that no image uses are; the slope of Adam's root is infinite there."""
+    lopt = learnable_adam(learning_rate=0.1)
+
+    def final_loss(theta):
+        tx, x = lopt.transform(theta), jnp.array([1.0, 2.0])
+        state = tx.init(x)
+        for _ in range(2):
+            updates, state = tx.update(jnp.array([2.0, 0.0]) * x, state, x)
+            x = optax.apply_updates(x, updates)
+        return x[0] ** 2
+
+    gradient = jax.jit(jax.grad(final_loss))(lopt.init(key))
+    assert np.all(np.isfinite(jax.tree.leaves(gradient)))
+    # Two steps of almost exactly the rate, which falls with it: d(1 - 2r)²/d ln r = -4r(1 - 2r).
+    assert gradient["log_learning_rate"] == pytest.approx(-4 * 0.1 * 0.8, rel=0.02)
+
+
 def test_untrained_nominal_mlp_is_a_scheduled_sign_step(key):
     """On a constant gradient Adam's direction is the sign, and the rate falls by 1 - t/T."""
     lopt, c = nominal_mlp(rate=0.3), case(SMALL)
