@@ -113,8 +113,23 @@ def svg(panels: Sequence[Draw]) -> str:
     return re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text)
 
 
-def save(rows: Sequence[Sequence[Draw]], target: io.StringIO | io.BytesIO, kind: str) -> None:
-    """Draws rows of panels and writes them as "svg" or "png"."""
+def save(
+    rows: Sequence[Sequence[Draw]],
+    target: io.StringIO | io.BytesIO,
+    kind: str,
+    *,
+    title: str = "",
+    has_shared_legend: bool = False,
+) -> None:
+    """Draws rows of panels and writes them as "svg" or "png".
+
+    Args:
+        rows: panels.
+        target: what to write to.
+        kind: "svg" or "png".
+        title: above all panels.
+        has_shared_legend: whether the first panel's legend, which holds for all, goes below them.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -133,11 +148,22 @@ def save(rows: Sequence[Sequence[Draw]], target: io.StringIO | io.BytesIO, kind:
             for j, draw in enumerate(row):
                 place = grid[i, j:] if j == len(row) - 1 else grid[i, j]
                 draw(figure.add_subplot(place))
-        figure.savefig(target, format=kind, dpi=110)
+        if title:
+            figure.suptitle(title.replace("$", r"\$"))
+        if has_shared_legend:
+            figure.legend(
+                *figure.axes[0].get_legend_handles_labels(),
+                loc="outside lower center",
+                ncols=4,
+                frameon=False,
+            )
+        figure.savefig(target, format=kind, dpi=100)
 
 
-def png(rows: Sequence[Sequence[Draw]]) -> bytes:
-    """Rows of panels as a PNG file's content."""
+def png(
+    rows: Sequence[Sequence[Draw]], *, title: str = "", has_shared_legend: bool = False
+) -> bytes:
+    """Rows of panels as a PNG file's content; see `save`."""
     buffer = io.BytesIO()
-    save(rows, buffer, "png")
+    save(rows, buffer, "png", title=title, has_shared_legend=has_shared_legend)
     return buffer.getvalue()

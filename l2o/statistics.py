@@ -1,6 +1,7 @@
 """Diverged runs, medians with bootstrap intervals, and the speed-up of one run over another."""
 
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,14 @@ class Interval(NamedTuple):
     """A median and its bootstrap interval."""
 
     median: float
+    low: float
+    high: float
+
+
+class MeanInterval(NamedTuple):
+    """A mean and its bootstrap interval."""
+
+    value: float
     low: float
     high: float
 
@@ -45,20 +54,36 @@ def median_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> In
             f"`values` must be finite, one a seed; got {values.tolist()}. "
             "Count a diverged run as the task's loss cap."
         )
-    median = float(np.median(values))
+    return Interval(float(np.median(values)), *bootstrap_ends(values, np.median, confidence))
+
+
+def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> MeanInterval:
+    """The mean and its interval, as `median_interval` does it.
+
+    Args:
+        values: shape (samples,), finite, at least one.
+        confidence: of the two-sided interval.
+    """
+    return MeanInterval(float(np.mean(values)), *bootstrap_ends(values, np.mean, confidence))
+
+
+def bootstrap_ends(
+    values: np.ndarray, statistic: Callable[..., np.ndarray], confidence: float
+) -> tuple[float, float]:
+    """The ends of the percentile-bootstrap interval of a statistic, with a fixed seed."""
     if np.ptp(values) == 0:
-        return Interval(median, median, median)
+        return float(values[0]), float(values[0])
     with warnings.catch_warnings():
         # The standard error, which is not used, may be degenerate where the interval is not.
         warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
         interval = scipy.stats.bootstrap(
             (values,),
-            np.median,
+            statistic,
             confidence_level=confidence,
             method="percentile",
             rng=np.random.default_rng(0),
         ).confidence_interval
-    return Interval(median, float(interval.low), float(interval.high))
+    return float(interval.low), float(interval.high)
 
 
 def first_reach(steps: np.ndarray, losses: np.ndarray, target: float) -> float:

@@ -7,9 +7,9 @@ import jax
 
 from l2o.task import Key
 
-Purpose = Literal["meta_training", "evaluation"]
+Purpose = Literal["meta_training", "evaluation", "diagnosis"]
 
-TAGS: Mapping[Purpose, int] = {"meta_training": 1, "evaluation": 2}
+TAGS: Mapping[Purpose, int] = {"meta_training": 1, "evaluation": 2, "diagnosis": 3}
 """What is folded into the seed; distinct, so that nothing evaluated on was meta-trained on."""
 
 

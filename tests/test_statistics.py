@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from l2o.statistics import first_reach, median_interval, speedups
+from l2o.statistics import first_reach, mean_interval, median_interval, speedups
 
 STEPS = np.array([0, 10, 20, 30, 40])
 BASELINE = np.array([[16.0, 8.0, 4.0, 2.0, 1.0]])
@@ -74,3 +74,12 @@ def test_the_interval_of_nearly_equal_values_needs_no_warning():
 def test_median_interval_refuses_what_has_no_median(values):
     with pytest.raises(ValueError, match="`values` must be finite, one a seed; got"):
         median_interval(np.array(values))
+
+
+def test_the_interval_of_a_mean_is_that_of_its_standard_error():
+    values = np.random.default_rng(0).exponential(size=400)
+    found = mean_interval(values)
+    error = np.std(values, ddof=1) / 20
+    assert found.value == np.mean(values)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    assert mean_interval(np.full(5, 2.0)) == (2.0, 2.0, 2.0)

@@ -1,0 +1,214 @@
+"""How good estimators of a meta-gradient are: bias, variance, cosine and cost at equal inner steps.
+
+Theta is held fixed, and what is measured is a run: each member of an estimator trains from the
+first step of a run to its last, a window at a time, and the estimates of the windows are averaged.
+Runs are independent, so their spread is the noise that is left when outer steps add up estimates,
+correlations between windows included. Every estimator spends the same inner steps: a run of a pair
+or of two members that backpropagate is twice the horizon.
+
+Other than in meta-training, where pairs are at stages of their own, all runs begin together. That
+changes no moment of a run, and nothing has to be burnt in.
+"""
+
+import queue
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from l2o.diagnosis import Diagnosis, Job, ReferenceChoice, Runs, summarize
+from l2o.estimators import Estimator, full_es, full_grad
+from l2o.estimators.estimator import EstimatorState
+from l2o.learned_optimizer import Theta
+from l2o.problem import Problem, check_horizon
+from l2o.task import Data, Key
+
+CHUNK = 64
+"""Runs side by side in one compiled program."""
+
+MIN_RUNS = 8
+"""Runs of an estimator with so large a population that equal inner steps would allow fewer."""
+
+REFERENCES: Mapping[str, int] = {"full_es": 4, "full_grad": 1}
+"""Runs of a reference for each run of an estimator."""
+
+FAST_COMPILATION: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
+"""Compiles in two thirds of the time what runs no slower; compiling is half of the work."""
+
+MakeProblem = Callable[[int, int], Problem]
+"""`(horizon, window) -> Problem`."""
+
+MakeEstimator = Callable[[Problem], Estimator]
+"""`problem -> Estimator`."""
+
+
+def diagnose(
+    key: Key,
+    make_problem: MakeProblem,
+    theta: Theta,
+    estimators: Mapping[str, MakeEstimator],
+    *,
+    horizons: Sequence[int],
+    windows: Sequence[int],
+    std: float,
+    num_runs: int = 256,
+    reference: ReferenceChoice = "auto",
+    on_runs: Callable[[Job, Runs], None] = lambda job, runs: None,
+) -> Diagnosis:
+    """Measures estimators at a theta: all windows at the longest horizon, and all horizons at the
+    shortest window.
+
+    `full_es` and, unless the reference is "smoothed" or the meta-loss has no gradient, `full_grad`
+    are measured in any case: further runs of theirs are the references. "auto" takes the exact
+    one where it is finite and has the smaller standard error. Each device works on one estimator
+    at a time.
+
+    Args:
+        key: of everything random.
+        make_problem: `(horizon, window) -> Problem`.
+        theta: where to measure; stays as it is.
+        estimators: by name; estimates are of one window, other than those of `full_es` and
+            `full_grad`, which are of whole runs.
+        horizons: inner steps of a training run.
+        windows: inner steps of an estimate; each divides the horizons that it is used with.
+        std: σ of full ES.
+        num_runs: independent runs of a pair; estimators of more members get as many inner steps.
+        reference: what bias and cosine are against.
+        on_runs: called with an estimator's runs when they are there, in the order of completion.
+
+    Raises:
+        ValueError: for an argument outside its range, and from estimators that do not fit the
+            problem, before anything is compiled.
+    """
+    horizons, windows = sorted(set(horizons)), sorted(set(windows))
+    check_grid(horizons, windows, num_runs)
+    pairs = grid_of(horizons, windows)
+    problems = {pair: make_problem(*pair) for pair in pairs}
+    problems = {pair: replace(p, init=p.start) for pair, p in problems.items()}
+    is_differentiable = all(problem.is_differentiable for problem in problems.values())
+    if reference == "exact" and not is_differentiable:
+        raise ValueError(
+            "`reference` must be smoothed for a metric or for steps_to_target, which have no "
+            "gradient; got exact. Try reference=smoothed."
+        )
+    whole_runs: dict[str, MakeEstimator] = {"full_es": partial(full_es, num_pairs=1, std=std)}
+    if "full_grad" in estimators or (is_differentiable and reference != "smoothed"):
+        whole_runs["full_grad"] = partial(full_grad, num_members=2)
+    jobs: dict[Job, tuple[Estimator, int, int]] = {}
+    for horizon in horizons:
+        # Backpropagation keeps the states between windows, and one window's.
+        window = min((w for h, w in pairs if h == horizon), key=lambda w: w + horizon // w)
+        for name, make in whole_runs.items():
+            estimator = estimators.get(name, make)(problems[horizon, window])
+            jobs[Job(name, horizon, None)] = estimator, 1, (1 + REFERENCES[name]) * num_runs
+        for name in estimators:
+            for window in [w for h, w in pairs if h == horizon and name not in whole_runs]:
+                estimator = estimators[name](problems[horizon, window])
+                fair = round(num_runs * 2 * window / estimator.steps)
+                job = Job(name, horizon, window)
+                jobs[job] = estimator, horizon // window, max(MIN_RUNS, fair)
+
+    idle = queue.SimpleQueue()
+    for device in jax.local_devices():
+        idle.put(device)
+
+    def work(job: Job) -> Runs:
+        estimator, num_estimates, num_runs = jobs[job]
+        k_job = jax.random.fold_in(key, zlib.crc32(repr(tuple(job)).encode()))
+        device = idle.get()
+        try:
+            with jax.default_device(device):
+                k_job, at, data = jax.device_put((k_job, theta, estimator.data), device)
+                here = replace(estimator, data=data)
+                return sample_runs(k_job, here, at, num_estimates, num_runs)
+        finally:
+            idle.put(device)
+
+    runs: dict[Job, Runs] = {}
+    pool = ThreadPoolExecutor(len(jax.local_devices()))
+    try:
+        # The longest first, so that no device is left with one at the end.
+        longest_first = sorted(jobs, key=lambda job: -jobs[job][2] * job.horizon)
+        futures = {pool.submit(work, job): job for job in longest_first}
+        for future in as_completed(futures):
+            runs[futures[future]] = future.result()
+            on_runs(futures[future], future.result())
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return summarize({job: runs[job] for job in jobs}, num_runs, reference)
+
+
+def grid_of(horizons: Sequence[int], windows: Sequence[int]) -> list[tuple[int, int]]:
+    """The pairs of a horizon and a window that are measured; both sorted."""
+    return [(h, windows[0]) for h in horizons[:-1]] + [(horizons[-1], w) for w in windows]
+
+
+def check_grid(horizons: Sequence[int], windows: Sequence[int], num_runs: int) -> None:
+    """Raises a `ValueError` that says what to type unless all windows fit the horizons."""
+    if not horizons or not windows:
+        name = "window" if horizons else "horizon"
+        raise ValueError(f"`{name}` must be at least one number; got none. Try {name}=50.")
+    for horizon, window in grid_of(horizons, windows):
+        check_horizon(horizon, horizon, window)
+    if num_runs < MIN_RUNS:
+        raise ValueError(
+            f"`num_runs` must be at least {MIN_RUNS}; got {num_runs}. Try num_runs=256."
+        )
+
+
+def sample_runs(
+    key: Key,
+    estimator: Estimator,
+    theta: Theta,
+    num_estimates: int,
+    num_runs: int,
+) -> Runs:
+    """Independent runs of an estimator, of `num_estimates` estimates each."""
+
+    def run(key: Key, state: EstimatorState, theta: Theta, data: Data):
+        def step(carry, k_estimate: Key):
+            state, gradient, square, valid = carry
+            estimate, state, metrics = estimator.estimate(k_estimate, theta, state, data)
+            flat, _ = ravel_pytree(estimate)
+            share = metrics["valid"]
+            sums = gradient + share * flat, square + share * jnp.sum(flat**2), valid + share
+            return (state, *sums), None
+
+        zeros = jnp.zeros_like(ravel_pytree(theta)[0]), jnp.float32(0.0), jnp.float32(0.0)
+        keys = jax.random.split(key, num_estimates)
+        (_, gradient, square, valid), _ = jax.lax.scan(step, (state, *zeros), keys)
+        total = jnp.where(valid > 0, valid, 1.0)
+        return gradient / total, square / total, valid / num_estimates
+
+    size = min(CHUNK, num_runs)
+
+    def arguments(chunk: int):
+        k_states, k_runs = jax.random.split(jax.random.fold_in(key, chunk))
+        # Op by op: estimators draw alike, so that little is left to compile for the next.
+        states = jax.vmap(estimator.init, (0, None))(jax.random.split(k_states, size), theta)
+        return jax.random.split(k_runs, size), states, theta, estimator.data
+
+    begun = time.perf_counter()
+    lowered = jax.jit(jax.vmap(run, (0, 0, None, None))).lower(*arguments(0))
+    batch = lowered.compile(FAST_COMPILATION)
+    compiled = time.perf_counter()
+    chunks = [jax.device_get(batch(*arguments(i))) for i in range(-(-num_runs // size))]
+    done = time.perf_counter()
+    gradients, squares, valid = (
+        np.concatenate(arrays)[:num_runs].astype(np.float64) for arrays in zip(*chunks, strict=True)
+    )
+    return Runs(
+        gradients=gradients,
+        squares=squares,
+        valid=valid,
+        inner_steps=estimator.steps * num_estimates,
+        seconds=(done - compiled) / (size * len(chunks)),
+        compile_seconds=compiled - begun,
+    )

@@ -1,0 +1,321 @@
+"""From independent runs of estimators to their bias, variance, cosine and cost."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import scipy.stats
+
+from l2o.statistics import mean_interval
+
+BUDGET = 10_000
+"""Inner steps of the estimate whose variance is reported."""
+
+LEVEL = 0.05
+"""Probability that any unbiased estimator of a diagnosis is called biased."""
+
+ROUNDING = 1e-5
+"""Difference between two gradients, relative to their norm, that float32 explains."""
+
+TINY = 1e-30
+"""Smallest standard error that is told from zero."""
+
+LOCK_STEP = frozenset({"es_single"})
+"""Estimators whose pairs are all at one stage, so that one estimate sees one stretch of a run."""
+
+Kind = Literal["exact", "smoothed"]
+ReferenceChoice = Literal["auto", "exact", "smoothed"]
+
+KINDS: Mapping[str, Kind] = {"full_grad": "exact", "full_es": "smoothed"}
+"""Which reference an estimator's runs make."""
+
+
+class Job(NamedTuple):
+    """An estimator at a horizon and, unless its estimates are of whole runs, a window."""
+
+    estimator: str
+    horizon: int
+    window: int | None
+
+
+class Runs(NamedTuple):
+    """What independent runs of one estimator gave.
+
+    Attributes:
+        gradients: the mean estimate of each run, shape (runs, dims).
+        squares: the mean over a run of its estimates' squared norms, shape (runs,).
+        valid: fraction of a run's estimates that were valid, shape (runs,). The means are over
+            those; both are zero where there is none.
+        inner_steps: of one run, over all its members.
+        seconds: of one run on one device, without compilation.
+        compile_seconds: of compilation.
+    """
+
+    gradients: np.ndarray
+    squares: np.ndarray
+    valid: np.ndarray
+    inner_steps: int
+    seconds: float
+    compile_seconds: float
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The gradient that estimators are held against, at one horizon.
+
+    Attributes:
+        horizon: inner steps of a training run.
+        kind: "exact", of the cost itself, by full backpropagation; or "smoothed", of its mean over
+            perturbations of theta, by full ES.
+        norm: its norm, with the part that noise explains taken off.
+        error: standard error, the root of the trace of its covariance.
+        num_runs: runs it is the mean of; none of them belongs to a measurement.
+        is_used: whether it is what bias and cosine are against.
+    """
+
+    horizon: int
+    kind: Kind
+    norm: float
+    error: float
+    num_runs: int
+    is_used: bool
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One estimator at one horizon and window. NaN stands for what cannot be told.
+
+    Attributes:
+        estimator: its name.
+        horizon: inner steps of a training run.
+        window: inner steps of an estimate; None if that is a whole run.
+        inner_steps: of one run, over all members.
+        num_runs: independent runs with a valid estimate.
+        valid: fraction of estimates that were valid.
+        seconds: for `BUDGET` inner steps on one device, without compilation.
+        compile_seconds: of compilation.
+        norm: of the mean estimate, with the part that noise explains taken off.
+        variance: trace of the covariance of the mean of as many runs as `BUDGET` inner steps pay
+            for: the noise that is left when outer steps add up.
+        variance_low: end of its 95 % bootstrap interval.
+        variance_high: the other end.
+        step_variance: the same of one outer step that spends `BUDGET` inner steps on a window
+            each of independent pairs at random stages. NaN for estimators in lock-step, and for
+            those that need several pairs.
+        step_variance_low: end of its 95 % bootstrap interval.
+        step_variance_high: the other end.
+        bias: distance of the mean estimate from the reference, with the part that noise explains
+            taken off.
+        bias_error: standard error of that distance.
+        p_value: of no bias: that of the largest |z| over the coordinates of theta, times their
+            number.
+        is_biased: whether that is below `LEVEL` over the number of measurements.
+        relative_bias: bias over the norm of the reference.
+        relative_bias_error: its standard error, without that of the norm.
+        cosine: of the mean estimate to the reference.
+        cosine_of_run: mean over runs of their cosine to the reference.
+    """
+
+    estimator: str
+    horizon: int
+    window: int | None
+    inner_steps: int
+    num_runs: int
+    valid: float
+    seconds: float
+    compile_seconds: float
+    norm: float = math.nan
+    variance: float = math.nan
+    variance_low: float = math.nan
+    variance_high: float = math.nan
+    step_variance: float = math.nan
+    step_variance_low: float = math.nan
+    step_variance_high: float = math.nan
+    bias: float = math.nan
+    bias_error: float = math.nan
+    p_value: float = math.nan
+    is_biased: bool = False
+    relative_bias: float = math.nan
+    relative_bias_error: float = math.nan
+    cosine: float = math.nan
+    cosine_of_run: float = math.nan
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What estimators are held against, and how they compare."""
+
+    references: tuple[Reference, ...]
+    measurements: tuple[Measurement, ...]
+
+
+class Sample(NamedTuple):
+    """Independent gradients, shape (runs, dims), with their mean and variance, shape (dims,)."""
+
+    gradients: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean, over all coordinates."""
+        return float(np.sqrt(np.sum(self.variance) / len(self.gradients)))
+
+    @property
+    def norm(self) -> float:
+        """Norm of the mean, with the part that noise explains taken off."""
+        return root(np.sum(self.mean**2) - self.error**2)
+
+
+def sample_of(gradients: np.ndarray) -> Sample:
+    """A sample of gradients, shape (runs, dims); NaN throughout if there are fewer than two."""
+    if len(gradients) < 2:
+        nothing = np.full(gradients.shape[1:], np.nan)
+        return Sample(gradients, nothing, nothing)
+    return Sample(gradients, np.mean(gradients, axis=0), np.var(gradients, axis=0, ddof=1))
+
+
+def root(square: float | np.floating) -> float:
+    """The root of the estimate of a square, which noise can make negative."""
+    return float(np.sqrt(np.maximum(square, 0.0)))
+
+
+def summarize(runs: Mapping[Job, Runs], num_runs: int, choice: ReferenceChoice) -> Diagnosis:
+    """The diagnosis from the runs of all estimators.
+
+    Args:
+        runs: by estimator, horizon and window, in the order of the measurements.
+        num_runs: how many runs of full ES and full backpropagation are measured; the others are
+            the references.
+        choice: which reference is used; "auto" is the exact one where all of its runs are valid
+            and its standard error is the smaller.
+    """
+    found: dict[int, dict[Kind, Sample]] = {}
+    for job, of_job in runs.items():
+        if job.estimator in KINDS:
+            is_valid = of_job.valid[num_runs:] > 0
+            kind = KINDS[job.estimator]
+            # An exact gradient that is sometimes infinite is no reference.
+            if kind == "smoothed" or choice == "exact" or np.all(is_valid):
+                sample = sample_of(of_job.gradients[num_runs:][is_valid])
+                found.setdefault(job.horizon, {})[kind] = sample
+    used: dict[int, Kind] = {
+        horizon: choice if choice != "auto" else min(kinds, key=lambda k: kinds[k].error)
+        for horizon, kinds in found.items()
+    }
+    return Diagnosis(
+        references=tuple(
+            Reference(
+                horizon=horizon,
+                kind=kind,
+                norm=sample.norm,
+                error=sample.error,
+                num_runs=len(sample.gradients),
+                is_used=kind == used[horizon],
+            )
+            for horizon, kinds in found.items()
+            for kind, sample in kinds.items()
+        ),
+        measurements=tuple(
+            measure(
+                job,
+                first_of(of_job, num_runs) if job.estimator in KINDS else of_job,
+                found[job.horizon][used[job.horizon]],
+                level=LEVEL / len(runs),
+            )
+            for job, of_job in runs.items()
+        ),
+    )
+
+
+def first_of(runs: Runs, num_runs: int) -> Runs:
+    """The first of the runs."""
+    return runs._replace(
+        gradients=runs.gradients[:num_runs],
+        squares=runs.squares[:num_runs],
+        valid=runs.valid[:num_runs],
+    )
+
+
+def measure(job: Job, runs: Runs, reference: Sample, *, level: float) -> Measurement:
+    """How an estimator compares with a reference.
+
+    Args:
+        job: the estimator.
+        runs: its runs.
+        reference: what bias and cosine are against; from other runs.
+        level: of the test for bias.
+    """
+    is_valid = runs.valid > 0
+    sample = sample_of(runs.gradients[is_valid])
+    num_runs = len(sample.gradients)
+    found = Measurement(
+        estimator=job.estimator,
+        horizon=job.horizon,
+        window=job.window,
+        inner_steps=runs.inner_steps,
+        num_runs=num_runs,
+        valid=float(np.mean(runs.valid)),
+        seconds=runs.seconds * BUDGET / runs.inner_steps,
+        compile_seconds=runs.compile_seconds,
+    )
+    if min(num_runs, len(reference.gradients)) < 2:
+        return found
+
+    # Squared distances from the mean: of runs, and on average over a run of its estimates.
+    of_runs = np.sum((sample.gradients - sample.mean) ** 2, axis=-1)
+    products = (sample.mean - 2.0 * sample.gradients) @ sample.mean
+    of_steps = np.maximum(runs.squares[is_valid] + products, 0.0)
+    per_run = num_runs / (num_runs - 1) * runs.inner_steps / BUDGET
+    is_staggered = job.estimator not in LOCK_STEP and runs.inner_steps == 2 * job.horizon
+    per_step = per_run * (job.window or job.horizon) / job.horizon if is_staggered else math.nan
+    variance, step_variance = mean_interval(of_runs), mean_interval(of_steps)
+
+    bias, bias_error, p_value = bias_of(sample, reference)
+    to_reference = unit(reference.mean)
+    scale = 1.0 / reference.norm if reference.norm > 0 else math.nan
+    return replace(
+        found,
+        norm=sample.norm,
+        variance=per_run * variance.value,
+        variance_low=per_run * variance.low,
+        variance_high=per_run * variance.high,
+        step_variance=per_step * step_variance.value,
+        step_variance_low=per_step * step_variance.low,
+        step_variance_high=per_step * step_variance.high,
+        bias=bias,
+        bias_error=bias_error,
+        p_value=p_value,
+        is_biased=p_value < level,
+        relative_bias=bias * scale,
+        relative_bias_error=bias_error * scale,
+        cosine=float(unit(sample.mean) @ to_reference),
+        cosine_of_run=float(np.mean(unit(sample.gradients) @ to_reference)),
+    )
+
+
+def bias_of(sample: Sample, reference: Sample) -> tuple[float, float, float]:
+    """Distance of two means without what noise explains, its standard error, and a p-value.
+
+    The p-value is of no distance: that of the largest |z| over coordinates, times their number.
+    """
+    num_runs, num_reference = len(sample.gradients), len(reference.gradients)
+    away = sample.mean - reference.mean
+    noise = sample.variance / num_runs + reference.variance / num_reference
+    bias, direction = root(np.sum(away**2) - np.sum(noise)), unit(away)
+    bias_error = root(
+        np.var(sample.gradients @ direction, ddof=1) / num_runs
+        + np.var(reference.gradients @ direction, ddof=1) / num_reference
+    )
+    rounding = ROUNDING * np.linalg.norm(reference.mean) + TINY
+    z = np.max(np.abs(away) / np.sqrt(noise + rounding**2))
+    p_value = min(1.0, 2.0 * float(scipy.stats.norm.sf(z)) * away.size)
+    return bias, bias_error, p_value
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    """The vector scaled to norm 1 along its last axis; zero stays zero."""
+    norm = np.linalg.norm(vector, axis=-1, keepdims=True)
+    return vector / np.where(norm > 0, norm, 1.0)
