@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import optax
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -232,15 +233,15 @@ def in_words(layout: Layout) -> str:
 
 def table(result: dict[str, Any]) -> Table:
     """The rows, to look at."""
-    shown = Table(title="Inner steps a second")
-    shown.add_column("scaling")
-    for title in ("processes", "devices", "pairs", "median", "range", "ratio", "efficiency"):
+    shown = Table(title="Inner steps a second", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    shown.add_column("scaling", no_wrap=True)
+    for title in ("processes", "cores", "pairs", "median", "range", "ratio", "efficiency"):
         shown.add_column(title, justify="right", no_wrap=True)
     for row in result["rows"]:
         shown.add_row(
             row["scaling"],
             str(row["processes"]),
-            str(row["devices"] * row["processes"]),
+            str(row["cores"]),
             str(row["pairs"]),
             f"{row['inner_steps_per_second']:,.0f}",
             f"{row['lowest']:,.0f}-{row['highest']:,.0f}",

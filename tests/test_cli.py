@@ -166,7 +166,7 @@ MISTAKES = {
         "--estimator SNES --num-pairs 1",
         "--num-pairs must be at least 2 for SNES; got 1. Try --num-pairs 4",
     ),
-    "runs": ("--estimator SNES --num-runs 0", "--num-runs must be at least 1; got 0. Try"),
+    "runs": ("--num-runs 0", "--num-runs must be positive and finite; got 0. Try --num-runs 4"),
     "small theta": (
         "--estimator LM_MA_ES",
         "--estimator LM_MA_ES needs a theta of at least 4 numbers, as it diverges on fewer; got 1.",

@@ -24,10 +24,9 @@ from l2o.run_folder import RunFolder
 COMMAND = ("-c", "import l2o.cli; l2o.cli.run()")
 RUN = (
     *("meta-train", "--task", "user_module:bowl", "--horizon", "8", "--window", "2"),
-    *("--num-pairs", "8", "--std", "0.1", "--learning-rate", "0.03", "--steps", "50"),
-    *("--no-evaluate", "--quiet"),
+    *("--num-pairs", "8", "--std", "0.1", "--steps", "50", "--no-evaluate", "--quiet"),
 )
-SMALL = (*RUN, "--optimizer", "learnable_adam")
+SMALL = (*RUN, "--optimizer", "learnable_adam", "--learning-rate", "0.03")
 INTERRUPTED = (*SMALL, "--log-every", "1", "--checkpoint-every", "2")
 """The same theta, with time to interrupt it."""
 
@@ -113,11 +112,13 @@ def on_one_device(start, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_eight_devices_agree_with_one(start, on_one_device, tmp_path):
     finish(start(*SMALL, "--devices", 8, "--run-dir", tmp_path / "run"))
     assert_close(tmp_path / "run", on_one_device)
 
 
+@pytest.mark.slow
 def test_a_run_moves_between_layouts(start, on_one_device, tmp_path):
     run = tmp_path / "run"
     arguments = (*INTERRUPTED, "--run-dir", run)

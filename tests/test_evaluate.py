@@ -159,7 +159,7 @@ def test_a_task_without_a_cap_still_counts_divergence_as_a_finite_loss():
 def test_an_image_task_reports_its_metrics_on_the_test_split():
     task = digits_mlp().evaluation[0]
     curves = evaluate(KEY, task, {"adam": optax.adam(1e-2)}, num_steps=60, num_seeds=2)["adam"]
-    assert set(curves.test) == {"loss", "accuracy"}
+    assert set(curves.test) == {"loss", "accuracy", "macro_f1"}
     assert np.all(curves.test["accuracy"] > 0.6)
     assert np.all(curves.final_loss < curves.probe_loss[:, 0])
 

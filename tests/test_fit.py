@@ -248,7 +248,9 @@ def test_fewer_steps_than_the_checkpoint_has(tmp_path):
     assert len(read_metrics(run.metrics)) == 6
 
 
-def test_a_second_signal_does_what_it_does_by_default():
+def test_a_second_signal_does_what_it_does_by_default(request):
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), stop_on_signals() as should_stop:
         assert not should_stop()

@@ -30,11 +30,11 @@ def two_estimates(estimator, key):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("pes", {}),
+        pytest.param("pes", {}, marks=pytest.mark.slow),
         ("nres", {"shaping": "standardize"}),
         ("full_es", {"shaping": "centered_rank"}),
         ("truncated_grad", {}),
-        ("variance_weighted", {}),
+        pytest.param("variance_weighted", {}, marks=pytest.mark.slow),
     ],
 )
 def test_two_devices_compute_the_same_as_one(name, options, key):

@@ -240,6 +240,6 @@ def test_save_refuses_what_load_would(tmp_path):
     with pytest.raises(ValueError, match=r"`path` must be a file that can be written; .*No such"):
         release.save(tmp_path / "none" / "theta.safetensors", lopt, theta)
     clash = LearnedOptimizer("x", lambda key: {"a": {"b": jnp.ones(1)}, "a/b": jnp.ones(1)}, ...)
-    with pytest.raises(ValueError, match="`theta` must have one name a leaf"):
+    with pytest.raises(ValueError, match="leaves must have one name each; got a/b twice"):
         release.save(path, clash, clash.init(None))
     assert list(tmp_path.iterdir()) == []
