@@ -91,6 +91,7 @@ def test_a_design_of_ones_own_is_trained_and_evaluated_by_its_path(tmp_path, cap
     assert "momentum_rate" in one_line(capsys)
 
 
+@pytest.mark.slow
 def test_a_strategy_in_place_of_an_estimator():
     strategy = ("--estimator", "SNES", "--num-runs", "3")
     assert cli.main(["meta-train", *TINY, *strategy, "--steps", "10", "--run-dir", "a"]) == 0
@@ -229,6 +230,7 @@ def test_a_run_in_progress_is_not_started_twice(finished, capsys):
     assert cli.main(tiny) == 0
 
 
+@pytest.mark.slow
 def test_other_devices_may_continue_a_run_and_the_evaluation_may_wait(tmp_path, capsys):
     tiny = ["meta-train", *TINY, "--steps", "10", "--run-dir", "run"]
     assert cli.main([*tiny, "--devices", "2", "--no-evaluate"]) == 0

@@ -88,7 +88,13 @@ def compiled(strategy: str):
     return learner, jax.jit(learner.init)(KEY, START), jax.jit(learner.step)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+QUICK = frozenset({"CMA_ES", "Open_ES", "SimpleGA"})
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in STRATEGIES],
+)
 def test_every_strategy_comes_near_the_minimum(strategy, tmp_path):
     """On noisy runs, past candidates whose cost is NaN and a generation of nothing else."""
     learner, state, step = compiled(strategy)
