@@ -20,9 +20,9 @@ from analytic import (
 )
 
 from l2o import cli, lookup
-from l2o.diagnose import diagnose
-from l2o.diagnose_report import png, read_diagnosis
-from l2o.diagnosis import BUDGET, Job, Runs, bias_of, sample_of, summarize
+from l2o.diagnosis.report import png, read_diagnosis
+from l2o.diagnosis.sampling import diagnose
+from l2o.diagnosis.summary import BUDGET, Job, Runs, bias_of, sample_of, summarize
 from l2o.estimators import Estimator, nres, pes, truncated_es, truncated_grad
 
 STD = 0.1
@@ -45,7 +45,7 @@ def by_name():
             "pes": partial(pes, **pair),
             "nres": partial(nres, **pair),
             "truncated_es": partial(truncated_es, **pair),
-            "truncated_grad": partial(truncated_grad, num_members=2),
+            "truncated_grad": partial(truncated_grad, num_members=1),
         },
         horizons=[HORIZON],
         windows=[WINDOW],
@@ -118,6 +118,12 @@ def test_variances_are_those_of_the_closed_form(by_name):
     of_window = NUM_WINDOWS * np.sum(c, axis=1)
     square = (dims + 2) * np.mean(np.sum(of_window**2, axis=-1)) - np.sum(TRUTH**2)
     assert rows["nres"].step_variance == pytest.approx(square * 2 * WINDOW / BUDGET, rel=0.2)
+    # Backpropagation draws nothing here: windows differ by their stage alone.
+    of_window = NUM_WINDOWS * np.diagonal(c).T
+    square = np.mean(np.sum((of_window - of_window.mean(0)) ** 2, axis=-1))
+    stages = rows["truncated_grad"]
+    assert stages.variance < 1e-10
+    assert stages.step_variance == pytest.approx(square * WINDOW / BUDGET, rel=0.01)
     for row in rows.values():
         assert row.variance_low <= row.variance <= row.variance_high
         assert row.step_variance_low <= row.step_variance <= row.step_variance_high
@@ -189,14 +195,15 @@ def runs_of(gradients, valid=None):
 
 
 def summary_of(gradients, valid=None, *, exact=None):
-    draws = np.random.default_rng(0).normal(size=(2048, 3))
+    wide = np.random.default_rng(0).normal(size=(5 * 1024, 3))
+    draws = wide[:2048]
     exact = 0.1 * draws + 1.0 if exact is None else exact
     runs = {
-        Job("full_es", 10, None): runs_of(draws + 1.0),
+        Job("full_es", 10, None): runs_of(wide + 1.0),
         Job("full_grad", 10, None): exact if isinstance(exact, Runs) else runs_of(exact),
         Job("mine", 10, 5): runs_of(gradients, valid),
     }
-    return summarize(runs, 1024, "auto")
+    return summarize(runs, "auto")
 
 
 def test_bias_has_the_size_and_the_level_it_should():
@@ -205,15 +212,16 @@ def test_bias_has_the_size_and_the_level_it_should():
     found = np.array(
         [
             bias_of(
-                sample_of(s * rng.normal(size=(256, 3)) + m), sample_of(rng.normal(size=(512, 3)))
+                sample_of(s * rng.normal(size=(n, 3)) + m), sample_of(rng.normal(size=(512, 3)))
             )
-            for s, m in [(1.0, 0.0), (3.0, 0.0), (0.1, shift)]
+            for n, s, m in [(256, 1.0, 0.0), (256, 3.0, 0.0), (8, 3.0, 0.0), (256, 0.1, shift)]
             for _ in range(500)
         ]
-    ).reshape(3, 500, 3)
-    for _, _, p_values in np.moveaxis(found[:2], -1, 1):
+    ).reshape(4, 500, 3)
+    for _, _, p_values in np.moveaxis(found[:3], -1, 1):
         assert 0.02 < np.mean(p_values < 0.05) < 0.08
-    bias, error, p_values = found[2].T
+        assert np.mean(p_values < 0.002) < 0.01  # with a normal tail, 0.03 for eight runs
+    bias, error, p_values = found[3].T
     assert np.all(p_values < 1e-3)
     assert np.mean(bias) == pytest.approx(0.6, abs=0.01)
     assert np.mean(error) == pytest.approx(np.std(bias), rel=0.15)
@@ -223,8 +231,11 @@ def test_what_is_not_valid_is_left_out_and_counted():
     good = np.random.default_rng(2).normal(size=(64, 3)) + 1.0
     both = np.concatenate([good, np.zeros((64, 3))])
     row = summary_of(both, np.repeat([1.0, 0.0], 64)).measurements[-1]
+    all_good = summary_of(good).measurements[-1]
     assert row.valid == 0.5 and row.num_runs == 64
-    assert row.norm == summary_of(good).measurements[-1].norm
+    assert row.norm == all_good.norm
+    assert row.variance == pytest.approx(2 * all_good.variance)  # they cost inner steps, too
+    assert row.step_variance == pytest.approx(2 * all_good.step_variance)
     nothing = summary_of(both, np.zeros(128))
     row = nothing.measurements[-1]
     assert row.valid == 0 and row.num_runs == 0
@@ -240,6 +251,8 @@ def test_an_exact_gradient_that_is_not_finite_is_no_reference():
     valid[-1] = 0.0
     spoilt = summary_of(exact, exact=runs_of(exact, valid))
     assert [(r.kind, r.is_used) for r in spoilt.references] == [("smoothed", True)]
+    (reference,) = spoilt.references
+    assert (reference.num_runs, reference.valid) == (4096, 1.0)
     noisy = summary_of(exact, exact=100.0 * np.random.default_rng(3).normal(size=(2048, 3)))
     assert {r.kind: r.is_used for r in noisy.references} == {"smoothed": True, "exact": False}
 
@@ -295,6 +308,7 @@ MISTAKES = {
         "--reference must be smoothed for a metric",
     ),
     "measure": ("--measure speed", "--measure must be loss or a metric of task bowl"),
+    "out": ("--out /dev/null/d", "--out must be a folder that can be written to; got /dev/null/d"),
     "theta": ("--theta nowhere", "nowhere"),
     "seed": ("--seed -1", "--seed must be between 0 and"),
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from l2o import plots
-from l2o.diagnosis import BUDGET, Diagnosis, Measurement, Reference
+from l2o.diagnosis.summary import BUDGET, Diagnosis, Measurement, Reference
 from l2o.report import environment, strict
 from l2o.report_page import number
 from l2o.run_folder import atomic_write
@@ -62,10 +62,10 @@ def write_diagnosis(
     folder.mkdir(parents=True, exist_ok=True)
     as_json = json.dumps(content, indent=1, allow_nan=False).encode()
     title = f"{config['optimizer']} on {config['task']}"
-    files = {"diagnosis.json": as_json, "diagnosis.png": png(diagnosis, title)}
-    for name, data in files.items():
-        atomic_write(folder / name, data)
-    return [folder / name for name in files]
+    paths = [folder / "diagnosis.json", folder / "diagnosis.png"]
+    atomic_write(paths[0], as_json)
+    atomic_write(paths[1], png(diagnosis, title))
+    return paths
 
 
 def read_diagnosis(path: str | Path) -> Diagnosis:
@@ -103,7 +103,7 @@ def png(diagnosis: Diagnosis, title: str) -> bytes:
         ],
         [
             panel(by_window, used, "window", "step_variance", of_a_step),
-            panel(by_window, used, "window", "relative_bias", f"bias {of_runs}; hollow: none seen"),
+            panel(by_window, used, "window", "relative_bias", f"bias {of_runs}; full: significant"),
         ],
     ]
     return plots.png(panels, title=title, has_shared_legend=True)
@@ -218,7 +218,7 @@ def diagnosis_table(diagnosis: Diagnosis, horizon: int) -> "Table":
             str(row.window or ""),
             number(relative(row.variance, used)),
             number(relative(row.step_variance, used)),
-            f"{number(row.relative_bias, 2)} ± {error}" if row.is_biased else f"none ± {error}",
+            f"{number(row.relative_bias, 2)} ± {error} {'*' if row.is_biased else ' '}",
             number(row.cosine, 2),
             f"{row.seconds:.2f}",
             *(() if all_valid else (f"{row.valid:.0%}",)),
@@ -234,7 +234,9 @@ def relative(square: float, reference: Reference) -> float:
 NOTE = f"""\
 variance: of what {BUDGET:,} inner steps give, over the squared norm of the gradient
 of a step: the same, if all of them are one outer step of pairs at random stages
-bias: distance of the mean from the gradient, over its norm, ± 95 %; or none seen
+bias: distance of the mean from the gradient, over its norm, ± 95 %, without what noise
+explains; * where noise can hardly explain it, all rows considered (5 %). The exact
+gradient is without the smoothing of evolution strategies, which then counts as bias
 cosine: of the mean to the gradient
 s: for {BUDGET:,} inner steps on one device, without compilation"""
 """What the columns are."""

@@ -1,17 +1,19 @@
 """The whole path of `l2o diagnose`: resolve, measure, write."""
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import jax
 from rich.console import Console
 
 from l2o import lookup, release
-from l2o.diagnose import MakeEstimator, diagnose
-from l2o.diagnose_report import NOTE, diagnosis_table, write_diagnosis
-from l2o.diagnosis import Job, ReferenceChoice, Runs
+from l2o.diagnosis.report import NOTE, diagnosis_table, write_diagnosis
+from l2o.diagnosis.sampling import MakeEstimator, diagnose
+from l2o.diagnosis.summary import Job, ReferenceChoice, Runs
 from l2o.estimators.antithetic import check_options
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.objective import Batches, Objective, Summary
@@ -82,6 +84,7 @@ def run_diagnosis(settings: Diagnose, console: Console) -> int:
     for name in settings.estimator:
         if name not in lookup.ESTIMATORS:
             raise lookup.unknown("estimator", name, lookup.ESTIMATORS)
+    check_writable(settings.out)
     lopt, theta = design_and_theta(settings)
     task = lookup.training_task(settings.task)
     objective = Objective(
@@ -130,6 +133,17 @@ def run_diagnosis(settings: Diagnose, console: Console) -> int:
     return 0
 
 
+def check_writable(folder: str) -> None:
+    """Raises a `ValueError` that says what to type if a folder cannot be made or written to."""
+    path = Path(folder).absolute()
+    there = next(each for each in (path, *path.parents) if each.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise ValueError(
+            f"`out` must be a folder that can be written to; got {folder}, but {there} cannot. "
+            "Try out=runs/diagnosis."
+        )
+
+
 def design_and_theta(settings: Diagnose) -> tuple[LearnedOptimizer, Theta]:
     """The learned optimizer and the theta to measure at."""
     if settings.theta is None:
@@ -145,7 +159,7 @@ def estimators_of(settings: Diagnose, objective: Objective) -> Mapping[str, Make
     for name, make in lookup.EVOLUTION.items():
         makers[name] = partial(make, num_pairs=1, std=settings.std)
     for name, make in lookup.BACKPROP.items():
-        makers[name] = partial(make, num_members=2)
+        makers[name] = partial(make, num_members=1)
     for name, make in lookup.MIXED.items():
         makers[name] = partial(make, num_pairs=SEVERAL_PAIRS, std=settings.std)
     default = (*lookup.EVOLUTION, *(lookup.BACKPROP if objective.is_differentiable else ()))

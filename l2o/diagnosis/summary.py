@@ -22,6 +22,9 @@ ROUNDING = 1e-5
 TINY = 1e-30
 """Smallest standard error that is told from zero."""
 
+MANY = 1e9
+"""Degrees of freedom at which t is normal."""
+
 LOCK_STEP = frozenset({"es_single"})
 """Estimators whose pairs are all at one stage, so that one estimate sees one stretch of a run."""
 
@@ -30,6 +33,9 @@ ReferenceChoice = Literal["auto", "exact", "smoothed"]
 
 KINDS: Mapping[str, Kind] = {"full_grad": "exact", "full_es": "smoothed"}
 """Which reference an estimator's runs make."""
+
+REFERENCES: Mapping[str, int] = {"full_grad": 1, "full_es": 4}
+"""Runs for a reference for each run that is measured."""
 
 
 class Job(NamedTuple):
@@ -49,7 +55,7 @@ class Runs(NamedTuple):
         valid: fraction of a run's estimates that were valid, shape (runs,). The means are over
             those; both are zero where there is none.
         inner_steps: of one run, over all its members.
-        seconds: of one run on one device, without compilation.
+        seconds: of one run on one device, without compilation, in the fastest of its programs.
         compile_seconds: of compilation.
     """
 
@@ -72,6 +78,7 @@ class Reference:
         norm: its norm, with the part that noise explains taken off.
         error: standard error, the root of the trace of its covariance.
         num_runs: runs it is the mean of; none of them belongs to a measurement.
+        valid: fraction of the runs made for it that were valid.
         is_used: whether it is what bias and cosine are against.
     """
 
@@ -80,6 +87,7 @@ class Reference:
     norm: float
     error: float
     num_runs: int
+    valid: float
     is_used: bool
 
 
@@ -98,19 +106,19 @@ class Measurement:
         compile_seconds: of compilation.
         norm: of the mean estimate, with the part that noise explains taken off.
         variance: trace of the covariance of the mean of as many runs as `BUDGET` inner steps pay
-            for: the noise that is left when outer steps add up.
+            for, those that are not valid too: the noise that is left when outer steps add up.
         variance_low: end of its 95 % bootstrap interval.
         variance_high: the other end.
         step_variance: the same of one outer step that spends `BUDGET` inner steps on a window
-            each of independent pairs at random stages. NaN for estimators in lock-step, and for
-            those that need several pairs.
+            each of independent pairs, or members, at random stages. NaN for estimators in
+            lock-step, and for those that need several pairs.
         step_variance_low: end of its 95 % bootstrap interval.
         step_variance_high: the other end.
         bias: distance of the mean estimate from the reference, with the part that noise explains
             taken off.
         bias_error: standard error of that distance.
-        p_value: of no bias: that of the largest |z| over the coordinates of theta, times their
-            number.
+        p_value: of no bias: the smallest one over the coordinates of theta (Welch's t test),
+            times their number.
         is_biased: whether that is below `LEVEL` over the number of measurements.
         relative_bias: bias over the norm of the reference.
         relative_bias_error: its standard error, without that of the norm.
@@ -182,27 +190,32 @@ def root(square: float | np.floating) -> float:
     return float(np.sqrt(np.maximum(square, 0.0)))
 
 
-def summarize(runs: Mapping[Job, Runs], num_runs: int, choice: ReferenceChoice) -> Diagnosis:
+def summarize(runs: Mapping[Job, Runs], choice: ReferenceChoice) -> Diagnosis:
     """The diagnosis from the runs of all estimators.
 
     Args:
-        runs: by estimator, horizon and window, in the order of the measurements.
-        num_runs: how many runs of full ES and full backpropagation are measured; the others are
-            the references.
+        runs: by estimator, horizon and window, in the order of the measurements. Those of full ES
+            and full backpropagation begin with the runs that are measured; `REFERENCES` times as
+            many follow, for the references.
         choice: which reference is used; "auto" is the exact one where all of its runs are valid
             and its standard error is the smaller.
     """
     found: dict[int, dict[Kind, Sample]] = {}
+    valid: dict[tuple[int, Kind], float] = {}
     for job, of_job in runs.items():
         if job.estimator in KINDS:
-            is_valid = of_job.valid[num_runs:] > 0
+            _, others = parts(job, of_job)
+            is_valid = others.valid > 0
             kind = KINDS[job.estimator]
             # An exact gradient that is sometimes infinite is no reference.
             if kind == "smoothed" or choice == "exact" or np.all(is_valid):
-                sample = sample_of(of_job.gradients[num_runs:][is_valid])
+                sample = sample_of(others.gradients[is_valid])
                 found.setdefault(job.horizon, {})[kind] = sample
+                valid[job.horizon, kind] = float(np.mean(is_valid))
     used: dict[int, Kind] = {
-        horizon: choice if choice != "auto" else min(kinds, key=lambda k: kinds[k].error)
+        horizon: min(kinds, key=lambda k: np.nan_to_num(kinds[k].error, nan=np.inf))
+        if choice == "auto"
+        else choice
         for horizon, kinds in found.items()
     }
     return Diagnosis(
@@ -213,6 +226,7 @@ def summarize(runs: Mapping[Job, Runs], num_runs: int, choice: ReferenceChoice) 
                 norm=sample.norm,
                 error=sample.error,
                 num_runs=len(sample.gradients),
+                valid=valid[horizon, kind],
                 is_used=kind == used[horizon],
             )
             for horizon, kinds in found.items()
@@ -221,7 +235,7 @@ def summarize(runs: Mapping[Job, Runs], num_runs: int, choice: ReferenceChoice) 
         measurements=tuple(
             measure(
                 job,
-                first_of(of_job, num_runs) if job.estimator in KINDS else of_job,
+                parts(job, of_job)[0],
                 found[job.horizon][used[job.horizon]],
                 level=LEVEL / len(runs),
             )
@@ -230,13 +244,13 @@ def summarize(runs: Mapping[Job, Runs], num_runs: int, choice: ReferenceChoice) 
     )
 
 
-def first_of(runs: Runs, num_runs: int) -> Runs:
-    """The first of the runs."""
-    return runs._replace(
-        gradients=runs.gradients[:num_runs],
-        squares=runs.squares[:num_runs],
-        valid=runs.valid[:num_runs],
+def parts(job: Job, runs: Runs) -> tuple[Runs, Runs]:
+    """The runs that are measured, and those for a reference."""
+    measured = len(runs.valid) // (1 + REFERENCES.get(job.estimator, 0))
+    of = lambda part: runs._replace(
+        gradients=runs.gradients[part], squares=runs.squares[part], valid=runs.valid[part]
     )
+    return of(slice(measured)), of(slice(measured, None))
 
 
 def measure(job: Job, runs: Runs, reference: Sample, *, level: float) -> Measurement:
@@ -268,9 +282,13 @@ def measure(job: Job, runs: Runs, reference: Sample, *, level: float) -> Measure
     of_runs = np.sum((sample.gradients - sample.mean) ** 2, axis=-1)
     products = (sample.mean - 2.0 * sample.gradients) @ sample.mean
     of_steps = np.maximum(runs.squares[is_valid] + products, 0.0)
-    per_run = num_runs / (num_runs - 1) * runs.inner_steps / BUDGET
-    is_staggered = job.estimator not in LOCK_STEP and runs.inner_steps == 2 * job.horizon
-    per_step = per_run * (job.window or job.horizon) / job.horizon if is_staggered else math.nan
+    unbiased = num_runs / (num_runs - 1)
+    per_run = unbiased * runs.inner_steps / BUDGET / np.mean(is_valid)
+    share_of_run = (job.window or job.horizon) / job.horizon
+    per_step = unbiased * runs.inner_steps * share_of_run / BUDGET / np.mean(runs.valid)
+    is_one_unit = runs.inner_steps <= 2 * job.horizon  # a pair or a member, at any stage
+    if job.estimator in LOCK_STEP or not is_one_unit:
+        per_step = math.nan
     variance, step_variance = mean_interval(of_runs), mean_interval(of_steps)
 
     bias, bias_error, p_value = bias_of(sample, reference)
@@ -299,20 +317,25 @@ def measure(job: Job, runs: Runs, reference: Sample, *, level: float) -> Measure
 def bias_of(sample: Sample, reference: Sample) -> tuple[float, float, float]:
     """Distance of two means without what noise explains, its standard error, and a p-value.
 
-    The p-value is of no distance: that of the largest |z| over coordinates, times their number.
+    The p-value is of no distance: the smallest over coordinates of Welch's t test, times their
+    number.
     """
     num_runs, num_reference = len(sample.gradients), len(reference.gradients)
     away = sample.mean - reference.mean
-    noise = sample.variance / num_runs + reference.variance / num_reference
+    of_sample, of_reference = sample.variance / num_runs, reference.variance / num_reference
+    noise = of_sample + of_reference
     bias, direction = root(np.sum(away**2) - np.sum(noise)), unit(away)
     bias_error = root(
         np.var(sample.gradients @ direction, ddof=1) / num_runs
         + np.var(reference.gradients @ direction, ddof=1) / num_reference
     )
     rounding = ROUNDING * np.linalg.norm(reference.mean) + TINY
-    z = np.max(np.abs(away) / np.sqrt(noise + rounding**2))
-    p_value = min(1.0, 2.0 * float(scipy.stats.norm.sf(z)) * away.size)
-    return bias, bias_error, p_value
+    square = noise + rounding**2
+    squares = of_sample**2 / (num_runs - 1) + of_reference**2 / (num_reference - 1)
+    freedom = square**2 / np.maximum(squares, square**2 / MANY)
+    t = np.abs(away) / np.sqrt(square)
+    p_value = 2.0 * float(np.min(scipy.stats.t.sf(t, freedom))) * away.size
+    return bias, bias_error, min(1.0, p_value)
 
 
 def unit(vector: np.ndarray) -> np.ndarray:

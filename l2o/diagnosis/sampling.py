@@ -3,8 +3,8 @@
 Theta is held fixed, and what is measured is a run: each member of an estimator trains from the
 first step of a run to its last, a window at a time, and the estimates of the windows are averaged.
 Runs are independent, so their spread is the noise that is left when outer steps add up estimates,
-correlations between windows included. Every estimator spends the same inner steps: a run of a pair
-or of two members that backpropagate is twice the horizon.
+correlations between windows included. Every estimator spends the same inner steps: a member that
+backpropagates gets two runs for each run of a pair.
 
 Other than in meta-training, where pairs are at stages of their own, all runs begin together. That
 changes no moment of a run, and nothing has to be burnt in.
@@ -23,21 +23,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from l2o.diagnosis import Diagnosis, Job, ReferenceChoice, Runs, summarize
+from l2o.diagnosis.summary import REFERENCES, Diagnosis, Job, ReferenceChoice, Runs, summarize
 from l2o.estimators import Estimator, full_es, full_grad
 from l2o.estimators.estimator import EstimatorState
 from l2o.learned_optimizer import Theta
 from l2o.problem import Problem, check_horizon
+from l2o.run_folder import RunError
 from l2o.task import Data, Key
 
-CHUNK = 64
-"""Runs side by side in one compiled program."""
+WIDTH = 128
+"""Members side by side in one compiled program."""
 
 MIN_RUNS = 8
 """Runs of an estimator with so large a population that equal inner steps would allow fewer."""
-
-REFERENCES: Mapping[str, int] = {"full_es": 4, "full_grad": 1}
-"""Runs of a reference for each run of an estimator."""
 
 FAST_COMPILATION: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
 """Compiles in two thirds of the time what runs no slower; compiling is half of the work."""
@@ -75,7 +73,8 @@ def diagnose(
         make_problem: `(horizon, window) -> Problem`.
         theta: where to measure; stays as it is.
         estimators: by name; estimates are of one window, other than those of `full_es` and
-            `full_grad`, which are of whole runs.
+            `full_grad`, which are of whole runs. Each has one pair, or one member that
+            backpropagates, unless it needs several.
         horizons: inner steps of a training run.
         windows: inner steps of an estimate; each divides the horizons that it is used with.
         std: σ of full ES.
@@ -86,6 +85,7 @@ def diagnose(
     Raises:
         ValueError: for an argument outside its range, and from estimators that do not fit the
             problem, before anything is compiled.
+        RunError: if an estimator does not fit the memory.
     """
     horizons, windows = sorted(set(horizons)), sorted(set(windows))
     check_grid(horizons, windows, num_runs)
@@ -100,14 +100,15 @@ def diagnose(
         )
     whole_runs: dict[str, MakeEstimator] = {"full_es": partial(full_es, num_pairs=1, std=std)}
     if "full_grad" in estimators or (is_differentiable and reference != "smoothed"):
-        whole_runs["full_grad"] = partial(full_grad, num_members=2)
+        whole_runs["full_grad"] = partial(full_grad, num_members=1)
     jobs: dict[Job, tuple[Estimator, int, int]] = {}
     for horizon in horizons:
         # Backpropagation keeps the states between windows, and one window's.
         window = min((w for h, w in pairs if h == horizon), key=lambda w: w + horizon // w)
         for name, make in whole_runs.items():
             estimator = estimators.get(name, make)(problems[horizon, window])
-            jobs[Job(name, horizon, None)] = estimator, 1, (1 + REFERENCES[name]) * num_runs
+            fair = round(num_runs * 2 * horizon / estimator.steps)
+            jobs[Job(name, horizon, None)] = estimator, 1, (1 + REFERENCES[name]) * fair
         for name in estimators:
             for window in [w for h, w in pairs if h == horizon and name not in whole_runs]:
                 estimator = estimators[name](problems[horizon, window])
@@ -127,7 +128,14 @@ def diagnose(
             with jax.default_device(device):
                 k_job, at, data = jax.device_put((k_job, theta, estimator.data), device)
                 here = replace(estimator, data=data)
-                return sample_runs(k_job, here, at, num_estimates, num_runs)
+                return sample_runs(
+                    k_job,
+                    here,
+                    at,
+                    horizon=job.horizon,
+                    num_estimates=num_estimates,
+                    num_runs=num_runs,
+                )
         finally:
             idle.put(device)
 
@@ -138,11 +146,19 @@ def diagnose(
         longest_first = sorted(jobs, key=lambda job: -jobs[job][2] * job.horizon)
         futures = {pool.submit(work, job): job for job in longest_first}
         for future in as_completed(futures):
-            runs[futures[future]] = future.result()
-            on_runs(futures[future], future.result())
+            job = futures[future]
+            try:
+                runs[job] = future.result()
+            except jax.errors.JaxRuntimeError as error:  # out of memory, most likely
+                raise RunError(
+                    f"{job.estimator} at horizon {job.horizon} could not be measured "
+                    f"({str(error).splitlines()[0]}). Leave it out with --estimator, or try a "
+                    "shorter --horizon."
+                ) from error
+            on_runs(job, runs[job])
     finally:
         pool.shutdown(cancel_futures=True)
-    return summarize({job: runs[job] for job in jobs}, num_runs, reference)
+    return summarize({job: runs[job] for job in jobs}, reference)
 
 
 def grid_of(horizons: Sequence[int], windows: Sequence[int]) -> list[tuple[int, int]]:
@@ -167,6 +183,8 @@ def sample_runs(
     key: Key,
     estimator: Estimator,
     theta: Theta,
+    *,
+    horizon: int,
     num_estimates: int,
     num_runs: int,
 ) -> Runs:
@@ -187,7 +205,8 @@ def sample_runs(
         total = jnp.where(valid > 0, valid, 1.0)
         return gradient / total, square / total, valid / num_estimates
 
-    size = min(CHUNK, num_runs)
+    num_members = -(-estimator.steps * num_estimates // horizon)
+    size = min(max(1, WIDTH // num_members), num_runs)
 
     def arguments(chunk: int):
         k_states, k_runs = jax.random.split(jax.random.fold_in(key, chunk))
@@ -199,8 +218,12 @@ def sample_runs(
     lowered = jax.jit(jax.vmap(run, (0, 0, None, None))).lower(*arguments(0))
     batch = lowered.compile(FAST_COMPILATION)
     compiled = time.perf_counter()
-    chunks = [jax.device_get(batch(*arguments(i))) for i in range(-(-num_runs // size))]
-    done = time.perf_counter()
+    chunks, seconds = [], []
+    for i in range(-(-num_runs // size)):
+        drawn = jax.block_until_ready(arguments(i))
+        started = time.perf_counter()
+        chunks.append(jax.device_get(batch(*drawn)))
+        seconds.append(time.perf_counter() - started)
     gradients, squares, valid = (
         np.concatenate(arrays)[:num_runs].astype(np.float64) for arrays in zip(*chunks, strict=True)
     )
@@ -209,6 +232,6 @@ def sample_runs(
         squares=squares,
         valid=valid,
         inner_steps=estimator.steps * num_estimates,
-        seconds=(done - compiled) / (size * len(chunks)),
+        seconds=min(seconds) / size,
         compile_seconds=compiled - begun,
     )

@@ -1,0 +1,1 @@
+"""Bias, variance, cosine and cost of estimators of a meta-gradient."""
