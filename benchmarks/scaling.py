@@ -29,8 +29,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from l2o import hosts, transfer
-from l2o.cluster import Member
+from l2o.distributed import hosts, transfer
+from l2o.distributed.cluster import Member
 from l2o.estimators import pes
 from l2o.fit import chunk_of
 from l2o.learner import gradient_learner
@@ -78,8 +78,18 @@ class Layout:
 
 
 def layouts(options: Options) -> list[Layout]:
-    """One core, then 2, 4, ... cores as devices and as processes, strong and weak."""
-    most = options.cores or len(hosts.cores())
+    """One core, then 2, 4, ... cores as devices and as processes, strong and weak.
+
+    Raises:
+        ValueError: if there are fewer cores, or they cannot share the pairs.
+    """
+    present = len(hosts.cores())
+    most = options.cores or present
+    if most > present:
+        raise ValueError(f"`cores` must be at most the {present} here; got {most}.")
+    largest = 2 ** (most.bit_length() - 1)
+    if options.pairs % largest:
+        raise ValueError(f"`pairs` must be a multiple of {largest}; got {options.pairs}.")
     found = [Layout("one core", 1, 1, options.pairs)]
     cores = 2
     while cores <= most:
@@ -120,28 +130,28 @@ def running(layout: Layout, options: Options) -> Iterator[list[subprocess.Popen[
         address = f"127.0.0.1:{server.getsockname()[1]}"
     cores = hosts.cores()
     children: list[subprocess.Popen[str]] = []
-    for i in range(layout.processes):
-        member = Member("flags", address, layout.processes, i) if layout.processes > 1 else None
-        work = {
-            "layout": asdict(layout),
-            "options": asdict(options) | {"out": ""},
-            "member": member and asdict(member),
-        }
-        mine = cores[i * layout.devices : (i + 1) * layout.devices]
-        os.sched_setaffinity(0, mine)  # which the child inherits
-        try:
-            children.append(
-                subprocess.Popen(
-                    [sys.executable, __file__, "--child", json.dumps(work)],
-                    env=os.environ | {"JAX_PLATFORMS": "cpu"},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-            )
-        finally:
-            os.sched_setaffinity(0, cores)
     try:
+        for i in range(layout.processes):
+            member = Member("flags", address, layout.processes, i) if layout.processes > 1 else None
+            work = {
+                "layout": asdict(layout),
+                "options": asdict(options) | {"out": ""},
+                "member": member and asdict(member),
+            }
+            mine = cores[i * layout.devices : (i + 1) * layout.devices]
+            os.sched_setaffinity(0, mine)  # which the child inherits
+            try:
+                children.append(
+                    subprocess.Popen(
+                        [sys.executable, __file__, "--child", json.dumps(work)],
+                        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        text=True,
+                    )
+                )
+            finally:
+                os.sched_setaffinity(0, cores)
         yield children
         for each in children:  # all of them first: each waits for the others
             assert each.stdin is not None
@@ -260,6 +270,10 @@ def main() -> None:
         return
     options = tyro.cli(Options)
     console = Console()
+    try:
+        layouts(options)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     result = run(options, console)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(options.out, (json.dumps(result, indent=2) + "\n").encode())

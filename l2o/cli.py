@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from l2o import cluster, lookup
+from l2o import lookup
 from l2o.data import SOURCES, data_rows, fetch
+from l2o.distributed import cluster
 from l2o.run_folder import RunError
 from l2o.settings import PRESETS, MetaTraining
 
@@ -124,6 +125,7 @@ SPELLINGS = {
     "strategy": "--estimator",
     "num_runs": "--num-runs",
     "reference": "--reference",
+    "out": "--out",
     "name_or_path": "RUN_OR_FILE",
 }
 """How the command line spells the arguments that messages name."""
@@ -157,11 +159,14 @@ def meta_train(arguments: list[str], console: Console) -> int:
 
 def topology(arguments: list[str], console: Console) -> int:
     """`l2o topology [--distributed ...] [--json]`."""
-    from l2o import hosts
-    from l2o.topology import describe, in_words
+    from l2o.distributed import hosts
+    from l2o.distributed.topology import describe, in_words
+    from l2o.parallel import population_mesh
 
     options = tyro.cli(Topology, prog="l2o topology", args=arguments)
     with _connected(options, {}) as names:
+        if options.devices is not None:
+            population_mesh(options.devices)  # whether there are as many
         found, is_main = describe(names), hosts.is_main()
     if options.json:
         print(json.dumps(found, indent=2))
@@ -175,7 +180,7 @@ def _connected(
     options: "MetaTraining | Topology", agreed: Mapping[str, Any]
 ) -> contextlib.AbstractContextManager[list[str]]:
     """Connects with the other processes if the options say so, and makes this one's devices."""
-    from l2o import hosts
+    from l2o.distributed import hosts
 
     flags = {
         name: getattr(options, name) for name in ("coordinator", "num_processes", "process_id")
@@ -241,8 +246,8 @@ def report(arguments: list[str], console: Console) -> int:
 
 def diagnose(arguments: list[str], console: Console) -> int:
     """`l2o diagnose [options]`."""
-    from l2o import hosts
-    from l2o.diagnose_command import Diagnose, run_diagnosis
+    from l2o.diagnosis.command import Diagnose, run_diagnosis
+    from l2o.distributed import hosts
 
     settings = tyro.cli(Diagnose, prog="l2o diagnose", args=arguments)
     hosts.use_cpu_cores(len(hosts.cores()))

@@ -152,7 +152,7 @@ def evolution_learner(
             costs[name], finite[name] = jax.tree.map(lambda x: jnp.mean(x, axis=1), of_runs)
         return costs, sum(jnp.sum(f) for f in finite.values()) / len(problems)
 
-    run = parallel.over_devices(members, population_size, mesh)
+    run = parallel.over_devices(members, population_size, mesh, name="population_size")
 
     def step(key: Key, state: MetaState, data: Data) -> tuple[MetaState, dict[str, jax.Array]]:
         k_ask, k_runs, k_tell = jax.random.split(key, 3)

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2o import hosts, transfer
 from l2o.checkpoint import Checkpoints
+from l2o.distributed import hosts, transfer
 from l2o.learned_optimizer import Theta
 from l2o.learner import Learner, MetaState
 from l2o.metrics import MetricsLog
@@ -63,8 +63,8 @@ def fit(
     those that had one), `seconds` and `inner_steps_per_second`. A line is durable before the
     checkpoint that covers it.
 
-    In several processes (see `l2o.hosts`) all call it alike. Process 0 alone reads and writes the
-    run folder and reports; what one process is asked to stop, all stop.
+    In several processes (see `l2o.distributed.hosts`) all call it alike. Process 0 alone reads and
+    writes the run folder and reports; what one process is asked to stop, all stop.
 
     Args:
         key: of the whole run.
@@ -113,28 +113,32 @@ def fit(
     if step == num_steps:
         return state
 
-    started = time.perf_counter()
-    program = chunk_of(learner, log_every)
-    arguments = (k_steps, state, learner.data)
-    compiled = (
-        jax.jit(program, donate_argnums=1).lower(*_strong(arguments)).compile()
-    )  # ahead of time: nothing can compile a second time
-    layout = compiled.input_shardings[0]
-    # A copy, because `theta` may sit in the state twice, and belongs to the caller.
-    copied = jax.tree.map(lambda x: jnp.array(x, dtype=x.dtype, copy=True), state)
-    k_steps, state, data = transfer.place((k_steps, copied, learner.data), layout)
-    extra = {"compile_seconds": time.perf_counter() - started}
-
     def last_good() -> str:
         if not is_saved:
             return "nothing was saved"
-        step = f"the last good checkpoint is at step {last_saved}"
-        return step if last_saved else "none is saved yet"
+        at = f"the last good checkpoint is at step {last_saved}"
+        return at if last_saved else "none is saved yet"
+
+    def where() -> str:
+        advice = "Continue all with --resume" if is_saved else "Start all again"
+        return f"{last_good()}. {advice}."
 
     bad_steps = 0
     losses: list[float] = []
     is_due = False
-    with hosts.all_present(last_good):
+    saving = last_saved
+    with hosts.all_present(where):
+        started = time.perf_counter()
+        program = chunk_of(learner, log_every)
+        arguments = (k_steps, state, learner.data)
+        # Ahead of time: nothing can compile a second time.
+        compiled = jax.jit(program, donate_argnums=1).lower(*_strong(arguments)).compile()
+        layout = compiled.input_shardings[0]
+        # A copy, because `theta` may sit in the state twice, and belongs to the caller.
+        copied = jax.tree.map(lambda x: jnp.array(x, dtype=x.dtype, copy=True), state)
+        k_steps, state, data = transfer.place((k_steps, copied, learner.data), layout)
+        extra = {"compile_seconds": time.perf_counter() - started}
+
         while step < num_steps:
             started = time.perf_counter()
             state, metrics = compiled(k_steps, state, data)
@@ -158,20 +162,21 @@ def fit(
 
             losses.append(line.get("meta_loss", np.nan))
             bad_steps = _bad_steps(metrics, bad_steps)
+            is_stopped = hosts.any_process(should_stop is not None and should_stop())
+            last_saved = saving  # process 0 has answered, so it is on the disk
             if bad_steps >= patience or (bad_steps and step == num_steps):
                 hosts.disconnect()  # all of them stop here
                 raise RunError(
                     f"no member had a finite loss in the last {bad_steps} outer steps: stopped at "
                     f"step {step}; {last_good()}. Try a smaller --std or --learning-rate."
                 )
-            is_stopped = hosts.any_process(should_stop is not None and should_stop())
             is_due |= step % checkpoint_every == 0 or step == num_steps or is_stopped
             if is_due and not bad_steps:
                 if is_saved:
-                    whole = transfer.gather(state)
+                    whole, saving = transfer.gather(state), step
                     if checkpoints:
                         checkpoints.save(step, whole, score=_mean(np.array(losses)))
-                    last_saved = step
+                        last_saved = step
                 losses, is_due = [], False
             if is_stopped:
                 break

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from l2o import hosts, release
+from l2o import release
 from l2o.comparison import Comparison, compare
+from l2o.distributed import hosts
 from l2o.fit import fit, stop_on_signals
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import MetaState
@@ -43,7 +44,6 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
     with contextlib.ExitStack() as stack:
         run = hosts.on_main(lambda: open_run(settings, console, stack))
         state = train(settings, plan, run, console)
-        hosts.disconnect()
         step = int(state.step)
         if step < settings.steps:
             console.print(
@@ -70,7 +70,10 @@ def open_run(settings: MetaTraining, console: Console, stack: contextlib.ExitSta
 
 
 def train(settings: MetaTraining, plan: Plan, run: RunFolder | None, console: Console) -> MetaState:
-    """Meta-trains until the last step or a signal. `run` is None in processes other than 0."""
+    """Meta-trains until the last step or a signal; then the processes part.
+
+    `run` is None in processes other than 0.
+    """
     with contextlib.ExitStack() as stack:
 
         def start_trackers() -> list[Track]:
@@ -92,7 +95,7 @@ def train(settings: MetaTraining, plan: Plan, run: RunFolder | None, console: Co
                 track(line)
 
         _, k_fit = jax.random.split(stream(settings.seed, "meta_training"))
-        return fit(
+        state = fit(
             k_fit,
             plan.learner,
             plan.trained,
@@ -104,6 +107,8 @@ def train(settings: MetaTraining, plan: Plan, run: RunFolder | None, console: Co
             on_warning=lambda text: _warn(console, text),
             should_stop=should_stop,
         )
+        hosts.disconnect()  # before trackers close, which can take long in process 0
+        return state
 
 
 def finish(

@@ -59,8 +59,16 @@ def whole_population(values: jax.Array, mesh: Mesh | None) -> jax.Array:
     return jax.lax.all_gather(values, AXIS, tiled=True)
 
 
-def over_devices(members: MembersFn, num_members: int, mesh: Mesh | None) -> MembersFn:
+def over_devices(
+    members: MembersFn, num_members: int, mesh: Mesh | None, *, name: str = "num_members"
+) -> MembersFn:
     """`members`, with the member axis split over the mesh and its sums added up across it.
+
+    Args:
+        members: what the members of one device do.
+        num_members: of all devices.
+        mesh: the devices.
+        name: what the caller calls the number of members.
 
     Raises:
         ValueError: if the population does not divide by the number of devices.
@@ -70,8 +78,8 @@ def over_devices(members: MembersFn, num_members: int, mesh: Mesh | None) -> Mem
     if num_members % mesh.size:
         nearest = max(1, round(num_members / mesh.size)) * mesh.size
         raise ValueError(
-            f"`num_pairs` must be a multiple of the {mesh.size} devices; got {num_members}. "
-            f"Try num_pairs={nearest}."
+            f"`{name}` must be a multiple of the {mesh.size} devices; got {num_members}. "
+            f"Try {name}={nearest}."
         )
     split, whole = PartitionSpec(AXIS), PartitionSpec()
 

@@ -80,6 +80,7 @@ def resolve(settings: MetaTraining) -> Plan:
         for task in train
     }
     mesh = parallel.population_mesh(num_devices(settings))
+    check_divides(settings, mesh.size)
     learner = make_learner(settings, problems, families, mesh)
     if settings.estimator in lookup.STRATEGIES:
         jax.eval_shape(learner.init, jax.random.key(0), trained)  # whether theta suits it
@@ -270,5 +271,24 @@ def num_devices(settings: MetaTraining) -> int:
         return settings.devices
     present, processes = jax.device_count(), jax.process_count()
     possible = range(processes, present + 1, processes)
-    fitting = [n for n in possible if settings.num_pairs % n == 0]
+    fitting = [n for n in possible if num_members(settings) % n == 0]
     return max(fitting) if settings.num_pairs > 0 and fitting else processes
+
+
+def num_members(settings: MetaTraining) -> int:
+    """What is spread over devices: pairs, or the two runs or candidates of each."""
+    in_pairs = (*lookup.EVOLUTION, *lookup.MIXED)
+    return settings.num_pairs * (1 if settings.estimator in in_pairs else 2)
+
+
+def check_divides(settings: MetaTraining, devices: int) -> None:
+    """Raises a `ValueError` that says what to type if the devices cannot share the population."""
+    if settings.num_pairs < 1 or num_members(settings) % devices == 0:
+        return
+    of_pair = num_members(settings) // settings.num_pairs
+    unit = devices // math.gcd(devices, of_pair)
+    nearest = max(1, round(settings.num_pairs / unit)) * unit
+    raise ValueError(
+        f"`num_pairs` must be a multiple of {unit} on {devices} devices; got "
+        f"{settings.num_pairs}. Try num_pairs={nearest}."
+    )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from l2o.cluster import PORTS, launcher, member, split_address
+from l2o.distributed.cluster import PORTS, launcher, member, split_address
 
 SLURM = {
     "SLURM_JOB_ID": "4711",
@@ -43,6 +43,11 @@ def test_open_mpi_on_one_host():
     host, port = split_address(found.coordinator)
     assert (found.launcher, found.num_processes, found.process_id) == ("Open MPI", 4, 2)
     assert host == "127.0.0.1" and port in PORTS
+
+
+def test_open_mpi_inside_a_job_of_slurm():
+    found = member(environ=SLURM | OPEN_MPI | URI)
+    assert (found.launcher, found.num_processes, found.process_id) == ("Open MPI", 4, 2)
 
 
 def test_open_mpi_on_several_hosts():

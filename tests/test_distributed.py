@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,9 +17,11 @@ import pytest
 import safetensors.numpy
 
 from l2o import cli
-from l2o.cluster import Member
+from l2o.checkpoint import Checkpoints
+from l2o.distributed import hosts
+from l2o.distributed.cluster import Member
+from l2o.distributed.rendezvous import FORMAT, meet
 from l2o.metrics import read_metrics
-from l2o.rendezvous import meet
 from l2o.run_folder import RunFolder
 
 COMMAND = ("-c", "import l2o.cli; l2o.cli.run()")
@@ -139,17 +142,22 @@ def test_a_run_moves_between_layouts(start, on_one_device, tmp_path):
 
 
 def test_a_process_dies_and_the_run_goes_on(start, on_one_device, tmp_path):
-    run = tmp_path / "run"
+    run, other = tmp_path / "run", tmp_path / "other"
     arguments = (*INTERRUPTED, "--run-dir", run)
-    children = start_two(start, *arguments, "--devices", 8)
-    wait_for_a_line(run, children[0], before=2)
-    assert_the_other_ends(children, dies=1)
+    port = free_port()
+    children = [
+        start(*INTERRUPTED, "--devices", 8, "--run-dir", folder, *flags(i, port))
+        for i, folder in enumerate((run, other))
+    ]
+    wait_for_a_line(run, children[0], before=4)
+    assert_the_other_ends(children, dies=1, run=run)
     assert not RunFolder(run).theta.exists()
+    assert not other.exists()  # only process 0 writes
     finish(start(*arguments, "--devices", 1, "--resume"))
     assert_close(run, on_one_device)
 
 
-def assert_the_other_ends(children: list[subprocess.Popen], dies: int) -> None:
+def assert_the_other_ends(children: list[subprocess.Popen], dies: int, run: Path) -> None:
     """Kills one process; the other ends within a minute, and its last line says why."""
     children[dies].kill()
     killed_at = time.monotonic()
@@ -157,8 +165,27 @@ def assert_the_other_ends(children: list[subprocess.Popen], dies: int) -> None:
     assert time.monotonic() - killed_at < 60
     assert children[1 - dies].returncode == 2, errors
     *_, line = errors.strip().splitlines()
+    assert line.startswith("error: ") and line.endswith("Continue all with --resume.")
     assert f"process {dies} ended without a word; the last good checkpoint is at step" in errors
-    assert line.startswith("error: ") and "--resume" in line
+    assert step_in(line) in Checkpoints(RunFolder(run).checkpoints).steps()
+
+
+def step_in(line: str) -> int:
+    """Of the checkpoint that an error message says is good."""
+    return int(re.search(r"the last good checkpoint is at step (\d+)", line)[1])
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_written_stops_all(start, tmp_path):
+    run = tmp_path / "run"
+    children = start_two(start, *INTERRUPTED, "--run-dir", run, "--devices", 2)
+    wait_for_a_line(run, children[0], before=4)
+    (run / "checkpoints").rename(tmp_path / "kept")
+    (run / "checkpoints").write_text("")
+    first, second = finish_two(children, 2)
+    assert first.startswith("error: checkpoint ") and "could not be written" in first
+    assert second.startswith("error: process 0 stopped: checkpoint ")
+    assert step_in(second) == Checkpoints(tmp_path / "kept").steps()[-1]
 
 
 @pytest.mark.slow
@@ -166,8 +193,8 @@ def test_process_0_dies(start, on_one_device, tmp_path):
     run = tmp_path / "run"
     arguments = (*INTERRUPTED, "--run-dir", run, "--devices", 2)
     children = start_two(start, *arguments)
-    wait_for_a_line(run, children[0], before=2)
-    assert_the_other_ends(children, dies=0)
+    wait_for_a_line(run, children[0], before=4)
+    assert_the_other_ends(children, dies=0, run=run)
     finish_two(start_two(start, *arguments, "--resume"))
     assert_close(run, on_one_device)
 
@@ -228,8 +255,8 @@ TRANSFER = """
 import sys
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from l2o import hosts, transfer
-from l2o.cluster import Member
+from l2o.distributed import hosts, transfer
+from l2o.distributed.cluster import Member
 from l2o.leaves import to_numpy
 from l2o.parallel import population_mesh
 
@@ -276,6 +303,24 @@ def test_topology_of_two_processes(start):
 def test_trees_arrive_to_the_bit(start):
     address = f"127.0.0.1:{free_port()}"
     finish_two([start(address, i, command=("-c", TRANSFER)) for i in range(2)])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "num_gpus", "own"),
+    [
+        ([None, None], 1, [[0], [1]]),  # both see all
+        (["0,1", "0,1"], 1, [[0], [1]]),
+        (["0,1,2,3", "0,1,2,3"], 2, [[0, 1], [2, 3]]),
+        (["0", "0"], 1, [None, None]),  # the launcher has bound each to one, under number 0
+        (["0,1", "0,1"], 2, [None, None]),
+        (["0", "1"], 1, [None, None]),
+    ],
+)
+def test_gpus_of_the_processes_of_a_host(gpus, num_gpus, own):
+    met = [{"host": "here", "gpus": [visible, None]} for visible in gpus]
+    assert [hosts.own_gpus(i, met, num_gpus) for i in range(2)] == own
+    elsewhere = [about | {"host": f"host{i}"} for i, about in enumerate(met)]
+    assert [hosts.own_gpus(i, elsewhere, num_gpus) for i in range(2)] == [None, None]
 
 
 def in_process(arguments, process_id: int, port: int, capsys) -> str:
@@ -352,8 +397,22 @@ def test_members_that_do_not_fit_are_told(members, says):
     assert len(told) == len(members)
 
 
-def test_three_processes_meet_whatever_else_comes_to_the_port():
-    port = free_port()
+def test_who_waits_less_than_process_0_says_so(monkeypatch):
+    monkeypatch.setattr("l2o.distributed.rendezvous.SECONDS_TO_SPEAK", 0.1)
+    coordinator = f"127.0.0.1:{free_port()}"
+    first = threading.Thread(
+        target=pytest.raises,
+        args=(ValueError, meet, Member("flags", coordinator, 3, 0), {}),
+        kwargs={"timeout": 3.0},
+    )
+    first.start()
+    with pytest.raises(ValueError, match="`connect_timeout` must be long enough for all 3 proc"):
+        meet(Member("flags", coordinator, 3, 1), {}, timeout=0.5)
+    first.join()
+
+
+def meet_all(port: int, first_comes: bytes) -> None:
+    """Three processes meet, but process 0 and then somebody who says this come first."""
     members = [Member("flags", f"127.0.0.1:{port}", 3, i) for i in range(3)]
     met = {}
 
@@ -363,14 +422,24 @@ def test_three_processes_meet_whatever_else_comes_to_the_port():
     threads = [threading.Thread(target=come, args=(member,)) for member in members]
     threads[0].start()
     time.sleep(0.3)
-    with socket.create_connection(("127.0.0.1", port)) as stranger:
-        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        for thread in threads[1:]:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    with socket.create_connection(("127.0.0.1", port)) as visitor:
+        visitor.sendall(first_comes)
+        time.sleep(0.3)
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads:
+        thread.join()
     for abouts, links in met.values():
         assert abouts == [{"number": 0}, {"number": 1}, {"number": 2}]
         for link in links.values():
             link.close()
     assert sorted(met[0][1]) == [1, 2] and sorted(met[2][1]) == [0]
+
+
+def test_a_process_started_again_takes_its_place():
+    hello = {"format": FORMAT, "num_processes": 3, "process_id": 1, "about": {"number": "gone"}}
+    meet_all(free_port(), json.dumps(hello).encode() + b"\n")
+
+
+def test_processes_meet_whatever_else_comes_to_the_port():
+    meet_all(free_port(), b"GET / HTTP/1.1\r\n\r\n")

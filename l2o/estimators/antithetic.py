@@ -231,6 +231,7 @@ def antithetic_estimator(
         num_members=num_pairs,
         steps=2 * num_pairs * num_steps,
         mesh=mesh,
+        name="num_pairs",
     )
 
 

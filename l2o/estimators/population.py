@@ -80,6 +80,7 @@ def population_estimator(
     num_members: int,
     steps: int,
     mesh: Mesh | None,
+    name: str = "num_members",
     combine: Callable[[Any, jax.Array], Theta] = lambda mean, num_valid: mean,
 ) -> Estimator:
     """An estimator from what its members do: the mean of the valid members' gradients.
@@ -94,6 +95,7 @@ def population_estimator(
         num_members: size of the population.
         steps: inner steps of one estimate, over all members.
         mesh: devices to spread the members over.
+        name: what the caller calls the number of members.
         combine: from the mean over the valid members of what they return as gradients, and their
             number, to the meta-gradient.
 
@@ -118,7 +120,7 @@ def population_estimator(
         )(estimates.valid, states, fresh)
         return kept, jax.tree.map(lambda x: jnp.sum(x, axis=0), estimates)
 
-    run = parallel.over_devices(members, num_members, mesh)
+    run = parallel.over_devices(members, num_members, mesh, name=name)
 
     def estimate(key: Key, theta: Theta, state: Population, data: Data):
         states, sums = run(jnp.arange(num_members), state.members, key, theta, state.step, data)

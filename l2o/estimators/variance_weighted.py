@@ -102,6 +102,7 @@ def variance_weighted(
         num_members=num_pairs,
         steps=2 * num_pairs * problem.window,
         mesh=mesh,
+        name="num_pairs",
         combine=lambda mean, num_valid: weigh(mean["evolved"], mean["backpropagated"]),
     )
 

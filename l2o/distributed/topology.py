@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from l2o import cluster, hosts
+from l2o.distributed import cluster, hosts
 
 
 def describe(host_names: Sequence[str]) -> dict[str, Any]:

@@ -7,11 +7,12 @@ process 0 tells all about all, and every mistake becomes an exception in every p
 
 import contextlib
 import json
+import select
 import socket
 import time
 from typing import Any
 
-from l2o.cluster import Member, split_address
+from l2o.distributed.cluster import Member, split_address
 from l2o.run_folder import RunError
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -75,6 +76,9 @@ def _host(
                     visitor.close()  # somebody else, who came to this port by mistake
                     continue
                 number = message["process_id"]
+                for gone in [i for i, other in visitors.items() if _has_gone(other)]:
+                    visitors.pop(gone).close()  # and may be started again
+                    del abouts[gone]
                 try:
                     _check_visitor(member, message, abouts)
                 except ValueError as error:
@@ -107,7 +111,14 @@ def _visit(
                 "about": about,
             },
         )
+        asked = time.monotonic()
         answer = _received(connection)
+        if answer is None and time.monotonic() - asked >= timeout:
+            raise ValueError(
+                f"`connect_timeout` must be long enough for all {member.num_processes} processes "
+                f"to start; got {timeout:g} s, and process 0 waits longer. Start all of them, or "
+                "try a longer --connect-timeout."
+            )
         if answer is None:
             raise RunError(
                 f"process 0 at {member.coordinator} ended before all {member.num_processes} "
@@ -177,6 +188,11 @@ def _missing(member: Member, abouts: dict[int, About], timeout: float) -> str:
         f"{member.num_processes} within {timeout:g} s, without process "
         f"{', '.join(map(str, missing))}. Start all of them, or try a longer --connect-timeout."
     )
+
+
+def _has_gone(visitor: socket.socket) -> bool:
+    """Whether a process that waits for its answer has closed its connection."""
+    return bool(select.select([visitor], [], [], 0)[0])
 
 
 def _send(connection: socket.socket, message: dict[str, Any]) -> None:

@@ -69,9 +69,13 @@ def _place(leaf: jax.Array, sharding: Sharding | None) -> jax.Array:
     if not leaf.is_fully_addressable:
         if leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
             return leaf
-        return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
+        return jax.jit(_same, out_shardings=sharding)(leaf)
     content = np.asarray(leaf)
     return jax.make_array_from_callback(content.shape, sharding, lambda index: content[index])
+
+
+def _same(leaf: jax.Array) -> jax.Array:
+    return leaf  # one function, so that it compiles once
 
 
 def _gather(leaf: jax.Array) -> jax.Array:

@@ -19,11 +19,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from l2o.cluster import Member
+from l2o.distributed.cluster import Member
+from l2o.distributed.rendezvous import About, bind_address, meet
+from l2o.distributed.watch import Watch
 from l2o.parallel import devices_of_each
-from l2o.rendezvous import About, bind_address, meet
 from l2o.run_folder import RunError
-from l2o.watch import Watch
 
 SECONDS_OF_SILENCE = 30
 """How long a process may stay silent, its connections open, before JAX ends the others."""
@@ -33,7 +33,7 @@ SECONDS_TO_HEAR_WHY = 2.0
 T = TypeVar("T")
 
 _watch: Watch | None = None
-_where: Callable[[], str] = lambda: "start all again"
+_where: Callable[[], str] = lambda: "start all again, with --resume if there is a run folder"
 
 
 @contextlib.contextmanager
@@ -137,19 +137,19 @@ def exchange(text: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def all_present(last_good: Callable[[], str] | None = None) -> Iterator[None]:
+def all_present(where: Callable[[], str] | None = None) -> Iterator[None]:
     """While it lasts, another process that ends becomes one line that says where to go on.
 
     Args:
-        last_good: words about that.
+        where: words about that.
 
     Raises:
         RunError: in place of what JAX raises, if there are other processes.
     """
     global _where
     before = _where
-    if last_good is not None:
-        _where = lambda: f"{last_good()}. Continue all with --resume."
+    if where is not None:
+        _where = where
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:  # jaxlib raises either
@@ -205,21 +205,33 @@ def _connect(
     global _watch
     _watch = Watch(links, lambda: _where())
     use_cpu_cores(each or min(len(o["cores"]) // len(_sharing(o, met, "cores")) for o in met))
-    # Processes of one host that see the same GPUs take different ones.
-    sharing, gpus = _sharing(about, met, "gpus"), each or 1
-    first = sharing.index(member.process_id) * gpus
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is for `stop_on_signals`
     jax.distributed.initialize(
         member.coordinator,
         member.num_processes,
         member.process_id,
-        local_device_ids=list(range(first, first + gpus)) if len(sharing) > 1 else None,
+        local_device_ids=own_gpus(member.process_id, met, each or 1),
         cluster_detection_method="deactivate",
         initialization_timeout=max(round(timeout), 1),
         heartbeat_timeout_seconds=SECONDS_OF_SILENCE,
         coordinator_bind_address=bind_address(member.coordinator),
     )
     return [other["host"] for other in met]
+
+
+def own_gpus(process_id: int, met: list[About], num_gpus: int) -> list[int] | None:
+    """Which of the GPUs that it sees are a process's own; None for all of them.
+
+    Processes of one host that see the same ones share them out. Where what they see is too little
+    for all, it is the launcher that has shared out: each sees its own, under the same numbers.
+    """
+    sharing = _sharing(met[process_id], met, "gpus")
+    visible = met[process_id]["gpus"][0]
+    is_bound = visible is not None and len(visible.split(",")) < num_gpus * len(sharing)
+    if len(sharing) == 1 or is_bound:
+        return None
+    first = sharing.index(process_id) * num_gpus
+    return list(range(first, first + num_gpus))
 
 
 def _sharing(about: About, met: list[About], name: str) -> list[int]:

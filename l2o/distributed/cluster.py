@@ -35,10 +35,11 @@ class Member:
 
 def launcher(environ: Mapping[str, str] = os.environ) -> str | None:
     """What started this process as one of several, in words, or None."""
-    if all(name in environ for name in SLURM):
-        return f"SLURM job {environ['SLURM_JOB_ID']}"
+    # Open MPI first: inside a job of SLURM its processes see the variables of both.
     if all(name in environ for name in OPEN_MPI):
         return "Open MPI"
+    if all(name in environ for name in SLURM):
+        return f"SLURM job {environ['SLURM_JOB_ID']}"
     return None
 
 
