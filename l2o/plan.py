@@ -32,7 +32,7 @@ class Plan:
         trained: the part of the first theta that is meta-trained.
         merge: from that part to a whole theta.
         learner: what takes the outer steps.
-        log_every: outer steps of a chunk, a divisor of the steps.
+        log_every: outer steps of a chunk, the largest divisor of the steps up to the setting.
         checkpoint_every: outer steps between checkpoints, a multiple of `log_every`.
     """
 
@@ -87,7 +87,8 @@ def resolve(settings: MetaTraining) -> Plan:
     evaluation = lookup.evaluation_tasks(families, settings.eval_tasks)
     for task in evaluation:
         check_task(task)
-    log_every = math.gcd(settings.log_every, settings.steps)
+    at_most = min(settings.log_every, settings.steps)
+    log_every = max(n for n in range(1, at_most + 1) if settings.steps % n == 0)
     return Plan(
         train=train,
         evaluation=evaluation,

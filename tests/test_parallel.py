@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import jax
 import numpy as np
 import pytest
@@ -9,9 +7,7 @@ from estimator_table import make
 from l2o.estimators import full_grad, pes
 from l2o.optimizers import learnable_sgd
 from l2o.parallel import population_mesh
-from l2o.plan import check_divides
 from l2o.problem import inner_problem
-from l2o.settings import MetaTraining
 
 LOPT = learnable_sgd()
 PROBLEM = inner_problem(bowl_task(), LOPT, horizon=6, window=3)
@@ -71,19 +67,3 @@ def test_population_that_does_not_divide(num_pairs, nearest):
         pes(PROBLEM, num_pairs=num_pairs, std=0.1, mesh=population_mesh(2))
     with pytest.raises(ValueError, match=message.replace("num_pairs", "num_members")):
         full_grad(PROBLEM, num_members=num_pairs, mesh=population_mesh(2))
-
-
-@pytest.mark.parametrize(
-    ("estimator", "num_pairs", "unit", "nearest"),
-    [("pes", 5, 4, 4), ("pes", 7, 4, 8), ("CMA_ES", 5, 2, 4), ("full_grad", 7, 2, 8)],
-)
-def test_pairs_that_devices_cannot_share(estimator, num_pairs, unit, nearest):
-    """A candidate of a strategy, like a member that backpropagates, is half a pair."""
-    settings = MetaTraining(estimator=estimator, num_pairs=num_pairs)
-    message = (
-        f"`num_pairs` must be a multiple of {unit} on 4 devices; got {num_pairs}. "
-        f"Try num_pairs={nearest}."
-    )
-    with pytest.raises(ValueError, match=message):
-        check_divides(settings, 4)
-    check_divides(replace(settings, num_pairs=nearest), 4)

@@ -3,8 +3,8 @@
 Each antithetic pair draws ε when its run begins and keeps it to the end, so that every window's
 loss difference is credited to the same ε,
     g = 1/(2 σ²) ε (mean of ℓ⁺ - ℓ⁻ over the window)
-(Li, Harrison, Sohl-Dickstein, Smith, Metz 2023). Where PES adds up one perturbation a window, and
-with them their variance, this does not grow with the number of windows.
+(Li, Harrison, Sohl-Dickstein, Smith, Metz 2023). PES credits a loss to the sum of its windows'
+perturbations, which grows with their number; the one perturbation here does not.
 """
 
 from typing import Unpack
@@ -16,7 +16,7 @@ from l2o.problem import Problem
 
 
 def nres(problem: Problem, **options: Unpack[EvolutionOptions]) -> Estimator:
-    """NRES: unbiased like PES, with a variance that does not grow with the number of windows.
+    """NRES: unbiased like PES, and less noisy in estimates of many windows a run.
 
     Pairs are at stages of their own. If a run ends inside a window, the steps of the next one
     within that window feel the old perturbation and it is credited for them, as in PES.

@@ -21,7 +21,8 @@ def pes(
 ) -> Estimator:
     """PES: unbiased for the mean loss over the horizon, whatever the window.
 
-    Its variance grows with the number of windows in a run. Pairs are at stages of their own.
+    Where early perturbations still move late losses, its variance grows with the number of windows
+    in a run. Pairs are at stages of their own.
 
     Args:
         problem: what to unroll.
