@@ -122,6 +122,7 @@ def run_diagnosis(settings: Diagnose, console: Console) -> int:
     )
     seconds = time.perf_counter() - begun
     config = asdict(settings) | {"task": task.name, "optimizer": lopt.name}
+    del config["out"]
     paths = write_diagnosis(settings.out, diagnosis, config=config, seconds=seconds)
     for reference in diagnosis.references:
         if reference.is_used:

@@ -218,7 +218,7 @@ def diagnosis_table(diagnosis: Diagnosis, horizon: int) -> "Table":
             str(row.window or ""),
             number(relative(row.variance, used)),
             number(relative(row.step_variance, used)),
-            f"{number(row.relative_bias, 2)} ± {error} {'*' if row.is_biased else ' '}",
+            f"{number(row.relative_bias, 2)}{'*' if row.is_biased else ''} ±{error}",
             number(row.cosine, 2),
             f"{row.seconds:.2f}",
             *(() if all_valid else (f"{row.valid:.0%}",)),
@@ -234,9 +234,9 @@ def relative(square: float, reference: Reference) -> float:
 NOTE = f"""\
 variance: of what {BUDGET:,} inner steps give, over the squared norm of the gradient
 of a step: the same, if all of them are one outer step of pairs at random stages
-bias: distance of the mean from the gradient, over its norm, ± 95 %, without what noise
-explains; * where noise can hardly explain it, all rows considered (5 %). The exact
-gradient is without the smoothing of evolution strategies, which then counts as bias
+bias: distance of the mean from the gradient, over its norm, less what noise
+explains, ± 95 %; * is significant among all rows (5 %). An exact gradient lacks
+the smoothing of evolution strategies, which counts as bias then
 cosine: of the mean to the gradient
 s: for {BUDGET:,} inner steps on one device, without compilation"""
 """What the columns are."""
