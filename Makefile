@@ -25,7 +25,7 @@ unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2
 
 notebook: $(VENV)/.installed-dev
-	L2O_FAST=1 $(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 notebooks
+	L2O_FAST=1 XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 notebooks
 
 # The wheel, installed elsewhere, runs outside the checkout.
 wheel: $(VENV)/.installed-dev

@@ -138,7 +138,10 @@ MISTAKES = {
     "no module": ("--task no_such_module:x", "No module named 'no_such_module'"),
     "no attribute": ("--task user_module:x", "has no attribute 'x'"),
     "no design": ("--optimizer user_module:bowl", "gives Task. Return l2o.LearnedOptimizer"),
-    "devices": ("--devices 2 --num-pairs 3", "multiple of the 2 devices; got 3. Try --num-pairs 4"),
+    "devices": (
+        "--devices 2 --num-pairs 3",
+        "multiple of 2 on 2 devices; got 3. Try",
+    ),
     "too many devices": (
         "--devices 3 --num-pairs 3",
         "--devices must be between 1 and the 2 present; got 3. Try --devices 2",

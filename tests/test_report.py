@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import shutil
 
 import jax.numpy as jnp
 import optax
@@ -79,18 +80,24 @@ def comparisons():
     ]
 
 
-@pytest.fixture
-def folder(tmp_path, comparisons):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, comparisons):
+    folder = tmp_path_factory.mktemp("report")
     lines = [
         {"step": 0, "meta_loss": 2.0, "finite": 1.0},
         {"step": 10, "meta_loss": None, "finite": 0.5},
         {"step": 20, "meta_loss": 1.0, "finite": 1.0},
     ]
     text = "\n".join(map(json.dumps, lines)) + '\n{"step": 30, "meta'
-    (tmp_path / "metrics.jsonl").write_text(text)
+    (folder / "metrics.jsonl").write_text(text)
     config = {"task": "<script>alert(1)</script>", "rate": float("nan")}
-    write_report(tmp_path, comparisons, config=config)
-    return tmp_path
+    write_report(folder, comparisons, config=config)
+    return folder
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "report")
 
 
 def refuse(constant):
