@@ -7,10 +7,11 @@ from importlib.metadata import version
 os.environ["MPLBACKEND"] = "Agg"
 # The suite compiles hundreds of small programs and runs each for milliseconds. XLA ends the
 # interpreter at a flag that it does not know.
-FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
-if version("jax").startswith("0.10."):
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS))
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+    " --xla_cpu_parallel_codegen_split_count=1"
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jax").startswith("0.10.") else "")
+)
 
 import jax
 import pytest
