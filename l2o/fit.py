@@ -103,7 +103,8 @@ def fit(
     state = hosts.on_main(restore) or jax.jit(learner.init)(k_init, theta)
     with hosts.all_present():
         state, is_saved = transfer.from_main((state, jnp.bool_(run is not None)))
-    step = last_saved = int(state.step)
+    step, is_saved = int(state.step), bool(is_saved)
+    last_saved = step
     if step > num_steps or (num_steps - step) % log_every:
         raise ValueError(
             f"`num_steps` must be the step of the run's checkpoint plus a multiple of `log_every`; "

@@ -140,7 +140,7 @@ MISTAKES = {
     "no design": ("--optimizer user_module:bowl", "gives Task. Return l2o.LearnedOptimizer"),
     "devices": (
         "--devices 2 --num-pairs 3",
-        "multiple of 2 on 2 devices; got 3. Try",
+        "must be a multiple of 2 on 2 devices; got 3. Try --num-pairs 4",
     ),
     "too many devices": (
         "--devices 3 --num-pairs 3",

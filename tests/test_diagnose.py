@@ -24,6 +24,7 @@ from l2o.diagnosis.report import png, read_diagnosis
 from l2o.diagnosis.sampling import diagnose
 from l2o.diagnosis.summary import BUDGET, Job, Runs, bias_of, sample_of, summarize
 from l2o.estimators import Estimator, nres, pes, truncated_es, truncated_grad
+from l2o.run_folder import RunError
 
 STD = 0.1
 NUM_RUNS = 1024
@@ -185,6 +186,18 @@ def test_an_estimator_draws_the_same_whoever_else_is_measured(drawn_rows):
         if row.window:
             assert row.norm == norms[row.estimator, row.horizon, row.window]
     assert len(set(norms.values())) == len(norms)
+
+
+def test_an_estimator_that_does_not_fit_the_memory_is_named():
+    def too_large(problem):
+        def estimate(key, theta, state, data):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nwhile allocating")
+
+        return dataclasses.replace(drawn(problem), estimate=estimate)
+
+    message = r"huge at horizon 20 could not be measured \(RESOURCE_EXHAUSTED: Out of memory while"
+    with pytest.raises(RunError, match=message):
+        draw({"huge": too_large}, horizons=[20], windows=[5], num_runs=8)
 
 
 def runs_of(gradients, valid=None):

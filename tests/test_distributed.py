@@ -317,10 +317,17 @@ def test_trees_arrive_to_the_bit(start):
     ],
 )
 def test_gpus_of_the_processes_of_a_host(gpus, num_gpus, own):
+    members = [Member("SLURM job 1", "h:1", 2, i) for i in range(2)]
     met = [{"host": "here", "gpus": [visible, None]} for visible in gpus]
-    assert [hosts.own_gpus(i, met, num_gpus) for i in range(2)] == own
+    assert [hosts.own_gpus(member, met, num_gpus) for member in members] == own
     elsewhere = [about | {"host": f"host{i}"} for i, about in enumerate(met)]
-    assert [hosts.own_gpus(i, elsewhere, num_gpus) for i in range(2)] == [None, None]
+    assert [hosts.own_gpus(member, elsewhere, num_gpus) for member in members] == [None, None]
+
+
+def test_gpus_that_no_launcher_has_bound_are_not_used_twice():
+    met = [{"host": "here", "gpus": ["0", None]}] * 2  # typed alike by hand
+    members = [Member("flags", "h:1", 2, i) for i in range(2)]
+    assert [hosts.own_gpus(member, met, 1) for member in members] == [[0], [1]]  # JAX says no 1
 
 
 def in_process(arguments, process_id: int, port: int, capsys) -> str:

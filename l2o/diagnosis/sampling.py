@@ -107,7 +107,7 @@ def diagnose(
         window = min((w for h, w in pairs if h == horizon), key=lambda w: w + horizon // w)
         for name, make in whole_runs.items():
             estimator = estimators.get(name, make)(problems[horizon, window])
-            fair = round(num_runs * 2 * horizon / estimator.steps)
+            fair = max(MIN_RUNS, round(num_runs * 2 * horizon / estimator.steps))
             jobs[Job(name, horizon, None)] = estimator, 1, (1 + REFERENCES[name]) * fair
         for name in estimators:
             for window in [w for h, w in pairs if h == horizon and name not in whole_runs]:
@@ -152,8 +152,8 @@ def diagnose(
             except jax.errors.JaxRuntimeError as error:  # out of memory, most likely
                 raise RunError(
                     f"{job.estimator} at horizon {job.horizon} could not be measured "
-                    f"({str(error).splitlines()[0]}). Leave it out with --estimator, or try a "
-                    "shorter --horizon."
+                    f"({' '.join(str(error).split())[:200]}). Try a shorter --horizon, or "
+                    "--reference smoothed and an --estimator without it."
                 ) from error
             on_runs(job, runs[job])
     finally:

@@ -30,6 +30,9 @@ SECONDS_OF_SILENCE = 30
 
 SECONDS_TO_HEAR_WHY = 2.0
 
+OF_THE_NETWORK = "(?!RESOURCE_EXHAUSTED|UNIMPLEMENTED)[A-Z_]+: "
+"""Status codes that JAX's errors begin with when another process has gone."""
+
 T = TypeVar("T")
 
 _watch: Watch | None = None
@@ -153,7 +156,7 @@ def all_present(where: Callable[[], str] | None = None) -> Iterator[None]:
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:  # jaxlib raises either
-        if jax.process_count() == 1 or not re.match("[A-Z_]+: ", str(error)):  # a status code
+        if jax.process_count() == 1 or not re.match(OF_THE_NETWORK, str(error)):
             raise
         time.sleep(SECONDS_TO_HEAR_WHY)  # in which the watch can say which process has ended
         raise RunError(f"processes lost each other ({_one_line(error)}); {_where()}") from error
@@ -210,7 +213,7 @@ def _connect(
         member.coordinator,
         member.num_processes,
         member.process_id,
-        local_device_ids=own_gpus(member.process_id, met, each or 1),
+        local_device_ids=own_gpus(member, met, each or 1),
         cluster_detection_method="deactivate",
         initialization_timeout=max(round(timeout), 1),
         heartbeat_timeout_seconds=SECONDS_OF_SILENCE,
@@ -219,18 +222,18 @@ def _connect(
     return [other["host"] for other in met]
 
 
-def own_gpus(process_id: int, met: list[About], num_gpus: int) -> list[int] | None:
+def own_gpus(member: Member, met: list[About], num_gpus: int) -> list[int] | None:
     """Which of the GPUs that it sees are a process's own; None for all of them.
 
     Processes of one host that see the same ones share them out. Where what they see is too little
-    for all, it is the launcher that has shared out: each sees its own, under the same numbers.
+    for all, the launcher has shared out: each sees its own, under the same numbers.
     """
-    sharing = _sharing(met[process_id], met, "gpus")
-    visible = met[process_id]["gpus"][0]
-    is_bound = visible is not None and len(visible.split(",")) < num_gpus * len(sharing)
-    if len(sharing) == 1 or is_bound:
+    about = met[member.process_id]
+    sharing, visible = _sharing(about, met, "gpus"), about["gpus"][0]
+    is_enough = visible is None or len(visible.split(",")) >= num_gpus * len(sharing)
+    if len(sharing) == 1 or (member.launcher != "flags" and not is_enough):
         return None
-    first = sharing.index(process_id) * num_gpus
+    first = sharing.index(member.process_id) * num_gpus
     return list(range(first, first + num_gpus))
 
 

@@ -69,16 +69,18 @@ def _host(
                 try:
                     visitor = stack.enter_context(server.accept()[0])
                 except TimeoutError:
+                    _forget_the_gone(visitors, abouts)
                     raise ValueError(_missing(member, abouts, timeout)) from None
                 visitor.settimeout(SECONDS_TO_SPEAK)
-                message = _received(visitor)
+                try:
+                    message = _received(visitor)
+                except TimeoutError:
+                    message = None
                 if message is None or message.get("format") != FORMAT:
                     visitor.close()  # somebody else, who came to this port by mistake
                     continue
                 number = message["process_id"]
-                for gone in [i for i, other in visitors.items() if _has_gone(other)]:
-                    visitors.pop(gone).close()  # and may be started again
-                    del abouts[gone]
+                _forget_the_gone(visitors, abouts)
                 try:
                     _check_visitor(member, message, abouts)
                 except ValueError as error:
@@ -111,14 +113,14 @@ def _visit(
                 "about": about,
             },
         )
-        asked = time.monotonic()
-        answer = _received(connection)
-        if answer is None and time.monotonic() - asked >= timeout:
+        try:
+            answer = _received(connection)
+        except TimeoutError:
             raise ValueError(
                 f"`connect_timeout` must be long enough for all {member.num_processes} processes "
                 f"to start; got {timeout:g} s, and process 0 waits longer. Start all of them, or "
                 "try a longer --connect-timeout."
-            )
+            ) from None
         if answer is None:
             raise RunError(
                 f"process 0 at {member.coordinator} ended before all {member.num_processes} "
@@ -190,9 +192,12 @@ def _missing(member: Member, abouts: dict[int, About], timeout: float) -> str:
     )
 
 
-def _has_gone(visitor: socket.socket) -> bool:
-    """Whether a process that waits for its answer has closed its connection."""
-    return bool(select.select([visitor], [], [], 0)[0])
+def _forget_the_gone(visitors: dict[int, socket.socket], abouts: dict[int, About]) -> None:
+    """Removes processes that have closed their connections; they may be started again."""
+    gone = select.select(list(visitors.values()), [], [], 0)[0]
+    for number in [number for number, visitor in visitors.items() if visitor in gone]:
+        visitors.pop(number).close()
+        del abouts[number]
 
 
 def _send(connection: socket.socket, message: dict[str, Any]) -> None:
@@ -201,10 +206,16 @@ def _send(connection: socket.socket, message: dict[str, Any]) -> None:
 
 
 def _received(connection: socket.socket) -> dict[str, Any] | None:
-    """A message, or None if what came is none."""
+    """A message, or None if what came is none.
+
+    Raises:
+        TimeoutError: if nothing came in time.
+    """
     try:
         with connection.makefile("rb") as stream:
             message = json.loads(stream.readline())
+    except TimeoutError:
+        raise
     except (OSError, ValueError):
         return None
     return message if isinstance(message, dict) else None
