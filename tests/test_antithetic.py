@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from analytic import HORIZON, THETA, WINDOW, decay_losses, decay_problem
-from estimator_table import PERSISTENT, make, once
+from estimator_table import EVOLUTION, PERSISTENT, make, once
 from scipy.stats import rankdata
 
 from l2o.estimators import pes, truncated_es
@@ -35,7 +35,12 @@ def num_steps_of(name):
     return HORIZON if name == "full_es" else WINDOW
 
 
-@pytest.mark.parametrize("name", ["full_es", "nres", "truncated_es"])
+def strategies(*quick):
+    """All of them; those that are not quick are in the slow suite."""
+    return [pytest.param(n, marks=() if n in quick else pytest.mark.slow) for n in EVOLUTION]
+
+
+@pytest.mark.parametrize("name", strategies("full_es", "nres", "truncated_es"))
 def test_a_pair_depends_on_its_global_index_only(name, key):
     """Growing the population leaves the pairs before as they were: their sum only grows."""
     for num_pairs in (2, 4):
@@ -44,9 +49,18 @@ def test_a_pair_depends_on_its_global_index_only(name, key):
         np.testing.assert_allclose(gradient, expected, rtol=1e-3)
 
 
+QUICK_SIDES = {"full_es": (1.0,), "pes": (1.0, -1.0), "nres": (-1.0,), "truncated_es": (1.0,)}
+
+
 @pytest.mark.parametrize(
     ("name", "side"),
-    [("full_es", 1.0), ("pes", 1.0), ("pes", -1.0), ("nres", -1.0), ("truncated_es", 1.0)],
+    [
+        pytest.param(
+            *(name, side), marks=() if side in QUICK_SIDES.get(name, ()) else pytest.mark.slow
+        )
+        for name in EVOLUTION
+        for side in (1.0, -1.0)
+    ],
 )
 def test_a_nan_member_masks_its_pair_only(name, side, key):
     """The losses of the one member that is furthest to one side turn NaN."""
@@ -73,14 +87,15 @@ def test_a_nan_member_masks_its_pair_only(name, side, key):
     np.testing.assert_array_equal(inner.params[bad], np.zeros_like(inner.params[bad]))
     assert inner.step[bad] == 0
     _, k_restart = jax.random.split(jax.random.fold_in(key, bad))
-    assert inner.horizon[bad] == decay_problem().init(k_restart, THETA).horizon
+    start = decay_problem().start if name == "es_single" else decay_problem().init
+    assert inner.horizon[bad] == start(k_restart, THETA).horizon
     if name in PERSISTENT:
         np.testing.assert_array_equal(after.members.felt[bad], np.zeros(2))
         assert bool(after.members.is_due[bad])
         assert np.any(np.asarray(after.members.felt)[others] != 0)
 
 
-@pytest.mark.parametrize("name", ["full_es", "pes", "nres"])
+@pytest.mark.parametrize("name", strategies("full_es", "pes", "nres"))
 def test_no_valid_pair_gives_a_zero_gradient_and_says_so(name, key):
     always = lambda losses, theta, state: losses * jnp.nan
     shaping = "none" if name == "full_es" else "standardize" if name == "pes" else "centered_rank"

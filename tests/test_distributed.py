@@ -418,7 +418,7 @@ def test_who_waits_less_than_process_0_says_so(monkeypatch):
     first.join()
 
 
-def meet_all(port: int, first_comes: bytes) -> None:
+def meet_all(port: int, first_comes: bytes, *, stays: bool) -> None:
     """Three processes meet, but process 0 and then somebody who says this come first."""
     members = [Member("flags", f"127.0.0.1:{port}", 3, i) for i in range(3)]
     met = {}
@@ -432,10 +432,12 @@ def meet_all(port: int, first_comes: bytes) -> None:
     with socket.create_connection(("127.0.0.1", port)) as visitor:
         visitor.sendall(first_comes)
         time.sleep(0.3)
-    for thread in threads[1:]:
-        thread.start()
-    for thread in threads:
-        thread.join()
+        if not stays:
+            visitor.close()
+        for thread in threads[1:]:
+            thread.start()
+        for thread in threads:
+            thread.join()
     for abouts, links in met.values():
         assert abouts == [{"number": 0}, {"number": 1}, {"number": 2}]
         for link in links.values():
@@ -445,8 +447,8 @@ def meet_all(port: int, first_comes: bytes) -> None:
 
 def test_a_process_started_again_takes_its_place():
     hello = {"format": FORMAT, "num_processes": 3, "process_id": 1, "about": {"number": "gone"}}
-    meet_all(free_port(), json.dumps(hello).encode() + b"\n")
+    meet_all(free_port(), json.dumps(hello).encode() + b"\n", stays=False)
 
 
 def test_processes_meet_whatever_else_comes_to_the_port():
-    meet_all(free_port(), b"GET / HTTP/1.1\r\n\r\n")
+    meet_all(free_port(), b"GET / HTTP/1.1\r\n\r\n", stays=True)
