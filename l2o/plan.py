@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import jax
 import optax
@@ -19,6 +20,9 @@ from l2o.problem import Problem, inner_problem
 from l2o.settings import MetaTraining
 from l2o.streams import check_seed, stream
 from l2o.task import Key, Task, TaskFamily, check_task
+
+if TYPE_CHECKING:
+    from l2o.diagnosis.command import Diagnose
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +61,7 @@ def resolve(settings: MetaTraining) -> Plan:
     lopt = lookup.learned_optimizer(settings.optimizer)
     families = task_families(settings.task)
     train = tuple(task for family in families for task in family.train)
-    objective = Objective(
-        summary=settings.objective,
-        measure=settings.measure,
-        measure_on=settings.measure_on,
-        measure_batches=settings.measure_batches,
-        target=settings.target,
-        normalize=settings.normalize,
-    )
+    objective = objective_of(settings)
     trained, merge = freeze(lopt.init(theta_key(settings.seed)), settings.freeze)
     problems = {
         task.name: with_frozen(
@@ -98,6 +95,18 @@ def resolve(settings: MetaTraining) -> Plan:
         learner=learner,
         log_every=log_every,
         checkpoint_every=max(1, settings.checkpoint_every // log_every) * log_every,
+    )
+
+
+def objective_of(settings: "MetaTraining | Diagnose") -> Objective:
+    """What a run costs, from the settings of either command."""
+    return Objective(
+        summary=settings.objective,
+        measure=settings.measure,
+        measure_on=settings.measure_on,
+        measure_batches=settings.measure_batches,
+        target=settings.target,
+        normalize=settings.normalize,
     )
 
 

@@ -17,7 +17,7 @@ from l2o.diagnosis.summary import Job, ReferenceChoice, Runs
 from l2o.estimators.antithetic import check_options
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.objective import Batches, Objective, Summary
-from l2o.plan import theta_key
+from l2o.plan import objective_of, theta_key
 from l2o.problem import Problem, inner_problem
 from l2o.streams import check_seed, stream
 
@@ -87,14 +87,7 @@ def run_diagnosis(settings: Diagnose, console: Console) -> int:
     check_writable(settings.out)
     lopt, theta = design_and_theta(settings)
     task = lookup.training_task(settings.task)
-    objective = Objective(
-        summary=settings.objective,
-        measure=settings.measure,
-        measure_on=settings.measure_on,
-        measure_batches=settings.measure_batches,
-        target=settings.target,
-        normalize=settings.normalize,
-    )
+    objective = objective_of(settings)
 
     def make_problem(horizon: int, window: int) -> Problem:
         return inner_problem(task, lopt, horizon=horizon, window=window, objective=objective)
