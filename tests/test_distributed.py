@@ -158,15 +158,16 @@ def test_a_process_dies_and_the_run_goes_on(start, on_one_device, tmp_path):
 
 
 def assert_the_other_ends(children: list[subprocess.Popen], dies: int, run: Path) -> None:
-    """Kills one process; the other ends within a minute, and its last line says why."""
+    """Kills one process; the other ends within a minute, and one line of ours says why."""
     children[dies].kill()
     killed_at = time.monotonic()
     _, errors = children[1 - dies].communicate(timeout=60)
     assert time.monotonic() - killed_at < 60
     assert children[1 - dies].returncode == 2, errors
-    *_, line = errors.strip().splitlines()
-    assert line.startswith("error: ") and line.endswith("Continue all with --resume.")
-    assert f"process {dies} ended without a word; the last good checkpoint is at step" in errors
+    # Beside it JAX may log that its service has gone, before or after.
+    (line,) = [each for each in errors.splitlines() if each.startswith("error: ")]
+    assert line.endswith("Continue all with --resume.")
+    assert f"process {dies} ended without a word; the last good checkpoint is at step" in line
     assert step_in(line) in Checkpoints(RunFolder(run).checkpoints).steps()
 
 
