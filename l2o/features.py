@@ -6,6 +6,7 @@ from"). Accumulators start at zero and are not bias-corrected.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,3 +52,70 @@ def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
 def clipped_rsqrt(x: jax.Array, floor: float = 1e-9) -> jax.Array:
     """1 / sqrt(max(x, floor))."""
     return jax.lax.rsqrt(jnp.maximum(x, floor))
+
+
+FRACTION_CENTRES = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
+
+
+def progress_fraction(count: jax.Array, horizon: int | jax.Array) -> jax.Array:
+    """Embedding of the fraction of the run: tanh(10 (t/N - c)) for nine c; shape (9,) (VeLO)."""
+    return jnp.tanh(10.0 * (count / horizon - jnp.asarray(FRACTION_CENTRES)))
+
+
+class LossBuffer(NamedTuple):
+    """Ten averages of the loss, over half-lives from ten steps to the whole run (VeLO).
+
+    Attributes:
+        means: shape (10,), not bias-corrected.
+        lowest: shape (10,), the lowest that each has been, bias-corrected.
+        count: losses seen, int32 scalar.
+        decays: shape (10,).
+    """
+
+    means: jax.Array
+    lowest: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    decays: jax.Array
+
+
+NUM_LOSS_FEATURES = 9
+
+
+def loss_buffer_init(horizon: int | jax.Array) -> LossBuffer:
+    """An empty buffer for a run of `horizon` steps."""
+    half_lives = 10.0 ** jnp.linspace(1.0, jnp.log10(jnp.float32(horizon)), 10)
+    return LossBuffer(
+        means=jnp.zeros(10),
+        lowest=jnp.full(10, 1e12),
+        count=jnp.int32(0),
+        decays=jnp.exp(-1.0 / half_lives),
+    )
+
+
+def loss_buffer_update(buffer: LossBuffer, loss: jax.Array) -> LossBuffer:
+    """The buffer with one more loss, which counts as twice the largest average at most.
+
+    A loss that is not finite leaves it as it was.
+    """
+    count = buffer.count + 1
+    # Zero before the first loss, when the quotient would be 0/0.
+    before = buffer.means / jnp.where(buffer.count > 0, 1.0 - buffer.decays**buffer.count, 1.0)
+    largest = jnp.where(buffer.count > 0, jnp.max(before), loss)
+    bounded = jnp.minimum(2.0 * jnp.abs(largest), loss)
+    means = buffer.decays * buffer.means + (1.0 - buffer.decays) * bounded
+    lowest = jnp.minimum(buffer.lowest, means / (1.0 - buffer.decays**count))
+    updated = LossBuffer(means, lowest, count, buffer.decays)
+    return jax.tree.map(lambda new, old: jnp.where(jnp.isfinite(loss), new, old), updated, buffer)
+
+
+def loss_buffer_features(buffer: LossBuffer) -> jax.Array:
+    """How each average lies to the next slower one; shape (9,), in [-1, 1], 0 at first."""
+    averages = buffer.means / (1.0 - buffer.decays ** jnp.maximum(buffer.count, 1))
+    gap = averages[:-1] - buffer.lowest[:-1]
+    slower_gap = jnp.maximum(averages[1:] - buffer.lowest[:-1], 1e-8)
+    return jnp.where(buffer.count > 2, jnp.clip(gap / slower_gap - 1.0, -1.0, 1.0), 0.0)
+
+
+def log_magnitude(x: jax.Array) -> jax.Array:
+    """0.5 ln(1e-8 + |x|), clipped to [-2.5, 2.5]: a statistic's size as NNAdam and VeLO see it."""
+    return 0.5 * jnp.clip(jnp.log(1e-8 + jnp.abs(x)), -5.0, 5.0)

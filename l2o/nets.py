@@ -83,3 +83,32 @@ def mlp_per_parameter(
     for i in range(1, len(net) // 2):
         hidden = affine([jax.nn.relu(h) for h in hidden], net[f"w{i}"], net[f"b{i}"])
     return hidden
+
+
+GRU = dict[str, jax.Array]
+"""Weights `w_in` (inputs, 3 n) and `w_h` (n, 3 n) and the bias `b` (3 n,): reset, update, new."""
+
+
+def gru_init(key: Key, num_inputs: int, hidden_size: int) -> GRU:
+    """Weights of a gated recurrent unit (Cho et al. 2014), drawn as `mlp_init` draws them."""
+    k_in, k_h = jax.random.split(key)
+
+    def draw(key: Key, rows: int) -> jax.Array:
+        normal = jax.random.truncated_normal(key, -2.0, 2.0, (rows, 3 * hidden_size))
+        return normal / jnp.sqrt(rows)
+
+    return {
+        "w_in": draw(k_in, num_inputs),
+        "w_h": draw(k_h, hidden_size),
+        "b": jnp.zeros(3 * hidden_size),
+    }
+
+
+def gru_apply(net: GRU, x: jax.Array, hidden: jax.Array) -> jax.Array:
+    """The next hidden state: shapes (..., inputs) and (..., n) to (..., n)."""
+    of_x = jnp.split(x @ net["w_in"] + net["b"], 3, axis=-1)
+    of_h = jnp.split(hidden @ net["w_h"], 3, axis=-1)
+    reset = jax.nn.sigmoid(of_x[0] + of_h[0])
+    update = jax.nn.sigmoid(of_x[1] + of_h[1])
+    new = jnp.tanh(of_x[2] + reset * of_h[2])
+    return (1.0 - update) * new + update * hidden

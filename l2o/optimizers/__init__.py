@@ -1,4 +1,4 @@
-"""Learned-optimizer designs, one a file."""
+"""Learned-optimizer designs, one a file; policies, which are designs too, have their own folder."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,6 +7,7 @@ from l2o.optimizers.adafac_mlp import adafac_mlp
 from l2o.optimizers.learnable import learnable_adam, learnable_sgd, learnable_sgdm
 from l2o.optimizers.mlp_lopt import mlp_lopt
 from l2o.optimizers.nominal_mlp import nominal_mlp
+from l2o.policies import POLICIES
 
 DESIGNS: Mapping[str, Callable[..., LearnedOptimizer]] = {
     "adafac_mlp": adafac_mlp,
@@ -15,6 +16,7 @@ DESIGNS: Mapping[str, Callable[..., LearnedOptimizer]] = {
     "learnable_sgdm": learnable_sgdm,
     "mlp_lopt": mlp_lopt,
     "nominal_mlp": nominal_mlp,
+    **POLICIES,
 }
 """Constructors by name: what a release file may name."""
 

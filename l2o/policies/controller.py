@@ -1,0 +1,347 @@
+"""Controllers: an agent, or one for each tensor, turns the hyperparameters of an optax optimizer.
+
+Every `interval` inner steps an agent sees `l2o.policies.observation` and where its knobs stand,
+and moves each of them by its action, in steps that suit the knob:
+
+    x ← clip(x + step · a, low, high),   x = ln rate, ln(1 - decay), ln weight decay, ln norm
+
+so a knob keeps its value while the action is 0. The base optimizer is optax's own, with its
+hyperparameters injected; per tensor, each tensor has one of its own.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from l2o.policies.heads import HeadName, make_head
+from l2o.policies.observation import (
+    NUM_IDENTITY_FEATURES,
+    NUM_RUN_FEATURES,
+    NUM_TENSOR_FEATURES,
+    Observed,
+    identity_features,
+    observe_step,
+    observed_init,
+    run_features,
+    tensor_features,
+)
+from l2o.policies.policy import Knobs, Policy, PolicyOptimizer, as_learned_optimizer, make_actor
+
+
+@dataclasses.dataclass(frozen=True)
+class Knob:
+    """How a hyperparameter is turned.
+
+    Attributes:
+        low: smallest value.
+        high: largest value.
+        step: what an action of 1 adds to the logarithm.
+        of_rest: turn ln(1 - value) in place of ln(value), for decays.
+    """
+
+    low: float
+    high: float
+    step: float
+    of_rest: bool = False
+
+    def encode(self, value: float) -> float:
+        """Where the knob stands at a value."""
+        return math.log(1.0 - value if self.of_rest else value)
+
+    def decode(self, position: jax.Array) -> jax.Array:
+        """The value at a position."""
+        return -jnp.expm1(position) if self.of_rest else jnp.exp(position)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest position."""
+        low, high = sorted((self.encode(self.low), self.encode(self.high)))
+        return low, high
+
+
+KNOBS: Mapping[str, Knob] = {
+    "momentum": Knob(0.0, 0.999, 0.3, of_rest=True),
+    "b1": Knob(0.0, 0.999, 0.3, of_rest=True),
+    "b2": Knob(0.5, 0.99999, 0.3, of_rest=True),
+    "weight_decay": Knob(1e-8, 1.0, 0.5),
+    "max_norm": Knob(1e-3, 1e3, 0.5),
+}
+"""What can be turned besides the learning rate, whose range the design is given."""
+
+STARTS: Mapping[str, float] = {
+    "momentum": 0.9,
+    "b1": 0.9,
+    "b2": 0.999,
+    "weight_decay": 1e-4,
+    "max_norm": 10.0,
+}
+
+TINY = 1e-24
+"""Under Adam's root, so that a gradient that has always been zero does no harm."""
+
+
+def sgdm(
+    learning_rate: Any, momentum: Any = 0.9, weight_decay: Any = None, max_norm: Any = None
+) -> optax.GradientTransformation:
+    """Gradient descent with heavy-ball momentum."""
+    parts = [optax.clip_by_global_norm(max_norm)] if max_norm is not None else []
+    parts += [optax.add_decayed_weights(weight_decay)] if weight_decay is not None else []
+    return optax.chain(*parts, optax.sgd(learning_rate, momentum=momentum))
+
+
+def adam(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    weight_decay: Any = None,
+    max_norm: Any = None,
+) -> optax.GradientTransformation:
+    """Adam, with decoupled weight decay if there is any."""
+    parts = [optax.clip_by_global_norm(max_norm)] if max_norm is not None else []
+    parts += [optax.scale_by_adam(b1=b1, b2=b2, eps_root=TINY)]
+    parts += [optax.add_decayed_weights(weight_decay)] if weight_decay is not None else []
+    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
+
+
+class Base(NamedTuple):
+    """An optimizer to control.
+
+    Attributes:
+        make: from hyperparameters to the transformation.
+        knobs: the hyperparameters that can be turned besides the learning rate.
+    """
+
+    make: Callable[..., optax.GradientTransformation]
+    knobs: tuple[str, ...]
+
+
+BASES: Mapping[str, Base] = {
+    "sgdm": Base(sgdm, ("momentum", "weight_decay", "max_norm")),
+    "adam": Base(adam, ("b1", "b2", "weight_decay", "max_norm")),
+}
+"""Base optimizers by name."""
+
+
+class ControllerState(NamedTuple):
+    """State of the knobs.
+
+    Attributes:
+        seen: of the run.
+        positions: shape (agents, knobs).
+        bases: state of the base optimizer of each agent.
+        identity: shape (agents, identity features).
+    """
+
+    seen: Observed
+    positions: jax.Array
+    bases: tuple[Any, ...]
+    identity: jax.Array
+
+
+def scheduler(
+    base: str = "sgdm",
+    learning_rate: float = 0.1,
+    lowest: float = 1e-4,
+    highest: float = 3.0,
+    step: float = 0.5,
+    interval: int = 25,
+    head: HeadName = "gaussian",
+    core: str = "mlp",
+    hidden_size: int = 32,
+) -> PolicyOptimizer:
+    """One agent that schedules the learning rate of a whole network.
+
+    Args:
+        base: "sgdm" or "adam".
+        learning_rate: where it starts.
+        lowest: smallest rate.
+        highest: largest rate.
+        step: what an action of 1 adds to the rate's logarithm.
+        interval: inner steps between two decisions.
+        head: "gaussian", or "squashed" for actions between -1 and 1.
+        core: "mlp", or "gru" for an agent with a memory.
+        hidden_size: of the network.
+
+    Raises:
+        ValueError: if the range of rates is empty or the start outside it, `interval` < 1, or a
+            name is unknown.
+    """
+    rate = Knob(lowest, highest, step)
+    config = {
+        "base": base,
+        "learning_rate": learning_rate,
+        "lowest": lowest,
+        "highest": highest,
+        "step": step,
+        "interval": interval,
+        "head": head,
+        "core": core,
+        "hidden_size": hidden_size,
+    }
+    return _controller("scheduler", base, (), learning_rate, rate, config, per_tensor=False)
+
+
+def tensor_controller(
+    base: str = "sgdm",
+    knobs: Sequence[str] = ("momentum", "weight_decay", "max_norm"),
+    learning_rate: float = 0.1,
+    lowest: float = 1e-4,
+    highest: float = 3.0,
+    step: float = 0.5,
+    interval: int = 25,
+    head: HeadName = "gaussian",
+    core: str = "mlp",
+    hidden_size: int = 32,
+) -> PolicyOptimizer:
+    """One agent for each tensor, all with the same network, that turns its hyperparameters.
+
+    Args:
+        base: "sgdm" or "adam".
+        knobs: what is turned besides the learning rate: momentum (b1 and b2 for adam),
+            weight_decay, max_norm (of the tensor's gradient).
+        learning_rate: where it starts, for each tensor.
+        lowest: smallest rate.
+        highest: largest rate.
+        step: what an action of 1 adds to the rate's logarithm.
+        interval: inner steps between two decisions.
+        head: "gaussian", or "squashed" for actions between -1 and 1.
+        core: "mlp", or "gru" for agents with a memory.
+        hidden_size: of the network.
+
+    Raises:
+        ValueError: as `scheduler`, or if the base has no such knob.
+    """
+    rate = Knob(lowest, highest, step)
+    config = {
+        "base": base,
+        "knobs": list(knobs),
+        "learning_rate": learning_rate,
+        "lowest": lowest,
+        "highest": highest,
+        "step": step,
+        "interval": interval,
+        "head": head,
+        "core": core,
+        "hidden_size": hidden_size,
+    }
+    return _controller(
+        "tensor_controller", base, knobs, learning_rate, rate, config, per_tensor=True
+    )
+
+
+def _controller(
+    name: str,
+    base: str,
+    names: Sequence[str],
+    learning_rate: float,
+    rate: Knob,
+    config: dict[str, Any],
+    *,
+    per_tensor: bool,
+) -> PolicyOptimizer:
+    _check(base, names, learning_rate, rate, config["interval"])
+    table = {"learning_rate": rate, **{n: KNOBS[n] for n in names}}
+    start = {"learning_rate": learning_rate, **{n: STARTS[n] for n in names}}
+    ends = np.array([knob.ends for knob in table.values()], np.float32)
+    steps = np.array([knob.step for knob in table.values()], np.float32)
+    tx = optax.inject_hyperparams(BASES[base].make)(**start)
+
+    def parts(tree: optax.Params) -> list[optax.Params]:
+        return jax.tree.leaves(tree) if per_tensor else [tree]
+
+    def init(params: optax.Params, horizon: int | jax.Array) -> ControllerState:
+        encoded = [knob.encode(start[n]) for n, knob in table.items()]
+        num_agents = len(parts(params))
+        return ControllerState(
+            seen=observed_init(params, horizon),
+            positions=jnp.tile(jnp.array(encoded, jnp.float32), (num_agents, 1)),
+            bases=tuple(tx.init(part) for part in parts(params)),
+            identity=identity_features(params) if per_tensor else jnp.zeros((1, 0)),
+        )
+
+    def observe(state: ControllerState) -> jax.Array:
+        sizes = [jnp.size(m) for m in jax.tree.leaves(state.seen.momentum)]
+        low, high = ends.T
+        of_run = run_features(state.seen)
+        return jnp.concatenate(
+            [
+                jnp.tile(of_run, (state.positions.shape[0], 1)),
+                tensor_features(state.seen, sizes, together=not per_tensor),
+                2.0 * (state.positions - low) / (high - low) - 1.0,
+                state.identity,
+            ],
+            axis=-1,
+        )
+
+    def turn(state: ControllerState, action: jax.Array) -> ControllerState:
+        moved = jnp.clip(state.positions + steps * action, ends[:, 0], ends[:, 1])
+        return state._replace(positions=moved)
+
+    def update(grads, state: ControllerState, params, value: jax.Array):
+        steps, bases = [], []
+        of_agents = zip(parts(grads), parts(params), state.bases, state.positions, strict=True)
+        for grad, param, base_state, position in of_agents:
+            values = {
+                n: knob.decode(x) for (n, knob), x in zip(table.items(), position, strict=True)
+            }
+            base_state = base_state._replace(hyperparams=base_state.hyperparams | values)
+            step, base_state = tx.update(grad, base_state, param)
+            steps.append(step)
+            bases.append(base_state)
+        updates = jax.tree.structure(grads).unflatten(steps) if per_tensor else steps[0]
+        seen = observe_step(state.seen, grads, params, updates, value)
+        return updates, state._replace(seen=seen, bases=tuple(bases))
+
+    num_features = NUM_RUN_FEATURES + NUM_TENSOR_FEATURES + len(table)
+    num_features += NUM_IDENTITY_FEATURES if per_tensor else 0
+    if config["head"] == "categorical":
+        raise ValueError("`head` must be gaussian or squashed; got categorical. Try head=gaussian.")
+    head = make_head(config["head"], len(table))
+    return as_learned_optimizer(
+        Policy(
+            name=name,
+            knobs=Knobs(init, observe, turn, update, num_features),
+            actor=make_actor(config["core"], num_features, head.num_outputs, config["hidden_size"]),
+            head=head,
+            interval=config["interval"],
+            config=config,
+        )
+    )
+
+
+def _check(
+    base: str, names: Sequence[str], learning_rate: float, rate: Knob, interval: int
+) -> None:
+    if base not in BASES:
+        raise ValueError(f"`base` must be one of {', '.join(BASES)}; got {base}. Try base=sgdm.")
+    for name in names:
+        if name not in BASES[base].knobs:
+            raise ValueError(
+                f"`knobs` of {base} must be among {', '.join(BASES[base].knobs)}; got {name}. "
+                f"Try knobs={BASES[base].knobs[0]}."
+            )
+    if not 0 < rate.low < rate.high < math.inf:
+        raise ValueError(
+            f"`lowest` and `highest` must make a range of positive rates; got {rate.low} to "
+            f"{rate.high}. Try lowest=1e-4 highest=3.0."
+        )
+    if not rate.low <= learning_rate <= rate.high:
+        raise ValueError(
+            f"`learning_rate` must be in the range {rate.low} to {rate.high}; got "
+            f"{learning_rate}. Try learning_rate={math.sqrt(rate.low * rate.high):.2g}."
+        )
+    if not 0 < rate.step < math.inf:
+        raise ValueError(f"`step` must be positive; got {rate.step}. Try step=0.5.")
+    check_interval(interval)
+
+
+def check_interval(interval: int) -> None:
+    """Raises a `ValueError` unless there is at least one step between two decisions."""
+    if interval < 1:
+        raise ValueError(f"`interval` must be at least 1; got {interval}. Try interval=25.")

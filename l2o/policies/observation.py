@@ -1,0 +1,162 @@
+"""What an agent sees of a training run: progress, loss, and statistics of tensors.
+
+Everything is free of scale: losses relative to each other, gradients relative to parameters. A
+statistic is kept for each tensor and read for a group of them, weighted by size.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o import features
+
+GRADIENT_DECAY = 0.99
+MOMENTUM_DECAY = 0.9
+
+NUM_RUN_FEATURES = 9 + features.NUM_LOSS_FEATURES + 1
+"""Of the whole run: fraction of the horizon, loss buffer, and the loss over its first value."""
+
+NUM_TENSOR_FEATURES = 6
+NUM_IDENTITY_FEATURES = 3
+
+
+class Observed(NamedTuple):
+    """What a training run has shown so far.
+
+    Attributes:
+        count: updates so far, int32 scalar.
+        horizon: steps of the whole run, float32 scalar.
+        losses: see `l2o.features.LossBuffer`.
+        first_loss: the first finite loss, NaN before.
+        momentum: average of the gradients, a tree like the parameters.
+        grad_square: shape (tensors,), slow average of the mean squared gradient, not corrected.
+        grad_momentum: shape (tensors,), average of the mean product of gradient and momentum.
+        param_square: shape (tensors,), mean squared parameter.
+        update_square: shape (tensors,), mean squared last update.
+    """
+
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    horizon: jax.Array
+    losses: features.LossBuffer
+    first_loss: jax.Array
+    momentum: optax.Params
+    grad_square: jax.Array
+    grad_momentum: jax.Array
+    param_square: jax.Array
+    update_square: jax.Array
+
+
+def observed_init(params: optax.Params, horizon: int | jax.Array) -> Observed:
+    """Before the first step of a run."""
+    nothing = jnp.zeros(len(jax.tree.leaves(params)))
+    return Observed(
+        count=jnp.zeros((), jnp.int32),
+        horizon=jnp.asarray(horizon, jnp.float32),
+        losses=features.loss_buffer_init(horizon),
+        first_loss=jnp.float32(jnp.nan),
+        momentum=jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params),
+        grad_square=nothing,
+        grad_momentum=nothing,
+        param_square=mean_squares(params),
+        update_square=nothing,
+    )
+
+
+def mean_squares(tree: optax.Params) -> jax.Array:
+    """Mean square of each leaf, shape (leaves,); an empty leaf has 0."""
+    return mean_products(tree, tree)
+
+
+def mean_products(tree: optax.Params, other: optax.Params) -> jax.Array:
+    """Mean product of each two leaves, shape (leaves,); empty leaves have 0."""
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
+    products = [jnp.sum(x * y) / max(jnp.size(x), 1) for x, y in pairs]
+    return jnp.stack(products) if products else jnp.zeros(0)
+
+
+def observe_step(
+    seen: Observed,
+    grads: optax.Updates,
+    params: optax.Params,
+    updates: optax.Updates,
+    value: jax.Array,
+) -> Observed:
+    """What has been seen after one more step; a value that is not finite is left out."""
+    slow, fast = GRADIENT_DECAY, MOMENTUM_DECAY
+    agreement = mean_products(grads, seen.momentum)
+    is_first = jnp.isnan(seen.first_loss) & jnp.isfinite(value)
+    return Observed(
+        count=jnp.asarray(optax.safe_increment(seen.count)),
+        horizon=seen.horizon,
+        losses=features.loss_buffer_update(seen.losses, value),
+        first_loss=jnp.where(is_first, value, seen.first_loss),
+        momentum=jax.tree.map(lambda m, g: fast * m + (1.0 - fast) * g, seen.momentum, grads),
+        grad_square=slow * seen.grad_square + (1.0 - slow) * mean_squares(grads),
+        grad_momentum=fast * seen.grad_momentum + (1.0 - fast) * agreement,
+        param_square=mean_squares(params),
+        update_square=mean_squares(updates),
+    )
+
+
+def run_features(seen: Observed) -> jax.Array:
+    """The same for every agent; shape (`NUM_RUN_FEATURES`,)."""
+    buffer = seen.losses
+    # The fastest average, corrected; there is none before the first loss.
+    recent = buffer.means[0] / (1.0 - buffer.decays[0] ** jnp.maximum(buffer.count, 1))
+    ratio = jnp.log(jnp.maximum(recent, 0.0) + 1e-8) - jnp.log(
+        jnp.maximum(seen.first_loss, 0.0) + 1e-8
+    )
+    descent = jnp.where(buffer.count > 0, 0.3 * jnp.clip(ratio, -10.0, 3.0), 0.0)
+    return jnp.concatenate(
+        [
+            features.progress_fraction(seen.count, seen.horizon),
+            features.loss_buffer_features(buffer),
+            descent[None],
+        ]
+    )
+
+
+def tensor_features(seen: Observed, sizes: Sequence[int], *, together: bool) -> jax.Array:
+    """Statistics of each tensor, or of all together; shape (agents, `NUM_TENSOR_FEATURES`).
+
+    Sizes of the gradient, of its average and of the last update, all over that of the parameters;
+    the share of the gradient that is not noise; its agreement with the average; how large the
+    parameters are.
+    """
+    weights = jnp.asarray(sizes, jnp.float32) / max(sum(sizes), 1)
+
+    def read(statistic: jax.Array) -> jax.Array:
+        return jnp.sum(weights * statistic)[None] if together else statistic
+
+    momentum_square = mean_squares(seen.momentum)
+    steps = jnp.maximum(seen.count, 1)
+    grad = read(seen.grad_square) / (1.0 - GRADIENT_DECAY**steps)
+    momentum = read(momentum_square) / jnp.square(1.0 - MOMENTUM_DECAY**steps)
+    agreement = read(seen.grad_momentum) / (1.0 - MOMENTUM_DECAY**steps)
+    params = jnp.maximum(read(seen.param_square), 1e-9)
+    size = features.log_magnitude
+    return jnp.stack(
+        [
+            size(jnp.sqrt(grad / params)),
+            size(jnp.sqrt(momentum / params)),
+            size(jnp.sqrt(read(seen.update_square) / params)),
+            jnp.clip(momentum / (grad + 1e-20), 0.0, 2.0),
+            jnp.clip(agreement * jax.lax.rsqrt(grad * momentum + 1e-30), -1.0, 1.0),
+            size(jnp.sqrt(params)),
+        ],
+        axis=-1,
+    )
+
+
+def identity_features(params: optax.Params) -> jax.Array:
+    """Which tensor an agent has, by its shape: rank, inputs, outputs; shape (tensors, 3)."""
+    rows = []
+    for leaf in jax.tree.leaves(params):
+        shape = jnp.shape(leaf)
+        inputs = shape[-2] if len(shape) > 1 else 1
+        outputs = shape[-1] if shape else 1
+        rows.append([len(shape) - 1.0, 0.2 * jnp.log(inputs + 1.0), 0.2 * jnp.log(outputs + 1.0)])
+    return jnp.asarray(rows, jnp.float32).reshape(-1, NUM_IDENTITY_FEATURES)
