@@ -140,13 +140,6 @@ def inner_problem(
     check_objective(objective, task)
     shortest, longest = (horizon, horizon) if isinstance(horizon, int) else horizon
     check_horizon(shortest, longest, window)
-    log_windows = jnp.log(shortest / window), jnp.log(longest / window + 1.0)
-
-    def draw_horizon(key: Key) -> jax.Array:
-        if shortest == longest:
-            return jnp.int32(longest)
-        num_windows = jnp.exp(jax.random.uniform(key, minval=log_windows[0], maxval=log_windows[1]))
-        return window * jnp.minimum(num_windows.astype(jnp.int32), longest // window)
 
     def start_of(key: Key, theta: Theta, num_steps: jax.Array) -> InnerState:
         k_instance, k_params = jax.random.split(key)
@@ -163,13 +156,12 @@ def inner_problem(
 
     def start(key: Key, theta: Theta) -> InnerState:
         k_horizon, k_start = jax.random.split(key)
-        return start_of(k_start, theta, draw_horizon(k_horizon))
+        return start_of(k_start, theta, draw_horizon(k_horizon, shortest, longest, window))
 
     def init(key: Key, theta: Theta) -> InnerState:
         k_horizon, k_stage, k_start = jax.random.split(key, 3)
-        num_windows = draw_horizon(k_horizon) // window
-        num_windows = jax.random.randint(k_stage, (), 1, num_windows + 1)
-        return start_of(k_start, theta, window * num_windows)
+        num_steps = draw_horizon(k_horizon, shortest, longest, window)
+        return start_of(k_start, theta, first_horizon(k_stage, num_steps, window))
 
     def unroll(key: Key, theta: Theta, state: InnerState, data: Data) -> tuple[InnerState, Window]:
         k_batches, k_horizon, k_start = jax.random.split(key, 3)
@@ -210,7 +202,7 @@ def inner_problem(
             objective, task, costs, is_last, state.horizon, state.best
         )
         trained = state._replace(params=params, opt_state=opt_state, step=count, best=best)
-        fresh = start_of(k_start, theta, draw_horizon(k_horizon))
+        fresh = start_of(k_start, theta, draw_horizon(k_horizon, shortest, longest, window))
         return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, trained), Window(
             loss=contribution,
             done=is_last,
@@ -229,8 +221,25 @@ def inner_problem(
     )
 
 
-def check_horizon(shortest: int, longest: int, window: int) -> None:
-    """Raises a `ValueError` that says what to type unless runs are whole numbers of windows."""
+def draw_horizon(key: Key, shortest: int, longest: int, window: int) -> jax.Array:
+    """Inner steps of a run, log-uniform in whole windows; an int32 scalar."""
+    if shortest == longest:
+        return jnp.int32(longest)
+    low, high = jnp.log(shortest / window), jnp.log(longest / window + 1.0)
+    num_windows = jnp.exp(jax.random.uniform(key, minval=low, maxval=high))
+    return window * jnp.minimum(num_windows.astype(jnp.int32), longest // window)
+
+
+def first_horizon(key: Key, horizon: jax.Array, window: int) -> jax.Array:
+    """A member's first run, cut to a random number of windows, so that runs end staggered."""
+    return window * jax.random.randint(key, (), 1, horizon // window + 1)
+
+
+def check_horizon(shortest: int, longest: int, window: int, *, allow_one: bool = False) -> None:
+    """Raises a `ValueError` that says what to type unless runs are whole numbers of windows.
+
+    Of at least two windows or, with `allow_one`, of at least one.
+    """
     if window < 1:
         raise ValueError(f"`window` must be at least 1; got {window}. Try window=50.")
     if shortest > longest:
@@ -238,7 +247,7 @@ def check_horizon(shortest: int, longest: int, window: int) -> None:
             f"`horizon` must go from short to long; got {shortest} to {longest}. "
             f"Try horizon={longest} {shortest}."
         )
-    if shortest <= window:
+    if shortest < window or (shortest == window and not allow_one):
         raise ValueError(
             f"`horizon` must be above `window`; got horizon={shortest}, window={window}. "
             f"Try horizon={4 * window}."

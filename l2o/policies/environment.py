@@ -1,0 +1,252 @@
+"""A training run as the environment of agents: the seam between tasks and policy gradients.
+
+| reinforcement learning | here |
+|---|---|
+| episode | one training run, to its horizon |
+| state | `TrainingState`: parameters, optimizer, where its knobs stand |
+| observation | `l2o.policies.observation`, one row an agent |
+| action | one row an agent, by which its knobs turn; held for `interval` inner steps |
+| reward | `l2o.policies.reward`, for the whole interval |
+| end | the horizon, or divergence; the end of a window is none, and is bootstrapped |
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o.policies.policy import Policy, as_float32
+from l2o.policies.reward import Reward, check_reward, measure, paid
+from l2o.problem import check_horizon, draw_horizon, first_horizon
+from l2o.task import Data, Instance, Key, Task, check_task
+
+EnvState = Any
+
+
+class Observation(NamedTuple):
+    """What is seen before a decision.
+
+    Attributes:
+        agents: shape (agents, features), what each agent acts upon.
+        critic: shape (critic features,), what the value is estimated from besides; it may hold
+            what no agent can see, as it is used in training only.
+    """
+
+    agents: jax.Array
+    critic: jax.Array
+
+
+class Outcome(NamedTuple):
+    """What a decision led to; scalars but for `rewards`.
+
+    Attributes:
+        reward: what is paid for it.
+        rewards: the same by name, before weights and penalty, shape (names,).
+        done: whether the episode ends here, at its horizon or by divergence.
+        finite: fraction of its inner steps with a finite training loss.
+    """
+
+    reward: jax.Array
+    rewards: jax.Array
+    done: jax.Array
+    finite: jax.Array
+
+
+@dataclass(frozen=True, eq=False)
+class Environment:
+    """What policy gradients see: episodes of decisions, and nothing of tasks.
+
+    Attributes:
+        init: `(key) -> state`, an episode cut to a random length, so that episodes end staggered.
+        start: `(key) -> state`, an episode at its first decision.
+        enter: `(key, state, data) -> state`, called before the first decision of every window:
+            what an episode that has just started needs the data for; others stay as they are.
+        observe: `(state) -> Observation`.
+        step: `(key, state, action, data) -> (state, Outcome)` for an action of shape (agents,
+            actions); it does not start anew by itself.
+        decisions: of one window.
+        inner_steps: of one decision.
+        names: of the rewards.
+        data: what `enter` and `step` take as `data`, an argument of the compiled program.
+    """
+
+    init: Callable[[Key], EnvState]
+    start: Callable[[Key], EnvState]
+    enter: Callable[[Key, EnvState, Data], EnvState]
+    observe: Callable[[EnvState], Observation]
+    step: Callable[[Key, EnvState, jax.Array, Data], tuple[EnvState, Outcome]]
+    decisions: int
+    inner_steps: int
+    names: tuple[str, ...]
+    data: Data = ()
+
+
+class TrainingState(NamedTuple):
+    """A training run between two decisions.
+
+    Attributes:
+        instance: the sampled problem.
+        params: its parameters.
+        knobs: see `l2o.policies.policy.Knobs`.
+        step: inner steps taken since the start of the run, int32 scalar.
+        horizon: inner steps of the whole run, int32 scalar.
+        potentials: what was measured last, shape (rewards,).
+        first_loss: on fresh batches at the start of the run.
+        loss: the same when it was measured last.
+    """
+
+    instance: Instance
+    params: optax.Params
+    knobs: Any
+    step: jax.Array
+    horizon: jax.Array
+    potentials: jax.Array
+    first_loss: jax.Array
+    loss: jax.Array
+
+
+def training_environment(
+    task: Task,
+    policy: Policy,
+    *,
+    horizon: int | tuple[int, int],
+    window: int,
+    reward: Reward = Reward(),  # noqa: B008, frozen
+    privileged: tuple[float, ...] = (),
+) -> Environment:
+    """Training runs of `task`, with the knobs of `policy` as what can be done.
+
+    The critic sees, besides what agents see: the logarithm of the horizon, how much of it is left,
+    the loss on fresh batches and how far it has come.
+
+    Args:
+        task: what is trained.
+        policy: whose knobs are turned, and how often.
+        horizon: inner steps of a run; a pair (shortest, longest) draws it log-uniformly for each
+            run. Multiples of `window`.
+        window: inner steps of one window, a multiple of the policy's interval.
+        reward: what is paid.
+        privileged: numbers that tell the critic which task this is.
+
+    Raises:
+        ValueError: if the task is malformed or cannot pay the reward, or `horizon`, `window` and
+            the policy's interval do not fit.
+    """
+    check_task(task)
+    check_reward(reward, task)
+    interval, knobs = policy.interval, policy.knobs
+    shortest, longest = (horizon, horizon) if isinstance(horizon, int) else horizon
+    check_horizon(shortest, longest, window, allow_one=True)
+    if window % interval:
+        raise ValueError(
+            f"`window` must be a multiple of the {interval} steps between two decisions of "
+            f"{policy.name}; got {window}. Try window={-(-window // interval) * interval}."
+        )
+    task_id = jnp.asarray(privileged, jnp.float32)
+
+    def start_of(key: Key, num_steps: jax.Array) -> TrainingState:
+        k_instance, k_params = jax.random.split(key)
+        instance = task.sample(k_instance)
+        params = task.init(k_params, instance)
+        return TrainingState(
+            instance=instance,
+            params=params,
+            knobs=knobs.init(as_float32(params), num_steps),
+            step=jnp.int32(0),
+            horizon=num_steps,
+            potentials=jnp.zeros(len(reward.names)),
+            first_loss=jnp.float32(0.0),
+            loss=jnp.float32(0.0),
+        )
+
+    def start(key: Key) -> TrainingState:
+        k_horizon, k_start = jax.random.split(key)
+        return start_of(k_start, draw_horizon(k_horizon, shortest, longest, window))
+
+    def init(key: Key) -> TrainingState:
+        k_horizon, k_stage, k_start = jax.random.split(key, 3)
+        num_steps = draw_horizon(k_horizon, shortest, longest, window)
+        return start_of(k_start, first_horizon(k_stage, num_steps, window))
+
+    def enter(key: Key, state: TrainingState, data: Data) -> TrainingState:
+        loss, potentials = measure(reward, task, key, state.params, state.instance, data)
+        measured = state._replace(potentials=potentials, first_loss=loss, loss=loss)
+        has_begun = state.step > 0
+        return jax.tree.map(lambda old, new: jnp.where(has_begun, old, new), state, measured)
+
+    def observe(state: TrainingState) -> Observation:
+        log_loss = jnp.log(jnp.clip(state.loss, 1e-6, 1e6))
+        first = jnp.log(jnp.clip(state.first_loss, 1e-6, 1e6))
+        horizon = state.horizon.astype(jnp.float32)
+        of_run = [
+            0.25 * jnp.log10(horizon),
+            1.0 - state.step / horizon,
+            0.3 * log_loss,
+            0.3 * (log_loss - first),
+        ]
+        critic = jnp.concatenate([jnp.stack(of_run), task_id])
+        return Observation(knobs.observe(state.knobs), jnp.nan_to_num(critic))
+
+    def step(
+        key: Key, state: TrainingState, action: jax.Array, data: Data
+    ) -> tuple[TrainingState, Outcome]:
+        k_batches, k_measure = jax.random.split(key)
+        turned = knobs.turn(state.knobs, action)
+        params, turned, losses = train(k_batches, state, turned, data)
+        loss, potentials = measure(reward, task, k_measure, params, state.instance, data)
+        count = state.step + interval
+        limit = jnp.maximum(task.loss_cap, 2.0 * state.first_loss)
+        diverged = ~jnp.isfinite(loss) | (loss > limit)
+        steps_left = (state.horizon - count).astype(jnp.float32)
+        rewards = paid(
+            reward,
+            task,
+            state.potentials,
+            potentials,
+            losses,
+            steps_left,
+            state.horizon,
+            diverged,
+        )
+        total = jnp.sum(reward.weight_of_each * rewards) - jnp.where(diverged, reward.penalty, 0.0)
+        after = state._replace(
+            params=params, knobs=turned, step=count, potentials=potentials, loss=loss
+        )
+        outcome = Outcome(
+            reward=total,
+            rewards=rewards,
+            done=diverged | (count >= state.horizon),
+            finite=jnp.mean(jnp.isfinite(losses).astype(jnp.float32)),
+        )
+        return after, outcome
+
+    def train(key: Key, state: TrainingState, turned: Any, data: Data):
+        def inner_step(carry, k_batch: Key):
+            params, turned = carry
+            batch = task.batch(k_batch, state.instance, data, "train")
+            loss, grads = jax.value_and_grad(task.loss)(params, batch, state.instance)
+            updates, turned = knobs.update(
+                as_float32(grads), turned, as_float32(params), loss.astype(jnp.float32)
+            )
+            updates = jax.tree.map(lambda u, g: u.astype(g.dtype), updates, grads)
+            return (optax.apply_updates(params, updates), turned), loss
+
+        (params, turned), losses = jax.lax.scan(
+            inner_step, (state.params, turned), jax.random.split(key, interval)
+        )
+        return params, turned, losses
+
+    return Environment(
+        init=init,
+        start=start,
+        enter=enter,
+        observe=observe,
+        step=step,
+        decisions=window // interval,
+        inner_steps=interval,
+        names=reward.names,
+        data=task.data,
+    )

@@ -1,0 +1,142 @@
+"""What an agent is paid for a decision, by one or several things a user wants.
+
+    log_loss   ln(L + 0.00001) before the decision less the same after it: the decrease of the log
+               of the loss on fresh batches, which telescopes to that of the whole run
+    loss       less the loss of each step of the interval, over `Task.loss_scale` and the horizon:
+               a run's sum is less its mean loss, the cost of evolution strategies
+    a metric   its gain on fresh batches, which telescopes to that of the whole run; those not in
+               `Task.maximized` gain by falling
+
+Each is a scalar; what is paid is their weighted sum. A run that diverges ends there, and pays
+`penalty`; for "loss" the steps left count at the task's cap.
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o.objective import Objective, as_cost, capped, check_measurement, metric_names
+from l2o.task import Data, Instance, Key, Split, Task
+
+LOSSES = ("log_loss", "loss")
+
+LOG_FLOOR = 1e-5
+"""Added to a loss before its logarithm, so that a solved problem is not worth everything."""
+
+
+@dataclass(frozen=True)
+class Reward:
+    """What is paid.
+
+    Attributes:
+        names: "log_loss", "loss", or metrics of the task.
+        weights: of each; all 1 if not given.
+        on: split of the fresh batches, "train" or "valid".
+        batches: fresh batches of one measurement.
+        penalty: what a diverged run pays.
+    """
+
+    names: tuple[str, ...] = ("log_loss",)
+    weights: tuple[float, ...] = ()
+    on: Split = "train"
+    batches: int = 4
+    penalty: float = 1.0
+
+    @property
+    def weight_of_each(self) -> jax.Array:
+        """Shape (names,)."""
+        return jnp.asarray(self.weights or (1.0,) * len(self.names), jnp.float32)
+
+
+def check_reward(reward: Reward, task: Task) -> None:
+    """Raises a `ValueError` that says what to type if the task cannot pay this reward."""
+    if not reward.names:
+        raise ValueError("`reward` must name at least one; got none. Try reward=log_loss.")
+    known = (*LOSSES, *metric_names(task))
+    for name in reward.names:
+        if name not in known:
+            raise ValueError(
+                f"`reward` must be log_loss, loss or a metric of task {task.name}; got {name}. "
+                f"Try {', '.join(known)}."
+            )
+    if len(set(reward.names)) < len(reward.names):
+        raise ValueError(f"`reward` must differ; got {' '.join(reward.names)}. Drop one.")
+    if len(reward.weights) not in (0, len(reward.names)):
+        raise ValueError(
+            f"`reward_weights` must be one for each of {len(reward.names)} rewards; got "
+            f"{len(reward.weights)}. Leave it out for equal ones."
+        )
+    if not all(0 < weight < math.inf for weight in reward.weights):
+        raise ValueError(
+            f"`reward_weights` must be positive and finite; got {list(reward.weights)}. Try 1."
+        )
+    if reward.on not in ("train", "valid"):
+        raise ValueError(
+            f"`reward_on` must be train or valid; got {reward.on}. Try reward_on=train."
+        )
+    if reward.batches < 1:
+        raise ValueError(
+            f"`reward_batches` must be at least 1; got {reward.batches}. Try reward_batches=4."
+        )
+    if not 0 <= reward.penalty < math.inf:
+        raise ValueError(f"`penalty` must not be negative; got {reward.penalty}. Try penalty=1.")
+    for name in reward.names:
+        measure = "loss" if name in LOSSES else name
+        check_measurement(Objective(measure=measure, measure_on=reward.on), task)
+
+
+def measure(
+    reward: Reward, task: Task, key: Key, params: optax.Params, instance: Instance, data: Data
+) -> tuple[jax.Array, jax.Array]:
+    """The mean loss on fresh batches, and what each name makes of them, as what should rise.
+
+    Returns:
+        The loss, a scalar that may be infinite or NaN, and the potentials of shape (names,), whose
+        differences are paid; 0 for "loss", which is paid by the step.
+    """
+
+    def of_batch(k_batch: Key) -> tuple[jax.Array, dict[str, jax.Array]]:
+        batch = task.batch(k_batch, instance, data, reward.on)
+        names = [name for name in reward.names if name not in LOSSES]
+        found = dict(task.metrics(params, batch, instance)) if names else {}
+        gains = {name: -as_cost(Objective(measure=name), task, found[name]) for name in names}
+        return task.loss(params, batch, instance), gains
+
+    keys = jax.random.split(key, reward.batches)
+    losses, gains = jax.tree.map(lambda x: jnp.mean(x, axis=0), jax.vmap(of_batch)(keys))
+    # A loss below zero, of a task that has them, counts as zero.
+    log_loss = jnp.log(jnp.maximum(capped(losses, task.loss_cap), 0.0) + LOG_FLOOR)
+    potentials = {"log_loss": -log_loss, "loss": jnp.zeros(()), **gains}
+    return losses, jnp.stack([potentials[name] for name in reward.names])
+
+
+def paid(
+    reward: Reward,
+    task: Task,
+    before: jax.Array,
+    after: jax.Array,
+    losses: jax.Array,
+    steps_left: jax.Array,
+    horizon: jax.Array,
+    diverged: jax.Array,
+) -> jax.Array:
+    """What each name pays for a decision, shape (names,), without the penalty.
+
+    Args:
+        reward: what is paid.
+        task: what is trained.
+        before: potentials before the decision, shape (names,).
+        after: and after it.
+        losses: of the steps between, shape (interval,).
+        steps_left: of the run, after the decision.
+        horizon: steps of the whole run.
+        diverged: whether the run ends here because it diverged.
+    """
+    of_steps = jnp.sum(as_cost(Objective(normalize=True), task, losses))
+    lost = jnp.where(diverged, steps_left * as_cost(Objective(normalize=True), task, jnp.inf), 0.0)
+    by_step = -(of_steps + jnp.where(steps_left > 0, lost, 0.0)) / horizon
+    is_loss = jnp.array([name == "loss" for name in reward.names])
+    return jnp.where(is_loss, by_step, after - before)

@@ -1,0 +1,340 @@
+"""Heads, advantages, rewards, the training run as an environment."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+
+from l2o import nets
+from l2o.objective import Objective
+from l2o.policies import chooser, scheduler, tensor_controller
+from l2o.policies.advantages import generalized_advantages, standardized, subtract_baseline
+from l2o.policies.environment import training_environment
+from l2o.policies.heads import make_head
+from l2o.policies.reward import LOG_FLOOR, Reward, check_reward
+from l2o.problem import inner_problem, unroll_run
+from l2o.tasks.digits import digits
+from l2o.tasks.image_mlp import image_mlp
+
+HORIZON, WINDOW, INTERVAL = 20, 10, 5
+
+
+@pytest.fixture(scope="module")
+def task():
+    return image_mlp("tiny", digits(), (4,), batch_size=16)
+
+
+def small_policy(**changes):
+    return scheduler(**{"interval": INTERVAL, "hidden_size": 4, **changes})
+
+
+def noisy_theta(lopt, scale=0.5, seed=0):
+    theta = lopt.init(jax.random.key(seed))
+    noise = optax.tree.random_like(jax.random.key(seed + 1), theta)
+    return jax.tree.map(lambda t, z: t + scale * z, theta, noise)
+
+
+# Heads
+
+
+def test_gaussian_head_against_scipy():
+    head = make_head("gaussian", 2)
+    outputs, spread = jnp.array([0.3, -1.0]), jnp.array([-0.5, -2.0])
+    raw = jnp.array([0.1, -1.2])
+    normal = scipy.stats.norm(np.asarray(outputs), np.exp(spread))
+    np.testing.assert_allclose(
+        head.log_prob(outputs, spread, raw), normal.logpdf(raw).sum(), rtol=1e-5
+    )
+    np.testing.assert_allclose(head.entropy(outputs, spread), normal.entropy().sum(), rtol=1e-5)
+    beyond = jnp.array([-9.0, 9.0])
+    np.testing.assert_allclose(
+        head.draw(outputs, beyond, jnp.ones(2)), outputs + np.exp([-4.0, 0.0]), rtol=1e-5
+    )
+
+
+def test_categorical_head_draws_what_it_says():
+    head = make_head("categorical", 3)
+    outputs, spread = jnp.log(jnp.array([0.2, 0.5, 0.3])), head.spread()
+    noise = head.noise(jax.random.key(0), (20_000,))
+    for z in (noise, head.reflect(noise)):
+        drawn = head.draw(jnp.broadcast_to(outputs, (20_000, 3)), spread, z)
+        counts = np.bincount(np.asarray(drawn[:, 0], int), minlength=3) / 20_000
+        np.testing.assert_allclose(counts, [0.2, 0.5, 0.3], atol=4 * 0.5 / 20_000**0.5)
+    np.testing.assert_allclose(
+        head.log_prob(outputs, spread, jnp.array([1.0])), np.log(0.5), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        head.entropy(outputs, spread), scipy.stats.entropy([0.2, 0.5, 0.3]), rtol=1e-5
+    )
+    assert head.mode(outputs) == 1.0
+
+
+def test_reflected_gaussian_noise_is_opposite_and_a_squashed_action_bounded():
+    head = make_head("squashed", 1)
+    noise = head.noise(jax.random.key(0), (5,))
+    np.testing.assert_array_equal(head.reflect(noise), -noise)
+    assert np.all(np.abs(head.squash(100.0 * noise)) <= 1.0)
+
+
+@pytest.mark.parametrize(("name", "number", "message"), [
+    ("gaussian", 0, "at least 1 for a gaussian"),
+    ("categorical", 1, "at least 2 for a categorical"),
+    ("beta", 1, "`head` must be one of gaussian, squashed, categorical; got beta"),
+])  # fmt: skip
+def test_bad_heads(name, number, message):
+    with pytest.raises(ValueError, match=message):
+        make_head(name, number)
+
+
+def test_gru_against_flax():
+    from flax import nnx
+
+    net = nets.gru_init(jax.random.key(0), 3, 4)
+    cell = nnx.GRUCell(3, 4, rngs=nnx.Rngs(0))
+    cell.dense_i.kernel[...] = net["w_in"]
+    cell.dense_i.bias[...] = 0.3 * jnp.arange(12.0)
+    cell.dense_h.kernel[...] = net["w_h"]
+    x, h = jnp.array([0.5, -1.0, 2.0]), jnp.array([0.1, 0.2, -0.3, 0.4])
+    expected, _ = cell(h, x)
+    found = nets.gru_apply(net | {"b": 0.3 * jnp.arange(12.0)}, x, h)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+# Advantages
+
+
+def test_generalized_advantages_by_hand():
+    """γ = 0.9, λ = 0.5; the episode ends with the second decision, a new one is cut."""
+    found = generalized_advantages(
+        jnp.array([1.0, 2.0, 3.0, 4.0]),
+        jnp.array([0.5, 1.0, 1.5, 2.0]),
+        jnp.array(10.0),
+        jnp.array([False, True, False, False]),
+        discount=0.9,
+        trace=0.5,
+    )
+    last = 4.0 + 0.9 * 10.0 - 2.0  # bootstrapped: a window's end is not an episode's
+    third = 3.0 + 0.9 * 2.0 - 1.5 + 0.45 * last
+    second = 2.0 - 1.0  # nothing comes after an end
+    first = 1.0 + 0.9 * 1.0 - 0.5 + 0.45 * second
+    np.testing.assert_allclose(found, [first, second, third, last], rtol=1e-6)
+
+
+def test_baselines_by_hand():
+    returns = jnp.array([[[1.0], [2.0]], [[4.0], [8.0]], [[5.0], [100.0]]])
+    mask = jnp.ones((3, 2, 1), bool).at[2, 1].set(False)
+    values = 0.5 * returns
+    found = {
+        name: subtract_baseline(name, returns, values, mask)[..., 0]
+        for name in ("antithetic", "leave_one_out", "value")
+    }
+    np.testing.assert_allclose(found["value"], values[..., 0])
+    np.testing.assert_allclose(found["leave_one_out"][:2], [[-1.0, 1.0], [-4.0, 4.0]])
+    assert found["leave_one_out"][2, 0] == 5.0  # its only neighbour does not count
+    others = np.array([17.0 / 3, 8.0 / 3, 15.0 / 4])
+    np.testing.assert_allclose(found["antithetic"], returns[..., 0] - others[:, None], rtol=1e-6)
+
+
+def test_standardized_leaves_out_what_does_not_count():
+    mask = jnp.array([True, True, True, False])
+    found = standardized(jnp.array([1.0, 2.0, 6.0, 1e9]), mask)[:3]
+    np.testing.assert_allclose([np.mean(found), np.std(found)], [0.0, 1.0], atol=1e-5)
+
+
+# The environment
+
+
+def episode(environment, policy, theta, key, *, shift=0.0):
+    """A whole run with the policy's most likely actions; states and outcomes."""
+    k_start, k_enter, k_steps = jax.random.split(key, 3)
+    state = environment.enter(k_enter, environment.start(k_start), environment.data)
+    carry = policy.actor.start(environment.observe(state).agents.shape[0])
+    states, outcomes = [state], []
+    step = jax.jit(environment.step)
+    for k in itertools.count():
+        outputs, carry = policy.actor.apply(theta, environment.observe(state).agents, carry)
+        action = policy.head.squash(policy.head.mode(outputs)) + shift
+        state, outcome = step(jax.random.fold_in(k_steps, k), state, action, environment.data)
+        states.append(state)
+        outcomes.append(outcome)
+        if outcome.done:
+            return states, outcomes
+
+
+def test_log_reward_telescopes(task):
+    lopt = small_policy()
+    environment = training_environment(task, lopt.policy, horizon=HORIZON, window=WINDOW)
+    theta = noisy_theta(lopt)
+    states, outcomes = episode(environment, lopt.policy, theta, jax.random.key(0))
+    assert len(outcomes) == HORIZON // INTERVAL
+    total = sum(o.reward for o in outcomes)
+    ends = [np.log(s.loss + LOG_FLOOR) for s in (states[0], states[-1])]
+    np.testing.assert_allclose(total, ends[0] - ends[1], atol=1e-5)
+    assert abs(total) > 0.01
+
+
+def test_metrics_telescope_and_are_weighted(task):
+    lopt = small_policy()
+    reward = Reward(("accuracy", "macro_f1"), weights=(2.0, 0.5), on="valid")
+    environment = training_environment(
+        task, lopt.policy, horizon=HORIZON, window=WINDOW, reward=reward
+    )
+    theta = noisy_theta(lopt)
+    states, outcomes = episode(environment, lopt.policy, theta, jax.random.key(0))
+    gains = sum(o.rewards for o in outcomes)
+    np.testing.assert_allclose(gains, states[-1].potentials - states[0].potentials, atol=1e-5)
+    np.testing.assert_allclose(
+        sum(o.reward for o in outcomes), 2.0 * gains[0] + 0.5 * gains[1], rtol=1e-5
+    )
+    assert np.all(np.abs(states[-1].potentials - 0.5) <= 0.5)
+
+
+def test_loss_reward_is_the_cost_of_evolution_strategies(task):
+    """The mean over runs of the same distribution; and the same parts train them."""
+    lopt = small_policy()
+    theta = noisy_theta(lopt)
+    environment = training_environment(
+        task, lopt.policy, horizon=HORIZON, window=WINDOW, reward=Reward(("loss",))
+    )
+    problem = inner_problem(
+        task, lopt, horizon=HORIZON, window=WINDOW, objective=Objective(normalize=True)
+    )
+    number = 200
+
+    def total(key):
+        k_start, k_enter, k_steps = jax.random.split(key, 3)
+        state = environment.enter(k_enter, environment.start(k_start), environment.data)
+
+        def decide(state, key):
+            outputs, _ = lopt.policy.actor.apply(theta, environment.observe(state).agents, ())
+            return environment.step(key, state, lopt.policy.head.mode(outputs), environment.data)
+
+        _, outcomes = jax.lax.scan(decide, state, jax.random.split(k_steps, HORIZON // INTERVAL))
+        return jnp.sum(outcomes.reward)
+
+    keys = jax.random.split(jax.random.key(0), number)
+    returns = jax.jit(jax.vmap(total))(keys)
+    cost = jax.jit(jax.vmap(lambda k: jnp.mean(unroll_run(problem, k, theta, problem.data).loss)))
+    costs = cost(jax.random.split(jax.random.key(1), number))
+    error = np.hypot(np.std(returns), np.std(costs)) / number**0.5
+    assert abs(np.mean(returns) + np.mean(costs)) < 4 * error
+    assert error < 0.02
+
+
+def test_environment_trains_as_the_optimizer_that_ships(task):
+    """Decisions by the most likely action, on the same batches: the same parameters."""
+    lopt = small_policy(core="gru")
+    theta = noisy_theta(lopt)
+    environment = training_environment(task, lopt.policy, horizon=HORIZON, window=WINDOW)
+    states, _ = episode(environment, lopt.policy, theta, jax.random.key(3))
+    _, _, k_steps = jax.random.split(jax.random.key(3), 3)
+    tx = lopt.transform(theta, horizon=HORIZON)
+    params, instance = states[0].params, states[0].instance
+    opt_state = tx.init(params)
+    for k in range(HORIZON // INTERVAL):
+        k_batches, _ = jax.random.split(jax.random.fold_in(k_steps, k))
+        for k_batch in jax.random.split(k_batches, INTERVAL):
+            batch = task.batch(k_batch, instance, task.data, "train")
+            loss, grads = jax.value_and_grad(task.loss)(params, batch, instance)
+            updates, opt_state = tx.update(grads, opt_state, params, value=loss)
+            params = optax.apply_updates(params, updates)
+    for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(states[-1].params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
+    rates = [float(np.exp(s.knobs.positions[0, 0])) for s in states]
+    assert len({round(rate, 6) for rate in rates}) > 3  # it did turn the knob
+
+
+def test_a_run_that_diverges_ends_and_pays(task):
+    lopt = small_policy(learning_rate=3.0)
+    reward = Reward(("loss",), penalty=7.0)
+    environment = training_environment(
+        task, lopt.policy, horizon=HORIZON, window=WINDOW, reward=reward
+    )
+    state = environment.enter(
+        jax.random.key(1), environment.start(jax.random.key(0)), environment.data
+    )
+    broken = state._replace(params=jax.tree.map(lambda p: jnp.nan * p, state.params))
+    _, outcome = environment.step(jax.random.key(2), broken, jnp.zeros((1, 1)), environment.data)
+    assert outcome.done
+    # Every step of the run counts at the cap.
+    np.testing.assert_allclose(outcome.reward, -7.0 - task.loss_cap / task.loss_scale, rtol=1e-5)
+
+
+def test_knobs_stay_in_their_range_and_keep_still_at_zero(task):
+    del task
+    knobs = tensor_controller("adam", ["b1", "weight_decay"], lowest=0.01, highest=0.2).policy.knobs
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    state = knobs.init(params, 100)
+    still = knobs.turn(state, jnp.zeros((2, 3)))
+    np.testing.assert_array_equal(still.positions, state.positions)
+    np.testing.assert_allclose(np.exp(state.positions[:, 0]), 0.1, rtol=1e-5)
+    for action, rate in ((1e3, 0.2), (-1e3, 0.01)):
+        turned = knobs.turn(state, jnp.full((2, 3), action))
+        np.testing.assert_allclose(np.exp(turned.positions[:, 0]), rate, rtol=1e-5)
+        assert np.all(np.isfinite(knobs.observe(turned)))
+
+
+def test_each_tensor_obeys_its_own_agent():
+    knobs = tensor_controller("sgdm", [], learning_rate=0.1).policy.knobs
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    state = knobs.turn(knobs.init(params, 100), jnp.array([[2.0], [0.0]]))
+    updates, _ = knobs.update(params, state, params, jnp.float32(1.0))
+    np.testing.assert_allclose(updates["a"], -0.1 * np.exp(0.5 * 2.0), rtol=1e-5)
+    np.testing.assert_allclose(updates["b"], -0.1, rtol=1e-5)
+
+
+def test_the_chosen_optimizer_trains_and_the_others_follow():
+    knobs = chooser(["sgdm", "adam"], [0.5, 0.01]).policy.knobs
+    params = {"a": jnp.ones(2)}
+    first = knobs.turn(knobs.init(params, 100), jnp.array([[1.0]]))
+    updates, state = knobs.update(params, first, params, jnp.float32(1.0))
+    np.testing.assert_allclose(updates["a"], -0.01, rtol=1e-4)
+    updates, _ = knobs.update(params, knobs.turn(state, jnp.zeros((1, 1))), params, jnp.float32(1))
+    np.testing.assert_allclose(updates["a"], -0.5 * 1.9, rtol=1e-5)  # its momentum is warm
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: scheduler(lowest=1.0, highest=0.1), "`lowest` and `highest` must make a range"),
+        (lambda: scheduler(learning_rate=9.0), "`learning_rate` must be in the range 0.0001 to 3"),
+        (lambda: scheduler(base="lion"), "`base` must be one of sgdm, adam; got lion"),
+        (lambda: scheduler(interval=0), "`interval` must be at least 1; got 0"),
+        (lambda: scheduler(head="categorical"), "`head` must be gaussian or squashed"),
+        (lambda: scheduler(core="lstm"), "`core` must be mlp or gru; got lstm"),
+        (lambda: scheduler(step=0.0), "`step` must be positive; got 0.0"),
+        (lambda: tensor_controller("sgdm", ["b1"]), "`knobs` of sgdm must be among momentum"),
+        (lambda: chooser(["sgdm"], [0.1, 0.2]), "`learning_rates` must be one for each of the 1"),
+        (lambda: chooser(["sgdm", "sgd"], [0.1, 0.2]), "`bases` must be among sgdm, adam; got sgd"),
+    ],
+)
+def test_bad_policies(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (Reward(("recall",)), "got recall. Try log_loss, loss, accuracy, macro_f1"),
+        (Reward(()), "`reward` must name at least one"),
+        (Reward(("loss", "loss")), "`reward` must differ"),
+        (Reward(("loss",), weights=(1.0, 2.0)), "`reward_weights` must be one for each of 1"),
+        (Reward(("loss",), weights=(-1.0,)), "`reward_weights` must be positive"),
+        (Reward(batches=0), "`reward_batches` must be at least 1"),
+        (Reward(penalty=-1.0), "`penalty` must not be negative"),
+    ],
+)
+def test_bad_rewards(task, reward, message):
+    with pytest.raises(ValueError, match=message):
+        check_reward(reward, task)
+
+
+def test_interval_must_divide_the_window(task):
+    message = "`window` must be a multiple of the 5 steps.*got 12. Try window=15"
+    with pytest.raises(ValueError, match=message):
+        training_environment(task, small_policy().policy, horizon=24, window=12)
