@@ -1,4 +1,4 @@
-"""Adam at a constant rate and along a cosine, with the learning rate tuned for each task."""
+"""Adam and momentum SGD at a constant rate and along a cosine, each tuned for each task."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +28,42 @@ def adam_cosine(learning_rate: float | jax.Array, num_steps: int) -> optax.Gradi
     return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))  # pyright: ignore[reportArgumentType]
 
 
-BASELINES: Mapping[str, Baseline] = {"adam": adam, "adam_cosine": adam_cosine}
-"""Schedules of Adam, each with its learning rate tuned for each task."""
+def sgdm(learning_rate: float | jax.Array, num_steps: int) -> optax.GradientTransformation:
+    """Gradient descent with momentum 0.9 at a constant learning rate."""
+    del num_steps
+    return optax.sgd(learning_rate, momentum=0.9)
+
+
+def sgdm_cosine(learning_rate: float | jax.Array, num_steps: int) -> optax.GradientTransformation:
+    """The same with a learning rate that falls to zero along half a cosine over the run."""
+    return optax.sgd(optax.cosine_decay_schedule(learning_rate, num_steps), momentum=0.9)  # pyright: ignore[reportArgumentType]
+
+
+BASELINES: Mapping[str, Baseline] = {
+    "adam": adam,
+    "adam_cosine": adam_cosine,
+    "sgdm": sgdm,
+    "sgdm_cosine": sgdm_cosine,
+}
+"""Schedules, each with its learning rate tuned for each task."""
+
+DEFAULT_BASELINES = ("adam", "adam_cosine")
+"""What results are reported against unless said otherwise."""
+
+
+def check_baselines(names: Sequence[str], argument: str = "baselines") -> None:
+    """Raises a `ValueError` that says what to type unless there are such baselines."""
+    for name in names:
+        if name not in BASELINES:
+            raise ValueError(
+                f"`{argument}` must be among {', '.join(BASELINES)}; got {name}. "
+                f"Try {' '.join(DEFAULT_BASELINES)}."
+            )
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"`{argument}` must name different ones, at least one; got "
+            f"{' '.join(names) or 'none'}. Try {' '.join(DEFAULT_BASELINES)}."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,13 +115,15 @@ def tune(
     num_steps: int,
     num_seeds: int,
     learning_rates: Sequence[float] = LEARNING_RATES,
-    baselines: Mapping[str, Baseline] = BASELINES,
+    baselines: Sequence[str] = DEFAULT_BASELINES,
 ) -> dict[str, Tuning]:
     """Grid-searches the learning rate of each baseline; one compiled program for a whole grid.
 
     Raises:
-        ValueError: if `learning_rates` is empty or not increasing from above zero.
+        ValueError: if `learning_rates` is empty or not increasing from above zero, or a baseline is
+            unknown.
     """
+    check_baselines(baselines)
     rates = np.asarray(learning_rates, np.float64)
     if rates.size == 0 or rates[0] <= 0 or np.any(np.diff(rates) <= 0):
         raise ValueError(
@@ -96,7 +132,8 @@ def tune(
         )
     starts = draw_starts(key, task, num_seeds)
     tunings = {}
-    for name, baseline in baselines.items():
+    for name in baselines:
+        baseline = BASELINES[name]
         curves = train_settings(
             task,
             lambda rate, baseline=baseline: baseline(rate, num_steps),

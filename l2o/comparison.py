@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from l2o.baselines import BASELINES, LEARNING_RATES, Baseline, Tuning, tune
+from l2o.baselines import BASELINES, DEFAULT_BASELINES, LEARNING_RATES, Baseline, Tuning, tune
 from l2o.evaluate import Curves, Optimizer, check_unseen, evaluate
 from l2o.statistics import Interval, median_interval, speedups
 from l2o.task import Key, Task
@@ -46,6 +46,7 @@ def compare(
     allow_seen: bool = False,
     probe_every: int | None = None,
     learning_rates: Sequence[float] = LEARNING_RATES,
+    baselines: Sequence[str] = DEFAULT_BASELINES,
 ) -> Comparison:
     """Trains `task` with a learned optimizer and with each baseline at its best learning rate.
 
@@ -64,6 +65,7 @@ def compare(
         allow_seen: accept a task among them, and mark it.
         probe_every: as in `evaluate`.
         learning_rates: the grid.
+        baselines: names in `l2o.baselines.BASELINES`.
 
     Raises:
         ValueError: as `evaluate` and `tune`, or if a control has the name of another optimizer.
@@ -77,7 +79,12 @@ def compare(
         )
     k_tuning, k_report = jax.random.split(key)
     tunings = tune(
-        k_tuning, task, num_steps=num_steps, num_seeds=num_seeds, learning_rates=learning_rates
+        k_tuning,
+        task,
+        num_steps=num_steps,
+        num_seeds=num_seeds,
+        learning_rates=learning_rates,
+        baselines=baselines,
     )
     tuned = {k: partial(tuned_baseline, BASELINES[k], t) for k, t in tunings.items()}
     curves = evaluate(

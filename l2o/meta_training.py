@@ -132,6 +132,7 @@ def finish(
         num_steps=settings.eval_steps or settings.horizon[-1],
         num_seeds=settings.eval_seeds,
         seed=settings.seed,
+        baselines=settings.eval_baselines,
         console=console,
     )
     write_report(run.path, comparisons, config=config)
@@ -155,9 +156,10 @@ def compare_on(
     num_steps: int,
     num_seeds: int,
     seed: int,
+    baselines: Sequence[str],
     console: Console,
 ) -> list[Comparison]:
-    """Compares a learned optimizer, and its untrained design, with tuned Adam on each task."""
+    """Compares a learned optimizer, and its untrained design, with tuned baselines on each task."""
     comparisons = []
     for task in tasks:
         console.print(f"evaluating on {task.name}", soft_wrap=True, markup=False)
@@ -171,6 +173,7 @@ def compare_on(
                 controls={"untrained": lambda *, horizon: lopt.transform(theta0, horizon=horizon)},
                 seen=frozenset(seen),
                 allow_seen=True,
+                baselines=baselines,
             )
         )
     return comparisons

@@ -201,7 +201,9 @@ def test_the_grid_is_nine_half_decades():
 
 def test_tuning_picks_the_rate_that_brute_force_picks():
     task, rates = noisy(), (0.03, 0.3, 3.0)
-    tunings = tune(KEY, task, num_steps=30, learning_rates=rates, **SEEDS)
+    tunings = tune(
+        KEY, task, num_steps=30, learning_rates=rates, baselines=tuple(BASELINES), **SEEDS
+    )
     for name, baseline in BASELINES.items():
         losses = [
             evaluate(KEY, task, {"a": baseline(rate, 30)}, num_steps=30, **SEEDS)["a"].final_loss
