@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from l2o import lookup
+from l2o.baselines import DEFAULT_BASELINES, check_baselines
 from l2o.data import SOURCES, data_rows, fetch
 from l2o.distributed import cluster
 from l2o.run_folder import RunError
@@ -21,10 +22,10 @@ from l2o.settings import PRESETS, MetaTraining
 USAGE = """usage: l2o VERB ...
 
   meta-train [PRESET] [options]   meta-train a learned optimizer, compare it, write a report
-  evaluate RUN_OR_FILE [options]  compare a released one with tuned Adam
+  evaluate RUN_OR_FILE [options]  compare a released one with tuned baselines
   report RUN [--png]              make report.html again from report.json
   diagnose [options]              bias, variance and cost of meta-gradient estimators
-  list [--json]                   tasks, optimizers, estimators, strategies and presets
+  list [--json]                   tasks, optimizers, ways to meta-train them, and presets
   topology [--json] [options]     devices and processes that a run would use
   data fetch NAME ... | list      data sets that do not come with the package
 
@@ -33,7 +34,7 @@ USAGE = """usage: l2o VERB ...
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Compares a released learned optimizer with tuned Adam on held-out seeds."""
+    """Compares a released learned optimizer with tuned baselines on held-out seeds."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
     """Run folder, release file, or the name of one that comes with the package."""
@@ -45,6 +46,8 @@ class Evaluate:
     """Runs of each optimizer on each task."""
     seed: int = 0
     """Of everything random."""
+    baselines: tuple[str, ...] = DEFAULT_BASELINES
+    """What to compare with, each at its best rate: adam, adam_cosine, sgdm, sgdm_cosine."""
     optimizer: str | None = None
     """module:attribute of the design, if it does not come with the package."""
     out: str = "runs/evaluation"
@@ -126,6 +129,7 @@ SPELLINGS = {
     "num_runs": "--num-runs",
     "reference": "--reference",
     "out": "--out",
+    "baselines": "--baselines",
     "name_or_path": "RUN_OR_FILE",
 }
 """How the command line spells the arguments that messages name."""
@@ -212,6 +216,7 @@ def evaluate(arguments: list[str], console: Console) -> int:
                 f"`{name}` must be at least 1; got {getattr(options, name)}. Try {name}=16."
             )
     design = lookup.design(options.optimizer) if options.optimizer else None
+    check_baselines(options.baselines)
     lopt, theta = release.load(options.source, design=design)
     summary = release.summary(options.source)
     Path(options.out).mkdir(parents=True, exist_ok=True)
@@ -224,6 +229,7 @@ def evaluate(arguments: list[str], console: Console) -> int:
         num_steps=options.steps,
         num_seeds=options.seeds,
         seed=options.seed,
+        baselines=options.baselines,
         console=console,
     )
     paths = write_report(options.out, comparisons, config=asdict(options))
@@ -262,6 +268,7 @@ def list_names(arguments: list[str], console: Console) -> int:
         "tasks": lookup.task_lines(),
         "optimizers": {k: lookup.first_line(v) for k, v in lookup.DESIGNS.items()},
         "estimators": {k: lookup.first_line(v) for k, v in lookup.ESTIMATORS.items()},
+        "policy_gradients": dict(lookup.POLICY_GRADIENTS),
         "strategies": dict(lookup.STRATEGIES),
         "presets": {
             k: f"{v.optimizer} on {' '.join(v.task)}, {v.steps} steps" for k, v in PRESETS.items()
@@ -273,7 +280,7 @@ def list_names(arguments: list[str], console: Console) -> int:
     for section, rows in sections.items():
         console.print(section, style="bold")
         for name, line in rows.items():
-            console.print(f"  {name:16} {line}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"  {name:17} {line}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -58,6 +58,12 @@ MIXED: Mapping[str, Callable[..., Estimator]] = {"variance_weighted": variance_w
 ESTIMATORS = {**EVOLUTION, **BACKPROP, **MIXED}
 """Meta-gradient estimators by name."""
 
+POLICY_GRADIENTS: Mapping[str, str] = {
+    "reinforce": "Scores of actions times their advantage, with one of three baselines.",
+    "ppo": "Clipped steps on generalized advantages, several passes over each window.",
+}
+"""Ways to meta-train a policy from what its actions earned, with one line about each."""
+
 
 def task_family(name: str) -> TaskFamily:
     """A family by name or `module:attribute`; a single task becomes a family of its own.
@@ -172,9 +178,10 @@ def learned_optimizer(name: str) -> LearnedOptimizer:
 
 
 def check_estimator(name: str) -> None:
-    """Raises a `ValueError` with the nearest names unless it is an estimator or a strategy."""
-    if name not in ESTIMATORS and name not in STRATEGIES:
-        raise unknown("estimator", name, {*ESTIMATORS, *STRATEGIES})
+    """Raises a `ValueError` with the nearest names unless there is such a way to meta-train."""
+    known = {*ESTIMATORS, *POLICY_GRADIENTS, *STRATEGIES}
+    if name not in known:
+        raise unknown("estimator", name, known)
 
 
 def unknown(argument: str, name: str, known: Iterable[str]) -> ValueError:

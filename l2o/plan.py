@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import jax
@@ -10,12 +10,18 @@ import optax
 from jax.sharding import Mesh
 
 from l2o import lookup, parallel
+from l2o.baselines import check_baselines
 from l2o.estimators import Estimator, mean_of
 from l2o.evolution import SCHEDULED_STD, evolution_learner
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import Learner, gradient_learner
 from l2o.objective import Objective
 from l2o.partition import Merge, freeze, with_frozen
+from l2o.policies import POLICIES, PolicyOptimizer
+from l2o.policies.environment import training_environment
+from l2o.policies.ppo import PPOSettings, check_ppo, ppo_learner, with_critic
+from l2o.policies.reinforce import reinforce
+from l2o.policies.reward import Reward
 from l2o.problem import Problem, inner_problem
 from l2o.settings import MetaTraining
 from l2o.streams import check_seed, stream
@@ -61,26 +67,14 @@ def resolve(settings: MetaTraining) -> Plan:
     lopt = lookup.learned_optimizer(settings.optimizer)
     families = task_families(settings.task)
     train = tuple(task for family in families for task in family.train)
-    objective = objective_of(settings)
     trained, merge = freeze(lopt.init(theta_key(settings.seed)), settings.freeze)
-    problems = {
-        task.name: with_frozen(
-            inner_problem(
-                task,
-                lopt,
-                horizon=(settings.horizon[0], settings.horizon[-1]),
-                window=settings.window,
-                objective=objective,
-            ),
-            merge,
-        )
-        for task in train
-    }
     mesh = parallel.population_mesh(num_devices(settings))
     check_divides(settings, mesh.size)
-    learner = make_learner(settings, problems, families, mesh)
-    if settings.estimator in lookup.STRATEGIES:
-        jax.eval_shape(learner.init, jax.random.key(0), trained)  # whether theta suits it
+    if settings.estimator in lookup.POLICY_GRADIENTS:
+        learner = policy_learner(settings, lopt, families, merge, mesh)
+    else:
+        learner = problem_learner(settings, lopt, families, merge, mesh)
+    jax.eval_shape(learner.init, jax.random.key(0), trained)  # whether theta suits it
     evaluation = lookup.evaluation_tasks(families, settings.eval_tasks)
     for task in evaluation:
         check_task(task)
@@ -96,6 +90,33 @@ def resolve(settings: MetaTraining) -> Plan:
         log_every=log_every,
         checkpoint_every=max(1, settings.checkpoint_every // log_every) * log_every,
     )
+
+
+def problem_learner(
+    settings: MetaTraining,
+    lopt: LearnedOptimizer,
+    families: Sequence[TaskFamily],
+    merge: Merge,
+    mesh: Mesh,
+) -> Learner:
+    """What meta-trains by the cost of training runs."""
+    check_reward_is_unused(settings)
+    objective = objective_of(settings)
+    problems = {
+        task.name: with_frozen(
+            inner_problem(
+                task,
+                lopt,
+                horizon=(settings.horizon[0], settings.horizon[-1]),
+                window=settings.window,
+                objective=objective,
+            ),
+            merge,
+        )
+        for family in families
+        for task in family.train
+    }
+    return make_learner(settings, problems, families, mesh)
 
 
 def objective_of(settings: "MetaTraining | Diagnose") -> Objective:
@@ -126,6 +147,7 @@ def check_numbers(settings: MetaTraining) -> None:
             f"`weight_decay` must not be negative; got {settings.weight_decay}. Try weight_decay=0."
         )
     check_seed(settings.seed)
+    check_baselines(settings.eval_baselines, "eval_baselines")
     if len(settings.horizon) not in (1, 2):
         raise ValueError(
             f"`horizon` must be one number or two; got {len(settings.horizon)}. "
@@ -166,14 +188,7 @@ def make_learner(
     mesh: Mesh,
 ) -> Learner:
     """What takes the outer steps: a meta-gradient and an optimizer on theta."""
-    weights = settings.weights or (1.0,) * len(families)
-    of_task = {
-        task.name: weight / len(family.train)
-        for family, weight in zip(families, weights, strict=True)
-        for task in family.train
-    }
-    by_family = {family.name: [task.name for task in family.train] for family in families}
-    together = by_family if len(families) > 1 else None
+    of_task, together = shares_of(settings, families)
     if settings.estimator in lookup.STRATEGIES:
         check_strategy(settings)
         return evolution_learner(
@@ -197,6 +212,160 @@ def make_learner(
         meta_optimizer(settings),
         averaging=settings.averaging,
     )
+
+
+def shares_of(
+    settings: MetaTraining, families: Sequence[TaskFamily]
+) -> tuple[dict[str, float], dict[str, list[str]] | None]:
+    """The weight of each task, and the tasks that are reported together."""
+    weights = settings.weights or (1.0,) * len(families)
+    of_task = {
+        task.name: weight / len(family.train)
+        for family, weight in zip(families, weights, strict=True)
+        for task in family.train
+    }
+    by_family = {family.name: [task.name for task in family.train] for family in families}
+    return of_task, by_family if len(families) > 1 else None
+
+
+def policy_learner(
+    settings: MetaTraining,
+    lopt: LearnedOptimizer,
+    families: Sequence[TaskFamily],
+    merge: Merge,
+    mesh: Mesh,
+) -> Learner:
+    """What meta-trains a policy by what its actions earn."""
+    if not isinstance(lopt, PolicyOptimizer):
+        raise ValueError(
+            f"`optimizer` must be a policy for {settings.estimator}; got {lopt.name}. "
+            f"Try {', '.join(POLICIES)}."
+        )
+    check_objective_is_unused(settings)
+    reward = Reward(
+        names=settings.reward,
+        weights=settings.reward_weights,
+        on=settings.reward_on,
+        batches=settings.reward_batches,
+        penalty=settings.penalty,
+    )
+    tasks = [task for family in families for task in family.train]
+    environments = {
+        task.name: training_environment(
+            task,
+            lopt.policy,
+            horizon=(settings.horizon[0], settings.horizon[-1]),
+            window=settings.window,
+            reward=reward,
+            privileged=tuple(float(task is other) for other in tasks),
+        )
+        for task in tasks
+    }
+    policy = lopt.policy
+    actor = replace(
+        policy.actor,
+        apply=lambda trained, seen, carry: policy.actor.apply(merge(trained), seen, carry),
+    )
+    weights, together = shares_of(settings, families)
+    if settings.estimator == "ppo":
+        ppo = PPOSettings(
+            discount=settings.discount,
+            trace=settings.trace,
+            epochs=settings.epochs,
+            minibatches=settings.minibatches,
+            clip=settings.clip_ratio,
+            entropy_weight=settings.entropy_weight,
+        )
+        check_ppo(ppo, settings.num_pairs)
+        return ppo_learner(
+            environments,
+            actor,
+            policy.head,
+            meta_optimizer(settings, updates=ppo.updates),
+            num_pairs=settings.num_pairs,
+            settings=ppo,
+            averaging=settings.averaging,
+            weights=weights,
+            families=together,
+            mesh=mesh,
+        )
+    size = group_size(settings)
+    estimators = {
+        name: reinforce(
+            environment,
+            actor,
+            policy.head,
+            num_groups=num_members(settings),
+            group_size=size,
+            baseline=settings.baseline,
+            discount=settings.discount,
+            entropy_weight=settings.entropy_weight,
+            mesh=mesh,
+        )
+        for name, environment in environments.items()
+    }
+    return with_critic(
+        gradient_learner(
+            mean_of(estimators, weights=weights, families=together),
+            meta_optimizer(settings),
+            averaging=settings.averaging,
+        ),
+        policy.head,
+        environments[tasks[0].name],
+    )
+
+
+OF_COSTS = ("objective", "measure", "measure_on", "measure_batches", "target", "normalize")
+OF_REWARDS = (
+    *("reward", "reward_weights", "reward_on", "reward_batches", "penalty", "discount"),
+    *("baseline", "trace", "epochs", "minibatches", "clip_ratio", "entropy_weight"),
+)
+
+
+def check_objective_is_unused(settings: MetaTraining) -> None:
+    """Raises a `ValueError` if a policy gradient is told what a run costs: it goes by rewards."""
+    for name in OF_COSTS:
+        if (value := getattr(settings, name)) != getattr(MetaTraining(), name):
+            raise ValueError(
+                f"`{name}` goes with the estimators that minimise a cost; got {value} with "
+                f"{settings.estimator}, which is paid. Drop it, and set the reward."
+            )
+    for name in ("shaping", "final_std"):
+        if (value := getattr(settings, name)) != getattr(MetaTraining(), name):
+            raise ValueError(
+                f"`{name}` goes with perturbations of theta; got {value} with "
+                f"{settings.estimator}. Drop it."
+            )
+    if settings.estimator == "reinforce":
+        check_unused(settings, ("trace", "epochs", "minibatches", "clip_ratio"), "ppo")
+    else:
+        check_unused(settings, ("baseline",), "reinforce")
+
+
+def check_reward_is_unused(settings: MetaTraining) -> None:
+    """Raises a `ValueError` if an estimator that goes by the cost of runs is given rewards."""
+    check_unused(settings, OF_REWARDS, "reinforce and ppo")
+
+
+def check_unused(settings: MetaTraining, names: Sequence[str], whose: str) -> None:
+    """Raises a `ValueError` if a setting of another way to meta-train is not at its default."""
+    for name in names:
+        if (value := getattr(settings, name)) != getattr(MetaTraining(), name):
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            raise ValueError(
+                f"`{name}` goes with {whose}; got {shown} with {settings.estimator}. Drop it."
+            )
+
+
+def group_size(settings: MetaTraining) -> int:
+    """Runs that share all but the noise of their actions."""
+    is_in_runs = settings.estimator == "reinforce" and settings.baseline == "leave_one_out"
+    if is_in_runs and (settings.num_runs < 2 or 2 * settings.num_pairs % settings.num_runs):
+        raise ValueError(
+            f"`num_runs` must be at least 2 and divide the {2 * settings.num_pairs} runs; got "
+            f"{settings.num_runs}. Try num_runs=2."
+        )
+    return settings.num_runs if is_in_runs else 2
 
 
 def make_estimator(settings: MetaTraining, problem: Problem, mesh: Mesh) -> Estimator:
@@ -252,13 +421,16 @@ def make_std(settings: MetaTraining) -> float | optax.Schedule:
     return optax.exponential_decay(settings.std, max(settings.steps - 1, 1), rate)
 
 
-def meta_optimizer(settings: MetaTraining) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW with a short warm-up and a cosine down to a twentieth."""
+def meta_optimizer(settings: MetaTraining, updates: int = 1) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW with a short warm-up and a cosine down to a twentieth.
+
+    It takes `updates` steps in each outer step.
+    """
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=settings.learning_rate,
-        warmup_steps=min(50, settings.steps // 10),
-        decay_steps=settings.steps,
+        warmup_steps=updates * min(50, settings.steps // 10),
+        decay_steps=updates * settings.steps,
         end_value=settings.learning_rate / 20,
     )
     return optax.chain(
@@ -286,7 +458,9 @@ def num_devices(settings: MetaTraining) -> int:
 
 
 def num_members(settings: MetaTraining) -> int:
-    """What is spread over devices: pairs, or the two runs or candidates of each."""
+    """What is spread over devices: pairs, groups, or the two runs or candidates of each."""
+    if settings.estimator in lookup.POLICY_GRADIENTS:
+        return 2 * settings.num_pairs // group_size(settings)
     in_pairs = (*lookup.EVOLUTION, *lookup.MIXED)
     return settings.num_pairs * (1 if settings.estimator in in_pairs else 2)
 
@@ -295,8 +469,12 @@ def check_divides(settings: MetaTraining, devices: int) -> None:
     """Raises a `ValueError` that says what to type if the devices cannot share the population."""
     if settings.num_pairs < 1 or num_members(settings) % devices == 0:
         return
-    of_pair = num_members(settings) // settings.num_pairs
-    unit = devices // math.gcd(devices, of_pair)
+    size = group_size(settings) if settings.estimator in lookup.POLICY_GRADIENTS else 1
+    unit = next(
+        n
+        for n in range(1, devices * size + 1)
+        if 2 * n % size == 0 and num_members(replace(settings, num_pairs=n)) % devices == 0
+    )
     nearest = max(1, round(settings.num_pairs / unit)) * unit
     raise ValueError(
         f"`num_pairs` must be a multiple of {unit} on {devices} devices; got "

@@ -4,15 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from l2o.baselines import DEFAULT_BASELINES
 from l2o.estimators.antithetic import Shaping
 from l2o.objective import Batches, Summary
+from l2o.policies.advantages import ReturnBaseline
 
 Tracker = Literal["tensorboard", "wandb"]
+RewardOn = Literal["train", "valid"]
 
 
 @dataclass(frozen=True)
 class MetaTraining:
-    """Meta-trains a learned optimizer, compares it with tuned Adam and writes a report."""
+    """Meta-trains a learned optimizer, compares it with tuned baselines and writes a report."""
 
     # What is trained, by what, and how theta is found
     task: tuple[str, ...] = ("digits_mlp",)
@@ -22,7 +25,7 @@ class MetaTraining:
     optimizer: str = "nominal_mlp"
     """Design: a name from `l2o list`, or module:attribute of your own."""
     estimator: str = "pes"
-    """Meta-gradient estimator, or an evolution strategy in place of it: a name from `l2o list`."""
+    """Meta-gradient estimator, policy gradient or evolution strategy: a name from `l2o list`."""
 
     # The inner training runs
     horizon: tuple[int, ...] = (200,)
@@ -43,6 +46,32 @@ class MetaTraining:
     """Value of the measure that steps_to_target waits for."""
     normalize: bool = False
     """Divide losses by a typical one of their task, which makes tasks comparable."""
+
+    # What a policy is paid, and how it learns; for reinforce and ppo
+    reward: tuple[str, ...] = ("log_loss",)
+    """log_loss (its decrease), loss (as evolution strategies have it), or metrics (their gain)."""
+    reward_weights: tuple[float, ...] = ()
+    """Weight of each of the rewards; 1 if not given."""
+    reward_on: RewardOn = "train"
+    """Split of the fresh batches on which rewards are measured."""
+    reward_batches: int = 4
+    """Fresh batches of each measurement."""
+    penalty: float = 1.0
+    """What a run pays that diverges."""
+    discount: float = 1.0
+    """Of the reward of each later decision."""
+    baseline: ReturnBaseline = "antithetic"
+    """What reinforce subtracts from returns; leave_one_out is over groups of --num-runs runs."""
+    trace: float = 0.95
+    """λ of the generalized advantages of ppo."""
+    epochs: int = 4
+    """Passes of ppo over a window."""
+    minibatches: int = 4
+    """Minibatches of each pass."""
+    clip_ratio: float = 0.2
+    """How far ppo lets the likelihood of an action move from 1 times what it was."""
+    entropy_weight: float = 0.0
+    """Reward for randomness of actions."""
 
     # The population and the meta-optimizer
     num_pairs: int = 16
@@ -77,8 +106,10 @@ class MetaTraining:
     """Inner steps of an evaluation run; the longest horizon if not given."""
     eval_seeds: int = 16
     """Evaluation runs of each optimizer on each task."""
+    eval_baselines: tuple[str, ...] = DEFAULT_BASELINES
+    """What to compare with, each at its best rate: adam, adam_cosine, sgdm, sgdm_cosine."""
     evaluate: bool = True
-    """Compare with tuned Adam and write the report at the end."""
+    """Compare with the baselines and write the report at the end."""
 
     # The run folder and what is shown
     run_dir: str | None = None
@@ -145,6 +176,21 @@ PRESETS: Mapping[str, MetaTraining] = {
         steps=3000,
         eval_steps=1000,
         eval_seeds=32,
+    ),
+    "scheduler": replace(
+        _DEFAULT,
+        optimizer="scheduler",
+        estimator="ppo",
+        horizon=(200, 600),
+        window=200,
+        learning_rate=1e-3,
+        steps=250,
+        log_every=5,
+        checkpoint_every=25,
+        averaging=0.9,
+        eval_steps=1000,
+        eval_seeds=32,
+        eval_baselines=("sgdm", "sgdm_cosine"),
     ),
 }
 """Starting points of the command line; every field can be changed by its flag."""

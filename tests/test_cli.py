@@ -107,6 +107,8 @@ def one_line(capsys) -> str:
     return error
 
 
+POLICY = "--optimizer scheduler --estimator ppo --horizon 50 --window 25 --minibatches 1"
+REINFORCE = POLICY.replace("ppo", "reinforce").replace(" --minibatches 1", "")
 MISTAKES = {
     "task": ("--task digts", "--task must be a known name; got digts. Try digits_mlp"),
     "design": ("--optimizer adafac", "got adafac. Try adafac_mlp"),
@@ -188,6 +190,34 @@ MISTAKES = {
     ),
     "final std": ("--final-std 0", "--final-std must be positive and finite; got 0.0. Try"),
     "batches": ("--measure-batches 2", "--measure-batches must be 1 on the step's own batch"),
+    "no policy": (
+        "--estimator ppo",
+        "--optimizer must be a policy for ppo; got learnable_sgd. Try chooser, scheduler",
+    ),
+    "no such reward": (
+        f"{POLICY} --reward f1",
+        "--reward must be log_loss, loss or a metric of task bowl; got f1. Try log_loss, loss.",
+    ),
+    "interval": (
+        f"{POLICY} --horizon 50 --window 10",
+        "--window must be a multiple of the 25 steps between two decisions of scheduler; got 10. "
+        "Try --window 25.",
+    ),
+    "discount": (f"{POLICY} --discount 1.5", "--discount must be in [0, 1]; got 1.5. Try"),
+    "minibatches": (f"{POLICY} --minibatches 3", "--minibatches must divide the 2 groups; got 3."),
+    "empty range": ("--optimizer user_module:empty_range", "must make a range of positive rates"),
+    "no reward": ("--reward loss", "--reward goes with reinforce and ppo; got loss with pes. Drop"),
+    "no cost": (f"{POLICY} --objective mean", "--objective goes with the estimators that minimise"),
+    "not ppo's": (f"{POLICY} --baseline value", "--baseline goes with reinforce; got value with"),
+    "no std": (f"{POLICY} --final-std 0.1", "--final-std goes with perturbations of theta"),
+    "groups": (
+        f"{REINFORCE} --baseline leave_one_out --num-runs 3",
+        "--num-runs must be at least 2 and divide the 4 runs; got 3. Try --num-runs 2",
+    ),
+    "baseline": (
+        "--eval-baselines adm",
+        "--eval-baselines must be among adam, adam_cosine, sgdm, sgdm_cosine; got adm. Try adam",
+    ),
     "run dir": ("--run-dir /proc/no/run", "--run-dir must be a folder that can be written"),
     "resume": ("--resume --run-dir nothing", "--resume needs a run to continue"),
 }
@@ -297,7 +327,8 @@ def test_mistakes_of_other_verbs_are_one_line(typed, says, tmp_path, capsys):
 def test_list_names_everything(capsys):
     assert cli.main(["list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert set(listed) == {"tasks", "optimizers", "estimators", "strategies", "presets"}
+    ways = {"estimators", "policy_gradients", "strategies"}
+    assert set(listed) == {"tasks", "optimizers", "presets", *ways}
     assert all(line for section in listed.values() for line in section.values())
     assert cli.main(["list"]) == 0
     shown = capsys.readouterr().out
@@ -356,6 +387,51 @@ def test_every_setting_of_the_training_changes_the_program(change, base_program)
     assert program_of(replace(BASE, **{name: value})) != base_program
 
 
+POLICY_SETTINGS = (
+    *("reward=('loss',)", "reward=('log_loss', 'loss')", "reward_on=valid", "reward_batches=2"),
+    *("penalty=2.0", "discount=0.9", "trace=0.5", "epochs=2", "minibatches=2", "clip_ratio=0.1"),
+    *("entropy_weight=0.01", "estimator=reinforce", "optimizer=tensor_controller"),
+)
+
+
+@pytest.fixture(scope="module")
+def policy_base():
+    return replace(
+        BASE,
+        task=("user_module:bowl_with_splits",),
+        optimizer="scheduler",
+        estimator="ppo",
+        horizon=(50,),
+        window=25,
+        minibatches=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def policy_program(policy_base):
+    return program_of(policy_base)
+
+
+@pytest.mark.parametrize("change", POLICY_SETTINGS)
+def test_every_setting_of_policies_changes_the_program(change, policy_base, policy_program):
+    name, value = change.split("=")
+    with contextlib.suppress(ValueError, SyntaxError):
+        value = ast.literal_eval(value)
+    dropped = {"minibatches": 4} if value == "reinforce" else {}
+    assert program_of(replace(policy_base, **({name: value} | dropped))) != policy_program
+
+
+@pytest.mark.parametrize("baseline", ["antithetic", "leave_one_out", "value"])
+def test_reinforce_from_the_command_line(baseline, tmp_path):
+    arguments = [*TINY, *REINFORCE.split(), "--baseline", baseline, "--num-runs", "2"]
+    assert cli.main(["meta-train", *arguments, "--steps", "5", "--run-dir", "a"]) == 0
+    line = read_metrics(RunFolder(tmp_path / "a").metrics)[-1]
+    assert line["inner_steps"] == 5 * 4 * 25
+    assert line["meta_loss"] == -line["reward_log_loss"] == line["bowl/meta_loss"]
+    lopt, theta = release.load(tmp_path / "a")
+    assert lopt.name == "scheduler" and set(theta) == {"w0", "b0", "w1", "b1", "w2", "b2"}
+
+
 def test_weights_change_the_program():
     mixed = replace(BASE, task=("user_module:bowl", "rosenbrock"))
     assert program_of(mixed) != program_of(replace(mixed, weights=(2.0, 1.0)))
@@ -403,7 +479,8 @@ def test_an_evaluation_draws_from_its_own_stream(monkeypatch):
     monkeypatch.setattr("l2o.meta_training.compare", lambda key, *a, **k: keys.append(key))
     lopt = learnable_sgd()
     theta = lopt.init(jax.random.key(0))
-    options = dict(seen=[], num_steps=1, num_seeds=1, seed=3, console=Console(quiet=True))
-    meta_training.compare_on([bowl()], lopt, theta, theta, **options)
+    options = dict(seen=[], num_steps=1, num_seeds=1, seed=3, baselines=["adam"])
+    console = Console(quiet=True)
+    meta_training.compare_on([bowl()], lopt, theta, theta, **options, console=console)
     (key,) = keys
     assert key == stream(3, "evaluation") != stream(3, "meta_training")

@@ -122,6 +122,23 @@ def test_eight_devices_agree_with_one(start, on_one_device, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_policy_on_eight_devices_and_in_two_processes_is_that_of_one(start, tmp_path):
+    arguments = (
+        *(*RUN, "--optimizer", "scheduler", "--estimator", "ppo", "--horizon", "50"),
+        *("--window", "25", "--steps", "5", "--learning-rate", "0.003"),
+    )
+    layouts = {"one": ("--devices", 1), "eight": ("--devices", 8)}
+    for name, layout in layouts.items():
+        finish(start(*arguments, *layout, "--run-dir", tmp_path / name))
+    finish_two(start_two(start, *arguments, "--devices", 8, "--run-dir", tmp_path / "two"))
+    ours = theta_of(tmp_path / "one")
+    for other in ("eight", "two"):
+        for name, value in theta_of(tmp_path / other).items():
+            largest = np.max(np.abs(ours[name]))
+            np.testing.assert_allclose(value, ours[name], rtol=0, atol=1e-4 * largest + 1e-7)
+
+
+@pytest.mark.slow
 def test_a_run_moves_between_layouts(start, on_one_device, tmp_path):
     run = tmp_path / "run"
     arguments = (*INTERRUPTED, "--run-dir", run)

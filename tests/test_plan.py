@@ -22,6 +22,15 @@ def test_pairs_that_devices_cannot_share(estimator, num_pairs, unit, nearest):
     check_divides(replace(settings, num_pairs=nearest), 4)
 
 
+def test_groups_that_devices_cannot_share():
+    settings = MetaTraining(
+        optimizer="scheduler", estimator="reinforce", baseline="leave_one_out", num_pairs=6
+    )
+    with pytest.raises(ValueError, match=r"multiple of 8 on 4 devices; got 6. Try num_pairs=8"):
+        check_divides(settings, 4)
+    check_divides(replace(settings, num_pairs=8), 4)
+
+
 @pytest.mark.parametrize(
     ("steps", "log_every", "of_chunk", "between_checkpoints"),
     [(1000, 10, 10, 100), (1001, 10, 7, 98), (6, 10, 6, 96), (13, 10, 1, 100)],

@@ -1,5 +1,6 @@
 """What a user would write: tasks and designs of their own, some of them wrong."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 import l2o
+from l2o.policies import scheduler
 
 
 class Momentum(NamedTuple):
@@ -23,6 +25,19 @@ def bowl() -> l2o.Task:
         loss_cap=100.0,
         loss_scale=3.0,
     )
+
+
+def bowl_with_splits() -> l2o.Task:
+    """Its valid batches shift the minimum by more."""
+    noise = {"train": 0.1, "valid": 0.2, "test": 0.1}
+    return dataclasses.replace(
+        bowl(),
+        batch=lambda key, minimum, data, split: noise[split] * jax.random.normal(key, (3,)),
+    )
+
+
+def empty_range() -> l2o.LearnedOptimizer:
+    return scheduler(lowest=1.0, highest=0.1)
 
 
 def integer_params() -> l2o.Task:
