@@ -16,7 +16,7 @@ def digits() -> Mapping[Split, Images]:
     """The images, shuffled once with a fixed seed and cut into three."""
     from sklearn.datasets import load_digits
 
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = (np.asarray(x) for x in load_digits(return_X_y=True))
     order = np.random.default_rng(0).permutation(len(labels))
     ends = np.cumsum(list(SPLIT_SIZES.values()))
     return {

@@ -32,6 +32,7 @@ class Head:
 
     Attributes:
         num_outputs: that the network must have.
+        num_choices: that a categorical head has; None for a Gaussian.
         spread: `() -> spread` before learning.
         noise: `(key, shape) -> noise` of shape (*shape, num_actions).
         reflect: `(noise) -> noise` that is as likely, and as opposite as can be.
@@ -43,6 +44,7 @@ class Head:
     """
 
     num_outputs: int
+    num_choices: int | None
     spread: Callable[[], jax.Array]
     noise: Callable[[Key, tuple[int, ...]], jax.Array]
     reflect: Callable[[jax.Array], jax.Array]
@@ -88,6 +90,7 @@ def gaussian(num_actions: int, squash: Callable[[jax.Array], jax.Array]) -> Head
 
     return Head(
         num_outputs=num_actions,
+        num_choices=None,
         spread=lambda: jnp.full(num_actions, FIRST_LOG_STD),
         noise=lambda key, shape: jax.random.normal(key, (*shape, num_actions)),
         reflect=lambda noise: -noise,
@@ -119,6 +122,7 @@ def categorical(num_choices: int) -> Head:
 
     return Head(
         num_outputs=num_choices,
+        num_choices=num_choices,
         spread=lambda: jnp.zeros(0),
         noise=lambda key, shape: jax.random.uniform(key, (*shape, 1)),
         reflect=lambda noise: 1.0 - noise,

@@ -1,0 +1,99 @@
+"""The environment for other people's agents."""
+
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from user_module import bowl_with_splits
+
+from l2o.policies import chooser, scheduler, tensor_controller
+from l2o.policies.env import TrainingEnv, gymnasium_env
+from l2o.policies.reward import Reward
+
+DESIGNS = {
+    "scheduler": scheduler(interval=5),
+    "tensor_controller": tensor_controller("adam", ["b1"], interval=5),
+    "chooser": chooser(interval=5),
+}
+
+
+def make(name: str, **changes) -> TrainingEnv:
+    return TrainingEnv(bowl_with_splits(), DESIGNS[name], **{"horizon": 20, **changes})
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_gymnasium_checks_it(name):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*render.*|.*infinity.*|.*not within.*")
+        check_env(gymnasium_env(make(name)))
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_both_dialects_play_the_same_episode(name):
+    env = make(name)
+    gym = gymnasium_env(env)
+    seen, _ = gym.reset(seed=3)
+    assert gym.observation_space.contains(seen)
+    key, k_reset = jax.random.split(jax.random.key(3))
+    same, state = env.reset(k_reset)
+    np.testing.assert_allclose(same, seen, rtol=1e-5)
+    gym.action_space.seed(0)
+    for number in range(1, 5):
+        action = gym.action_space.sample()
+        seen, reward, terminated, truncated, info = gym.step(action)
+        key, k_step = jax.random.split(key)
+        state, expected, done, _ = env.step_env(k_step, state, action)
+        np.testing.assert_allclose(reward, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(seen, env.observe(state), rtol=1e-4, atol=1e-5)
+        assert terminated == done == (number == 4) and not truncated
+        assert set(info) == {"log_loss"}
+
+
+def test_episodes_start_anew_under_scan_and_vmap():
+    """Four decisions a run: ends after each fourth, and a final observation from before it."""
+    env = make("scheduler", horizon=20)
+
+    def play(key):
+        k_reset, k_steps = jax.random.split(key)
+        first, state = env.reset(k_reset, env.default_params)
+
+        def step(state, key):
+            seen, state, reward, terminated, truncated, info = env.step(
+                key, state, jnp.zeros(1), env.default_params
+            )
+            return state, (seen, reward, terminated, truncated, info["final_observation"])
+
+        return first, jax.lax.scan(step, state, jax.random.split(k_steps, 9))[1]
+
+    firsts, played = jax.jit(jax.vmap(play))(jax.random.split(jax.random.key(0), 3))
+    seen, rewards, terminated, truncated, final = played
+    expected = [False, False, False, True] * 2 + [False]
+    np.testing.assert_array_equal(terminated, np.tile(expected, (3, 1)))
+    assert not np.any(truncated) and np.all(np.isfinite(rewards))
+    # At a new start nothing has been seen of a run but its parameters.
+    np.testing.assert_allclose(seen[:, 3, :18], firsts[:, :18], atol=1e-6)
+    assert np.all(np.abs(final[:, 3, :9] - firsts[:, :9]).max(axis=1) > 0.5)
+
+
+def test_actions_are_bounded_and_a_reward_is_what_was_asked_for():
+    env = make("scheduler", reward=Reward(("loss",)))
+    _, state = env.reset(jax.random.key(0))
+    turned = [env.step_env(jax.random.key(1), state, jnp.array([a]))[0] for a in (1.0, 50.0)]
+    np.testing.assert_array_equal(*(s.knobs.positions for s in turned))
+    _, reward, _, info = env.step_env(jax.random.key(1), state, jnp.zeros(1))
+    assert set(info) == {"loss"} and reward == info["loss"] < 0
+
+
+def test_without_gymnasium(monkeypatch):
+    monkeypatch.setitem(sys.modules, "l2o.policies.gymnasium_env", None)
+    with pytest.raises(ValueError, match=r"needs the package gymnasium.*pip install 'l2o\[rl\]'"):
+        gymnasium_env(make("scheduler"))
+
+
+def test_a_horizon_that_is_no_number_of_intervals():
+    with pytest.raises(ValueError, match=r"`horizon` must be a multiple of `window`"):
+        make("scheduler", horizon=22)
