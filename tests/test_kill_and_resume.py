@@ -28,8 +28,8 @@ def start(tmp_path_factory):
         "JAX_PLATFORMS": "cpu",
     }
 
-    def start(folder: Path, num_steps: int) -> subprocess.Popen:
-        command = [sys.executable, str(SCRIPT), str(folder), str(num_steps)]
+    def start(folder: Path, num_steps: int, learner: str) -> subprocess.Popen:
+        command = [sys.executable, str(SCRIPT), str(folder), str(num_steps), learner]
         if RunFolder(folder).config.exists():
             command.append("--resume")
         return subprocess.Popen(
@@ -49,14 +49,16 @@ def untimed(folder: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in TIMING_FIELDS} for line in lines]
 
 
-def kill_and_compare(start, tmp_path: Path, *, num_kills: int, num_steps: int, seed: int) -> None:
+def kill_and_compare(
+    start, tmp_path: Path, learner: str, *, num_kills: int, num_steps: int, seed: int
+) -> None:
     rng = random.Random(seed)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(whole, num_steps))
+    finish(start(whole, num_steps, learner))
 
     kills = 0
     for attempt in range(4 * num_kills):
-        child = start(killed, num_steps)
+        child = start(killed, num_steps, learner)
         if attempt % 5 == 4:  # anywhere, while Python starts too
             time.sleep(rng.uniform(0.0, 3.0))
         else:  # while it trains, which is mostly saving checkpoints
@@ -68,7 +70,7 @@ def kill_and_compare(start, tmp_path: Path, *, num_kills: int, num_steps: int, s
         if kills == num_kills or RunFolder(killed).theta.exists():
             break
     assert kills == num_kills
-    finish(start(killed, num_steps))
+    finish(start(killed, num_steps, learner))
 
     assert RunFolder(killed).theta.read_bytes() == RunFolder(whole).theta.read_bytes()
     assert untimed(killed) == untimed(whole)
@@ -82,12 +84,12 @@ def kill_and_compare(start, tmp_path: Path, *, num_kills: int, num_steps: int, s
 
 
 def test_three_kills(start, tmp_path):
-    kill_and_compare(start, tmp_path, num_kills=3, num_steps=200, seed=0)
+    kill_and_compare(start, tmp_path, "pes", num_kills=3, num_steps=200, seed=0)
 
 
 @pytest.mark.slow
 def test_twenty_five_kills(start, tmp_path):
-    kill_and_compare(start, tmp_path, num_kills=25, num_steps=2500, seed=1)
+    kill_and_compare(start, tmp_path, "pes", num_kills=25, num_steps=2500, seed=1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -101,3 +103,8 @@ def test_signals_stop_with_a_checkpoint(start, tmp_path, number):
     assert last < 100_000
     assert Checkpoints(RunFolder(folder).checkpoints).steps()[-1] == last
     assert not RunFolder(folder).theta.exists()
+
+
+@pytest.mark.slow
+def test_ten_kills_of_ppo(start, tmp_path):
+    kill_and_compare(start, tmp_path, "ppo", num_kills=10, num_steps=1000, seed=2)

@@ -283,7 +283,7 @@ def test_each_tensor_obeys_its_own_agent():
     params = {"a": jnp.ones(2), "b": jnp.ones(3)}
     state = knobs.turn(knobs.init(params, 100), jnp.array([[2.0], [0.0]]))
     updates, _ = knobs.update(params, state, params, jnp.float32(1.0))
-    np.testing.assert_allclose(updates["a"], -0.1 * np.exp(0.5 * 2.0), rtol=1e-5)
+    np.testing.assert_allclose(updates["a"], -0.1 * np.exp(0.3 * 2.0), rtol=1e-5)
     np.testing.assert_allclose(updates["b"], -0.1, rtol=1e-5)
 
 

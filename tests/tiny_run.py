@@ -12,6 +12,9 @@ from l2o.estimators import pes
 from l2o.fit import fit, stop_on_signals
 from l2o.learner import Learner, gradient_learner
 from l2o.optimizers import learnable_sgd
+from l2o.policies import scheduler
+from l2o.policies.environment import training_environment
+from l2o.policies.ppo import PPOSettings, ppo_learner
 from l2o.problem import inner_problem
 from l2o.run_folder import RunFolder
 
@@ -25,15 +28,37 @@ def tiny_learner(mesh: Mesh | None = None) -> Learner:
     return gradient_learner(estimator, optax.adam(0.05), averaging=0.9)
 
 
-def main(folder: str, num_steps: int, *, resume: bool) -> None:
+POLICY = scheduler(interval=2, core="gru", hidden_size=3)
+
+
+def tiny_ppo() -> Learner:
+    """Of a recurrent scheduler, whose runs end between windows of two decisions."""
+    policy = POLICY.policy
+    environment = training_environment(bowl(), policy, horizon=8, window=4)
+    settings = PPOSettings(epochs=2, minibatches=2)
+    return ppo_learner(
+        {"bowl": environment},
+        policy.actor,
+        policy.head,
+        optax.adam(0.01),
+        num_pairs=4,
+        settings=settings,
+    )
+
+
+LEARNERS = {"pes": (LOPT, tiny_learner), "ppo": (POLICY, tiny_ppo)}
+
+
+def main(folder: str, num_steps: int, name: str, *, resume: bool) -> None:
     config = {"seed": 1, "steps": num_steps}
     run = RunFolder.open(folder, config, resume=resume)
-    learner = tiny_learner()
+    lopt, make = LEARNERS[name]
+    learner = make()
     with stop_on_signals() as should_stop:
         state = fit(
             jax.random.key(1),
             learner,
-            THETA,
+            lopt.init(jax.random.key(0)),
             num_steps=num_steps,
             log_every=5,
             checkpoint_every=10,
@@ -42,8 +67,8 @@ def main(folder: str, num_steps: int, *, resume: bool) -> None:
             should_stop=should_stop,
         )
     if state.step == num_steps:
-        release.save(run.theta, LOPT, learner.theta(state), {"steps": num_steps})
+        release.save(run.theta, lopt, learner.theta(state), {"steps": num_steps})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), resume="--resume" in sys.argv)
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], resume="--resume" in sys.argv)
