@@ -1,6 +1,6 @@
 """Learned optimizers as optax transformations, and their meta-training."""
 
-from l2o import features, nets, optimizers
+from l2o import features, nets, optimizers, policies
 from l2o.comparison import compare
 from l2o.estimators import (
     Estimator,
@@ -56,6 +56,7 @@ __all__ = [
     "optimizer",
     "optimizers",
     "pes",
+    "policies",
     "save",
     "stream",
     "truncated_es",

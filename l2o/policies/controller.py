@@ -149,7 +149,7 @@ def scheduler(
     learning_rate: float = 0.1,
     lowest: float = 1e-4,
     highest: float = 3.0,
-    step: float = 0.5,
+    step: float = 0.3,
     interval: int = 25,
     head: HeadName = "gaussian",
     core: str = "mlp",
@@ -193,7 +193,7 @@ def tensor_controller(
     learning_rate: float = 0.1,
     lowest: float = 1e-4,
     highest: float = 3.0,
-    step: float = 0.5,
+    step: float = 0.3,
     interval: int = 25,
     head: HeadName = "gaussian",
     core: str = "mlp",
@@ -337,7 +337,7 @@ def _check(
             f"{learning_rate}. Try learning_rate={math.sqrt(rate.low * rate.high):.2g}."
         )
     if not 0 < rate.step < math.inf:
-        raise ValueError(f"`step` must be positive; got {rate.step}. Try step=0.5.")
+        raise ValueError(f"`step` must be positive; got {rate.step}. Try step=0.3.")
     check_interval(interval)
 
 
