@@ -280,7 +280,7 @@ def list_names(arguments: list[str], console: Console) -> int:
     for section, rows in sections.items():
         console.print(section, style="bold")
         for name, line in rows.items():
-            console.print(f"  {name:17} {line}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"  {name:21} {line}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

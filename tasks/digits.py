@@ -30,3 +30,24 @@ def digits() -> Mapping[Split, Images]:
 def digits_mlp() -> TaskFamily:
     """MLPs on handwritten digits: the embedded default."""
     return image_mlp_family("digits_mlp", digits())
+
+
+RARE = (5, 6, 7, 8, 9)
+RARE_SHARE = 0.1
+
+
+@functools.cache
+def imbalanced_digits() -> Mapping[Split, Images]:
+    """The same with a tenth of the training and validation images of 5 to 9; the test is whole."""
+    images = dict(digits())
+    for seed, split in enumerate(("train", "valid"), start=1):
+        labels = np.asarray(images[split].labels)
+        drawn = np.random.default_rng(seed).random(len(labels))
+        kept = ~np.isin(labels, RARE) | (drawn < RARE_SHARE)
+        images[split] = Images(*(np.asarray(rows)[kept] for rows in images[split]))
+    return images
+
+
+def imbalanced_digits_mlp() -> TaskFamily:
+    """MLPs on digits of which half are rare in training: for macro-F1, which counts all alike."""
+    return image_mlp_family("imbalanced_digits_mlp", imbalanced_digits())

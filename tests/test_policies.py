@@ -278,6 +278,19 @@ def test_knobs_stay_in_their_range_and_keep_still_at_zero(task):
         assert np.all(np.isfinite(knobs.observe(turned)))
 
 
+@pytest.mark.parametrize("size", [np.nan, np.inf, 1e30])
+def test_a_run_that_has_blown_up_is_seen_as_finite(size):
+    for lopt in (scheduler(), tensor_controller(), chooser()):
+        knobs = lopt.policy.knobs
+        params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+        blown = jax.tree.map(lambda p: size * p, params)
+        state = knobs.init(params, 100)
+        for _ in range(3):
+            _, state = knobs.update(blown, state, blown, jnp.float32(size))
+            seen = knobs.observe(state)
+            assert np.all(np.isfinite(seen)) and np.max(np.abs(seen)) <= 3.0
+
+
 def test_each_tensor_obeys_its_own_agent():
     knobs = tensor_controller("sgdm", [], learning_rate=0.1).policy.knobs
     params = {"a": jnp.ones(2), "b": jnp.ones(3)}

@@ -12,7 +12,13 @@ import pytest
 from sklearn.metrics import f1_score
 
 from l2o.task import Task, TaskFamily, check_task
-from l2o.tasks.digits import SPLIT_SIZES, digits, digits_mlp
+from l2o.tasks.digits import (
+    SPLIT_SIZES,
+    digits,
+    digits_mlp,
+    imbalanced_digits,
+    imbalanced_digits_mlp,
+)
 from l2o.tasks.image_mlp import SCALES, Images, image_mlp, macro_f1
 from l2o.tasks.quadratic import rosenbrock, rotated_quadratic
 
@@ -263,6 +269,21 @@ def test_untrained_loss_is_about_that_of_guessing(key):
     first = draw(task, key)
     zero = jax.tree.map(jnp.zeros_like, first.params)
     np.testing.assert_allclose(task.loss(zero, first.batch, first.instance), np.log(10), rtol=1e-5)
+
+
+def test_rare_digits_are_rare_in_training_only():
+    whole, part = digits(), imbalanced_digits()
+    for split in ("train", "valid"):
+        labels = np.asarray(part[split].labels)
+        of_class = np.bincount(labels, minlength=10) / np.bincount(whole[split].labels)
+        np.testing.assert_array_equal(of_class[:5], 1.0)
+        assert np.all(of_class[5:] < 0.25)
+        assert np.all(np.bincount(labels, minlength=10) > 0) or split == "valid"
+    assert part["test"] is whole["test"]
+    rows = {tuple(row) for row in np.asarray(whole["train"].pixels)}
+    assert all(tuple(row) in rows for row in np.asarray(part["train"].pixels))
+    names = [task.name for task in imbalanced_digits_mlp().evaluation]
+    assert "imbalanced_digits_mlp_128x128" in names
 
 
 def test_family_of_digits():

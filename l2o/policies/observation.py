@@ -1,7 +1,8 @@
 """What an agent sees of a training run: progress, loss, and statistics of tensors.
 
 Everything is free of scale: losses relative to each other, gradients relative to parameters. A
-statistic is kept for each tensor and read for a group of them, weighted by size.
+statistic is kept for each tensor and read for a group of them, weighted by size. Features are
+bounded, and those of a run that has blown up are 0: no action is ever drawn from NaN.
 """
 
 from collections.abc import Sequence
@@ -110,13 +111,14 @@ def run_features(seen: Observed) -> jax.Array:
         jnp.maximum(seen.first_loss, 0.0) + 1e-8
     )
     descent = jnp.where(buffer.count > 0, 0.3 * jnp.clip(ratio, -10.0, 3.0), 0.0)
-    return jnp.concatenate(
+    of_run = jnp.concatenate(
         [
             features.progress_fraction(seen.count, seen.horizon),
             features.loss_buffer_features(buffer),
             descent[None],
         ]
     )
+    return jnp.nan_to_num(of_run)
 
 
 def tensor_features(seen: Observed, sizes: Sequence[int], *, together: bool) -> jax.Array:
@@ -138,7 +140,7 @@ def tensor_features(seen: Observed, sizes: Sequence[int], *, together: bool) -> 
     agreement = read(seen.grad_momentum) / (1.0 - MOMENTUM_DECAY**steps)
     params = jnp.maximum(read(seen.param_square), 1e-9)
     size = features.log_magnitude
-    return jnp.stack(
+    of_tensors = jnp.stack(
         [
             size(jnp.sqrt(grad / params)),
             size(jnp.sqrt(momentum / params)),
@@ -149,6 +151,7 @@ def tensor_features(seen: Observed, sizes: Sequence[int], *, together: bool) -> 
         ],
         axis=-1,
     )
+    return jnp.nan_to_num(of_tensors)
 
 
 def identity_features(params: optax.Params) -> jax.Array:
