@@ -257,6 +257,7 @@ def policy_learner(
             horizon=(settings.horizon[0], settings.horizon[-1]),
             window=settings.window,
             reward=reward,
+            credit=settings.credit,
             privileged=tuple(float(task is other) for other in tasks),
         )
         for task in tasks
@@ -317,8 +318,8 @@ def policy_learner(
 
 OF_COSTS = ("objective", "measure", "measure_on", "measure_batches", "target", "normalize")
 OF_REWARDS = (
-    *("reward", "reward_weights", "reward_on", "reward_batches", "penalty", "discount"),
-    *("baseline", "trace", "epochs", "minibatches", "clip_ratio", "entropy_weight"),
+    *("reward", "reward_weights", "reward_on", "reward_batches", "penalty", "credit"),
+    *("discount", "baseline", "trace", "epochs", "minibatches", "clip_ratio", "entropy_weight"),
 )
 
 

@@ -8,6 +8,7 @@ from l2o.baselines import DEFAULT_BASELINES
 from l2o.estimators.antithetic import Shaping
 from l2o.objective import Batches, Summary
 from l2o.policies.advantages import ReturnBaseline
+from l2o.policies.environment import CreditName
 
 Tracker = Literal["tensorboard", "wandb"]
 RewardOn = Literal["train", "valid"]
@@ -58,6 +59,8 @@ class MetaTraining:
     """Fresh batches of each measurement."""
     penalty: float = 1.0
     """What a run pays that diverges."""
+    credit: CreditName = "team"
+    """Pay all agents alike, or each for the difference it made, which takes more inner steps."""
     discount: float = 1.0
     """Of the reward of each later decision."""
     baseline: ReturnBaseline = "antithetic"

@@ -391,6 +391,7 @@ POLICY_SETTINGS = (
     *("reward=('loss',)", "reward=('log_loss', 'loss')", "reward_on=valid", "reward_batches=2"),
     *("penalty=2.0", "discount=0.9", "trace=0.5", "epochs=2", "minibatches=2", "clip_ratio=0.1"),
     *("entropy_weight=0.01", "estimator=reinforce", "optimizer=tensor_controller"),
+    "credit=difference",
 )
 
 

@@ -248,6 +248,33 @@ def test_environment_trains_as_the_optimizer_that_ships(task):
     assert len({round(rate, 6) for rate in rates}) > 3  # it did turn the knob
 
 
+def test_difference_credit_is_what_an_agent_alone_changed(task):
+    """Its action alone, against none: the reward it made, whatever it is on the other agents."""
+    lopt = tensor_controller(knobs=[], interval=INTERVAL)
+    team, difference = (
+        training_environment(task, lopt.policy, horizon=HORIZON, window=WINDOW, credit=credit)
+        for credit in ("team", "difference")
+    )
+    state = team.enter(jax.random.key(0), team.start(jax.random.key(1)), team.data)
+    action = jnp.array([[3.0], [0.0], [-5.0], [1.0]])
+    paid = lambda a: team.step(jax.random.key(2), state, a, team.data)[1]
+    whole = paid(action)
+    after, outcome = difference.step(jax.random.key(2), state, action, team.data)
+    np.testing.assert_allclose(whole.credit, np.full(4, whole.reward))
+    np.testing.assert_allclose(outcome.reward, whole.reward, rtol=1e-5)
+    expected = [whole.reward - paid(action.at[i].set(0.0)).reward for i in range(4)]
+    np.testing.assert_allclose(outcome.credit, expected, atol=1e-4)
+    assert outcome.credit[1] == 0.0 and np.all(np.abs(outcome.credit[::2]) > 1e-4)
+    assert difference.inner_steps == 5 * team.inner_steps
+    same, _ = team.step(jax.random.key(2), state, action, team.data)
+    np.testing.assert_allclose(after.params["w0"], same.params["w0"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_chooser_cannot_be_paid_by_difference(task):
+    with pytest.raises(ValueError, match="`credit` must be team for chooser"):
+        training_environment(task, chooser().policy, horizon=50, window=25, credit="difference")
+
+
 def test_a_run_that_diverges_ends_and_pays(task):
     lopt = small_policy(learning_rate=3.0)
     reward = Reward(("loss",), penalty=7.0)

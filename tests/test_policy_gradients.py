@@ -69,7 +69,8 @@ def walk(decisions: int, horizon: int | None = None, spoil=None) -> Environment:
         if spoil is not None:
             reward = spoil(reward, state)
         after = Walk(s, state.context, state.step + 1)
-        return after, Outcome(reward, reward[None], after.step >= horizon, jnp.float32(1.0))
+        done = after.step >= horizon
+        return after, Outcome(reward, reward[None], reward[None], done, jnp.float32(1.0))
 
     return Environment(
         init=init,
@@ -166,7 +167,7 @@ def test_a_window_that_cuts_an_episode_is_bootstrapped():
     """With a critic that knows the value, windows of one decision see what comes after them."""
     environment = walk(1, horizon=2)
     theta = theta_for(environment)
-    critic = nets.mlp_init(jax.random.key(0), (2, 32, 32, 1))
+    critic = nets.mlp_init(jax.random.key(0), (3, 32, 32, 1))
     critic = jax.tree.map(jnp.zeros_like, critic) | {"b2": jnp.array([2.5])}
     theta = theta._replace(critic=critic)
     population = collector(environment, LINEAR, HEAD, num_groups=64, group_size=1, antithetic=False)
@@ -176,7 +177,7 @@ def test_a_window_that_cuts_an_episode_is_bootstrapped():
     outcome = rollout.transitions.outcome
     later = np.where(outcome.done, 0.0, 0.5 * 2.5)
     assert 0 < np.mean(outcome.done) < 1
-    np.testing.assert_allclose(credit.targets, outcome.reward + later, rtol=1e-5)
+    np.testing.assert_allclose(credit.targets[..., 0], outcome.reward + later, rtol=1e-5)
     np.testing.assert_allclose(value_of(critic, rollout.last), 2.5, rtol=1e-6)
 
 

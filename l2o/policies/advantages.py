@@ -21,22 +21,22 @@ def generalized_advantages(
     discount: float,
     trace: float,
 ) -> jax.Array:
-    """Generalized advantage estimates (Schulman et al. 2016), shape (decisions,).
+    """Generalized advantage estimates (Schulman et al. 2016), shape (decisions, ...).
 
         δ_t = r_t + γ (1 - d_t) V_{t+1} - V_t,   A_t = δ_t + γ λ (1 - d_t) A_{t+1}
 
     With `trace` 1 they are the return to go, bootstrapped, less the value.
 
     Args:
-        rewards: shape (decisions,).
-        values: of the state before each decision, shape (decisions,).
-        last_value: of the state after the last decision, scalar.
+        rewards: shape (decisions, ...), for instance one for each agent.
+        values: of the state before each decision, of the same shape.
+        last_value: of the state after the last decision, shape (...).
         done: whether the episode ended with each decision, shape (decisions,).
         discount: γ.
         trace: λ.
     """
-    goes_on = 1.0 - done.astype(rewards.dtype)
-    following = jnp.append(values[1:], last_value)
+    goes_on = 1.0 - done.astype(rewards.dtype).reshape(-1, *[1] * (rewards.ndim - 1))
+    following = jnp.concatenate([values[1:], last_value[None]])
     deltas = rewards + discount * goes_on * following - values
 
     def step(later: jax.Array, now: tuple[jax.Array, jax.Array]):
@@ -51,7 +51,7 @@ def generalized_advantages(
 def subtract_baseline(
     baseline: ReturnBaseline, returns: jax.Array, values: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    """Returns to go less what was to be expected; all of shape (groups, runs, decisions).
+    """Returns to go less what was to be expected; all of shape (groups, runs, decisions, ...).
 
     No baseline depends on the actions of the run it is subtracted from, so none adds a bias:
         antithetic     the mean of all other groups. That the two runs of a group were given
@@ -68,7 +68,7 @@ def subtract_baseline(
     if baseline == "value":
         return returns - values
     counted = jnp.where(mask, returns, 0.0)
-    counts = mask.astype(returns.dtype)
+    counts = jnp.broadcast_to(mask, returns.shape).astype(returns.dtype)
     if baseline == "leave_one_out":
         total, number = (jnp.sum(x, axis=1, keepdims=True) for x in (counted, counts))
         total, number = total - counted, number - counts
@@ -81,6 +81,7 @@ def subtract_baseline(
 
 def standardized(advantages: jax.Array, mask: jax.Array) -> jax.Array:
     """Advantages with mean 0 and standard deviation 1 over what counts."""
+    mask = jnp.broadcast_to(mask, advantages.shape)
     number = jnp.maximum(jnp.sum(mask), 1)
     mean = jnp.sum(jnp.where(mask, advantages, 0.0)) / number
     variance = jnp.sum(jnp.where(mask, jnp.square(advantages - mean), 0.0)) / number

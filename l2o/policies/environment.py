@@ -12,7 +12,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ from l2o.problem import check_horizon, draw_horizon, first_horizon
 from l2o.task import Data, Instance, Key, Task, check_task
 
 EnvState = Any
+
+CreditName = Literal["team", "difference"]
 
 
 class Observation(NamedTuple):
@@ -40,16 +42,18 @@ class Observation(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a decision led to; scalars but for `rewards`.
+    """What a decision led to; scalars but for `credit` and `rewards`.
 
     Attributes:
         reward: what is paid for it.
+        credit: what each agent learns from, shape (agents,).
         rewards: the same by name, before weights and penalty, shape (names,).
         done: whether the episode ends here, at its horizon or by divergence.
         finite: fraction of its inner steps with a finite training loss.
     """
 
     reward: jax.Array
+    credit: jax.Array
     rewards: jax.Array
     done: jax.Array
     finite: jax.Array
@@ -68,7 +72,7 @@ class Environment:
         step: `(key, state, action, data) -> (state, Outcome)` for an action of shape (agents,
             actions); it does not start anew by itself.
         decisions: of one window.
-        inner_steps: of one decision.
+        inner_steps: of one decision, all that were trained for it.
         names: of the rewards.
         data: what `enter` and `step` take as `data`, an argument of the compiled program.
     """
@@ -115,6 +119,7 @@ def training_environment(
     horizon: int | tuple[int, int],
     window: int,
     reward: Reward = Reward(),  # noqa: B008, frozen
+    credit: CreditName = "team",
     privileged: tuple[float, ...] = (),
 ) -> Environment:
     """Training runs of `task`, with the knobs of `policy` as what can be done.
@@ -129,11 +134,15 @@ def training_environment(
             run. Multiples of `window`.
         window: inner steps of one window, a multiple of the policy's interval.
         reward: what is paid.
+        credit: "team" gives all agents the whole reward; "difference" gives each what it changed:
+            the reward less what there would have been, on the same batches, had this agent alone
+            let go of its knobs (Wolpert and Tumer 2002). That trains the interval once more for
+            each agent, which `inner_steps` counts.
         privileged: numbers that tell the critic which task this is.
 
     Raises:
-        ValueError: if the task is malformed or cannot pay the reward, or `horizon`, `window` and
-            the policy's interval do not fit.
+        ValueError: if the task is malformed or cannot pay the reward, `horizon`, `window` and the
+            policy's interval do not fit, or the credit does not suit the policy.
     """
     check_task(task)
     check_reward(reward, task)
@@ -144,6 +153,13 @@ def training_environment(
         raise ValueError(
             f"`window` must be a multiple of the {interval} steps between two decisions of "
             f"{policy.name}; got {window}. Try window={-(-window // interval) * interval}."
+        )
+    if credit not in get_args(CreditName):
+        raise ValueError(f"`credit` must be team or difference; got {credit}. Try credit=team.")
+    if credit == "difference" and policy.head.num_choices is not None:
+        raise ValueError(
+            f"`credit` must be team for {policy.name}, whose agents cannot do nothing; got "
+            f"{credit}. Drop it."
         )
     task_id = jnp.asarray(privileged, jnp.float32)
 
@@ -193,6 +209,18 @@ def training_environment(
     def step(
         key: Key, state: TrainingState, action: jax.Array, data: Data
     ) -> tuple[TrainingState, Outcome]:
+        after, outcome = decide(key, state, action, data)
+        num_agents = action.shape[0]
+        if credit == "team":
+            return after, outcome._replace(credit=jnp.full(num_agents, outcome.reward))
+        without = jnp.where(jnp.eye(num_agents, dtype=bool)[..., None], 0.0, action)
+        _, otherwise = jax.vmap(decide, (None, None, 0, None))(key, state, without, data)
+        return after, outcome._replace(credit=outcome.reward - otherwise.reward)
+
+    def decide(
+        key: Key, state: TrainingState, action: jax.Array, data: Data
+    ) -> tuple[TrainingState, Outcome]:
+        """The interval that follows an action; what it paid is not shared out yet."""
         k_batches, k_measure = jax.random.split(key)
         turned = knobs.turn(state.knobs, action)
         params, turned, losses = train(k_batches, state, turned, data)
@@ -217,6 +245,7 @@ def training_environment(
         )
         outcome = Outcome(
             reward=total,
+            credit=jnp.zeros(0),
             rewards=rewards,
             done=diverged | (count >= state.horizon),
             finite=jnp.mean(jnp.isfinite(losses).astype(jnp.float32)),
@@ -239,6 +268,8 @@ def training_environment(
         )
         return params, turned, losses
 
+    seen = jax.eval_shape(lambda key: observe(start(key)).agents, jax.random.key(0))
+    repeats = 1 + seen.shape[0] if credit == "difference" else 1
     return Environment(
         init=init,
         start=start,
@@ -246,7 +277,7 @@ def training_environment(
         observe=observe,
         step=step,
         decisions=window // interval,
-        inner_steps=interval,
+        inner_steps=interval * repeats,
         names=reward.names,
         data=task.data,
     )

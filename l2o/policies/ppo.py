@@ -103,15 +103,15 @@ def ppo_cost(
     log_ratio = log_prob - rollout.transitions.log_prob
     ratio = jnp.exp(jnp.clip(log_ratio, -20.0, 20.0))
     bounded = jnp.clip(ratio, 1.0 - settings.clip, 1.0 + settings.clip)
-    gain = jnp.minimum(ratio * advantages[..., None], bounded * advantages[..., None])
+    gain = jnp.minimum(ratio * advantages, bounded * advantages)
     values = value_of(theta.critic, rollout.transitions.observation)
     near = credit.values + jnp.clip(
         values - credit.values, -settings.value_clip, settings.value_clip
     )
     error = jnp.maximum(jnp.square(values - credit.targets), jnp.square(near - credit.targets))
-    randomness = masked_mean(jnp.mean(entropy, axis=-1), mask)
+    randomness = masked_mean(entropy, mask)
     cost = (
-        -masked_mean(jnp.mean(gain, axis=-1), mask)
+        -masked_mean(gain, mask)
         + settings.value_weight * masked_mean(0.5 * error, mask)
         - settings.entropy_weight * randomness
     )
@@ -119,8 +119,8 @@ def ppo_cost(
     return cost, {
         "entropy": randomness,
         "critic_error": masked_mean(0.5 * jnp.square(values - credit.targets), mask),
-        "divergence": masked_mean(jnp.mean(ratio - 1.0 - log_ratio, axis=-1), mask),
-        "clipped": masked_mean(jnp.mean(is_clipped, axis=-1), mask),
+        "divergence": masked_mean(ratio - 1.0 - log_ratio, mask),
+        "clipped": masked_mean(is_clipped, mask),
     }
 
 

@@ -30,13 +30,13 @@ BASELINES: tuple[ReturnBaseline, ...] = get_args(ReturnBaseline)
 
 
 class Credit(NamedTuple):
-    """What a rollout taught; all of shape (groups, runs, decisions).
+    """What a rollout taught, of shape (groups, runs, decisions, agents).
 
     Attributes:
         advantages: of each decision.
         targets: for the critic.
         values: what the critic said.
-        mask: which decisions count.
+        mask: which decisions count, (groups, runs, decisions, 1).
     """
 
     advantages: jax.Array
@@ -51,8 +51,8 @@ def credit_of(theta: ActorCritic, rollout: Rollout, *, discount: float, trace: f
     values = value_of(theta.critic, moves.observation)
     advantages = jax.vmap(
         jax.vmap(lambda *of_run: generalized_advantages(*of_run, discount=discount, trace=trace))
-    )(moves.outcome.reward, values, value_of(theta.critic, rollout.last), moves.outcome.done)
-    return Credit(advantages, advantages + values, values, moves.mask)
+    )(moves.outcome.credit, values, value_of(theta.critic, rollout.last), moves.outcome.done)
+    return Credit(advantages, advantages + values, values, moves.mask[..., None])
 
 
 def reinforce(
@@ -148,15 +148,16 @@ def reinforce_cost(
     """What REINFORCE descends: its gradient is the policy gradient's negative, and the critic's."""
     log_prob, entropy = likelihood(theta, actor, head, rollout)
     values = value_of(theta.critic, rollout.transitions.observation)
-    gain = masked_mean(jnp.mean(log_prob, axis=-1) * credit.advantages, credit.mask)
+    gain = masked_mean(log_prob * credit.advantages, credit.mask)
     error = masked_mean(0.5 * jnp.square(values - credit.targets), credit.mask)
-    randomness = masked_mean(jnp.mean(entropy, axis=-1), credit.mask)
+    randomness = masked_mean(entropy, credit.mask)
     cost = -gain + value_weight * error - entropy_weight * randomness
     return cost, {"entropy": randomness, "critic_error": error}
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
     """The mean over what counts, or 0 if nothing does."""
+    mask = jnp.broadcast_to(mask, values.shape)
     return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 

@@ -28,7 +28,7 @@ class ActorCritic(NamedTuple):
     Attributes:
         actor: theta of the policy.
         spread: of the head; see `l2o.policies.heads.Head`.
-        critic: an MLP from what all agents and the critic see to the value of the state.
+        critic: an MLP from what is seen to what an agent will earn; see `value_of`.
     """
 
     actor: Theta
@@ -103,17 +103,20 @@ def first_actor_critic(key: Key, actor: Theta, head: Head, environment: Environm
     """An actor with a critic that says 0 until it has learned."""
     k_state, k_critic = jax.random.split(key)
     seen = jax.eval_shape(lambda k: environment.observe(environment.start(k)), k_state)
-    num_features = seen.agents.shape[-1] + seen.critic.shape[-1]
+    num_features = 2 * seen.agents.shape[-1] + seen.critic.shape[-1]
     critic = nets.mlp_init(k_critic, (num_features, CRITIC_SIZE, CRITIC_SIZE, 1))
     return ActorCritic(actor, head.spread(), critic | {"w2": jnp.zeros_like(critic["w2"])})
 
 
 def value_of(critic: nets.MLP, seen: Observation) -> jax.Array:
-    """The critic's value of a state, from what its agents see on average and what it sees itself.
+    """What each agent will earn from here on, shape (..., agents).
 
-    Observations may have leading axes, which the value has, too.
+    The critic is central: it goes by what the agent sees, what all see on average, and what it sees
+    itself. Observations may have leading axes, which values have, too.
     """
-    inputs = jnp.concatenate([jnp.mean(seen.agents, axis=-2), seen.critic], axis=-1)
+    of_all = jnp.concatenate([jnp.mean(seen.agents, axis=-2), seen.critic], axis=-1)
+    of_all = jnp.broadcast_to(of_all[..., None, :], (*seen.agents.shape[:-1], of_all.shape[-1]))
+    inputs = jnp.concatenate([seen.agents, of_all], axis=-1)
     return nets.mlp_apply(critic, inputs, jnp.tanh)[..., 0]
 
 
@@ -195,7 +198,7 @@ def collector(
             k_act, k_noises, sign, theta, runs, data
         )
         # A run that has broken down is not to keep its group from starting anew.
-        is_broken = ~jnp.all(jnp.isfinite(rollout.transitions.outcome.reward), axis=-1)
+        is_broken = ~jnp.all(is_sound(rollout.transitions.outcome), axis=-1)
         is_over = jnp.all(runs.is_over | is_broken)
         anew = shared(fresh(environment.start(k_start)))
         return jax.tree.map(lambda new, old: jnp.where(is_over, new, old), anew, runs), rollout
@@ -245,13 +248,19 @@ def collector(
     )
 
 
+def is_sound(outcome: Outcome) -> jax.Array:
+    """Whether what is paid for a decision is finite, to every agent."""
+    return jnp.isfinite(outcome.reward) & jnp.all(jnp.isfinite(outcome.credit), axis=-1)
+
+
 def without_broken(rollout: Rollout) -> Rollout:
     """The rollout with runs masked that have a reward that is not finite; nothing is NaN then."""
     moves = rollout.transitions
-    is_whole = jnp.all(jnp.isfinite(moves.outcome.reward) | ~moves.mask, axis=-1)
+    is_whole = jnp.all(is_sound(moves.outcome) | ~moves.mask, axis=-1)
     mask = moves.mask & is_whole[..., None]
     outcome = moves.outcome._replace(
         reward=jnp.where(mask, moves.outcome.reward, 0.0),
+        credit=jnp.where(mask[..., None], moves.outcome.credit, 0.0),
         rewards=jnp.where(mask[..., None], moves.outcome.rewards, 0.0),
     )
     clean = lambda tree: jax.tree.map(lambda x: jnp.nan_to_num(x, posinf=0.0, neginf=0.0), tree)
