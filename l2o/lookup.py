@@ -26,6 +26,7 @@ from l2o.task import Task, TaskFamily
 TASKS: Mapping[str, str] = {
     "digits_mlp": "l2o.tasks.digits:digits_mlp",
     "imbalanced_digits_mlp": "l2o.tasks.digits:imbalanced_digits_mlp",
+    "badly_scaled_mlp": "l2o.tasks.badly_scaled:badly_scaled_mlp",
     "mnist_mlp_28": "l2o.tasks.mnist:mnist_mlp_28",
     "mnist_mlp_14": "l2o.tasks.mnist:mnist_mlp_14",
     "mnist_mlp_8": "l2o.tasks.mnist:mnist_mlp_8",

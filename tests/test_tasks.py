@@ -12,6 +12,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from l2o.task import Task, TaskFamily, check_task
+from l2o.tasks.badly_scaled import badly_scaled
 from l2o.tasks.digits import (
     SPLIT_SIZES,
     digits,
@@ -269,6 +270,26 @@ def test_untrained_loss_is_about_that_of_guessing(key):
     first = draw(task, key)
     zero = jax.tree.map(jnp.zeros_like, first.params)
     np.testing.assert_allclose(task.loss(zero, first.batch, first.instance), np.log(10), rtol=1e-5)
+
+
+def test_units_change_nothing_but_the_parameters():
+    plain = image_mlp("plain", digits(), (8,))
+    for varied in (True, False):
+        task = badly_scaled(plain, varied=varied)
+        k_sample, k_init, k_batch = jax.random.split(jax.random.key(0), 3)
+        instance = task.sample(k_sample)
+        params = task.init(k_init, instance)
+        units = np.asarray(instance["units"])
+        assert units.shape == (4,) and np.all((units >= 1 / 8.001) & (units <= 8.001))
+        assert len(set(units.round(4))) == (4 if varied else 2)
+        whole = plain.init(k_init, instance["task"])
+        np.testing.assert_allclose(params["w1"] * units[3], whole["w1"], rtol=1e-5)
+        batch = task.batch(k_batch, instance, task.data, "train")
+        expected = plain.loss(whole, batch, instance["task"])
+        np.testing.assert_allclose(task.loss(params, batch, instance), expected, rtol=1e-5)
+        assert set(task.metrics(params, batch, instance)) == {"accuracy", "macro_f1"}
+    with pytest.raises(ValueError, match="`span` must be at least 1"):
+        badly_scaled(plain, varied=True, span=0.5)
 
 
 def test_rare_digits_are_rare_in_training_only():
