@@ -95,7 +95,7 @@ def test_twenty_five_kills(start, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_stop_with_a_checkpoint(start, tmp_path, number):
     folder = tmp_path / "run"
-    child = start(folder, 100_000)
+    child = start(folder, 100_000, "pes")
     child.stdout.readline()
     child.send_signal(number)
     finish(child)
