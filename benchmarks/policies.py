@@ -25,7 +25,7 @@ from l2o.comparison import compare
 from l2o.distributed import hosts
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.meta_training import meta_train
-from l2o.plan import theta_key
+from l2o.planning.plan import theta_key
 from l2o.run_folder import RunFolder, atomic_write
 from l2o.settings import PRESETS, MetaTraining
 from l2o.streams import stream

@@ -206,7 +206,8 @@ def _connected(
 
 def evaluate(arguments: list[str], console: Console) -> int:
     """`l2o evaluate RUN_OR_FILE --task NAME ...`."""
-    from l2o import meta_training, plan, release
+    from l2o import meta_training, release
+    from l2o.planning.plan import theta_key
     from l2o.report import comparison_table, write_report
 
     options = tyro.cli(Evaluate, prog="l2o evaluate", args=arguments)
@@ -224,7 +225,7 @@ def evaluate(arguments: list[str], console: Console) -> int:
         lookup.tasks_to_evaluate(options.task),
         lopt,
         theta,
-        lopt.init(plan.theta_key(summary.get("seed", 0))),
+        lopt.init(theta_key(summary.get("seed", 0))),
         seen=summary.get("trained_on", []),
         num_steps=options.steps,
         num_seeds=options.seeds,

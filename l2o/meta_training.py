@@ -17,7 +17,8 @@ from l2o.fit import fit, stop_on_signals
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import MetaState
 from l2o.metrics import TRACKERS, Track, check_trackers
-from l2o.plan import Plan, num_devices, resolve
+from l2o.planning.plan import Plan, resolve
+from l2o.planning.population import num_devices
 from l2o.progress import progress
 from l2o.report import comparison_table, write_report
 from l2o.run_folder import RunFolder

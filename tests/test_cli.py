@@ -16,7 +16,7 @@ from user_module import bowl
 from l2o import cli, lookup, meta_training, release
 from l2o.metrics import read_metrics
 from l2o.optimizers import learnable_sgd
-from l2o.plan import resolve
+from l2o.planning.plan import resolve
 from l2o.run_folder import RunFolder
 from l2o.settings import MetaTraining
 from l2o.streams import stream

@@ -17,7 +17,8 @@ from l2o.diagnosis.summary import Job, ReferenceChoice, Runs
 from l2o.estimators.antithetic import check_options
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.objective import Batches, Objective, Summary
-from l2o.plan import objective_of, theta_key
+from l2o.planning.by_cost import objective_of
+from l2o.planning.plan import theta_key
 from l2o.problem import Problem, inner_problem
 from l2o.streams import check_seed, stream
 

@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from l2o.plan import check_divides, resolve
+from l2o.planning.plan import resolve
+from l2o.planning.population import check_divides
 from l2o.settings import PRESETS, MetaTraining
 
 

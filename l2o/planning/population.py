@@ -1,0 +1,57 @@
+"""How large the population of a run is, and over how many devices it is spread."""
+
+from dataclasses import replace
+
+import jax
+
+from l2o import lookup
+from l2o.settings import MetaTraining
+
+
+def num_devices(settings: MetaTraining) -> int:
+    """The devices asked for, or as many as are present and divide the population.
+
+    They count over all processes, which have equally many.
+    """
+    if settings.devices is not None:
+        return settings.devices
+    present, processes = jax.device_count(), jax.process_count()
+    possible = range(processes, present + 1, processes)
+    fitting = [n for n in possible if num_members(settings) % n == 0]
+    return max(fitting) if settings.num_pairs > 0 and fitting else processes
+
+
+def num_members(settings: MetaTraining) -> int:
+    """What is spread over devices: pairs, groups, or the two runs or candidates of each."""
+    if settings.estimator in lookup.POLICY_GRADIENTS:
+        return 2 * settings.num_pairs // group_size(settings)
+    in_pairs = (*lookup.EVOLUTION, *lookup.MIXED)
+    return settings.num_pairs * (1 if settings.estimator in in_pairs else 2)
+
+
+def group_size(settings: MetaTraining) -> int:
+    """Runs that share all but the noise of their actions."""
+    is_in_runs = settings.estimator == "reinforce" and settings.baseline == "leave_one_out"
+    if is_in_runs and (settings.num_runs < 2 or 2 * settings.num_pairs % settings.num_runs):
+        raise ValueError(
+            f"`num_runs` must be at least 2 and divide the {2 * settings.num_pairs} runs; got "
+            f"{settings.num_runs}. Try num_runs=2."
+        )
+    return settings.num_runs if is_in_runs else 2
+
+
+def check_divides(settings: MetaTraining, devices: int) -> None:
+    """Raises a `ValueError` that says what to type if the devices cannot share the population."""
+    if settings.num_pairs < 1 or num_members(settings) % devices == 0:
+        return
+    size = group_size(settings) if settings.estimator in lookup.POLICY_GRADIENTS else 1
+    unit = next(
+        n
+        for n in range(1, devices * size + 1)
+        if 2 * n % size == 0 and num_members(replace(settings, num_pairs=n)) % devices == 0
+    )
+    nearest = max(1, round(settings.num_pairs / unit)) * unit
+    raise ValueError(
+        f"`num_pairs` must be a multiple of {unit} on {devices} devices; got "
+        f"{settings.num_pairs}. Try num_pairs={nearest}."
+    )
