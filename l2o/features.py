@@ -86,7 +86,7 @@ def loss_buffer_init(horizon: int | jax.Array) -> LossBuffer:
     half_lives = 10.0 ** jnp.linspace(1.0, jnp.log10(jnp.float32(horizon)), 10)
     return LossBuffer(
         means=jnp.zeros(10),
-        lowest=jnp.full(10, 1e12),
+        lowest=jnp.full(10, 1e12, jnp.float32),
         count=jnp.int32(0),
         decays=jnp.exp(-1.0 / half_lives),
     )
@@ -114,8 +114,3 @@ def loss_buffer_features(buffer: LossBuffer) -> jax.Array:
     gap = averages[:-1] - buffer.lowest[:-1]
     slower_gap = jnp.maximum(averages[1:] - buffer.lowest[:-1], 1e-8)
     return jnp.where(buffer.count > 2, jnp.clip(gap / slower_gap - 1.0, -1.0, 1.0), 0.0)
-
-
-def log_magnitude(x: jax.Array) -> jax.Array:
-    """0.5 ln(1e-8 + |x|), clipped to [-2.5, 2.5]: a statistic's size as NNAdam and VeLO see it."""
-    return 0.5 * jnp.clip(jnp.log(1e-8 + jnp.abs(x)), -5.0, 5.0)

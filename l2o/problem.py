@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -141,7 +141,7 @@ def inner_problem(
     shortest, longest = (horizon, horizon) if isinstance(horizon, int) else horizon
     check_horizon(shortest, longest, window)
 
-    def start_of(key: Key, theta: Theta, num_steps: jax.Array) -> InnerState:
+    def start_of(key: Key, num_steps: jax.Array, theta: Theta) -> InnerState:
         k_instance, k_params = jax.random.split(key)
         instance = task.sample(k_instance)
         params = task.init(k_params, instance)
@@ -154,14 +154,7 @@ def inner_problem(
             best=jnp.float32(jnp.inf) if objective.follows_best else (),
         )
 
-    def start(key: Key, theta: Theta) -> InnerState:
-        k_horizon, k_start = jax.random.split(key)
-        return start_of(k_start, theta, draw_horizon(k_horizon, shortest, longest, window))
-
-    def init(key: Key, theta: Theta) -> InnerState:
-        k_horizon, k_stage, k_start = jax.random.split(key, 3)
-        num_steps = draw_horizon(k_horizon, shortest, longest, window)
-        return start_of(k_start, theta, first_horizon(k_stage, num_steps, window))
+    init, start = run_starts(start_of, shortest, longest, window)
 
     def unroll(key: Key, theta: Theta, state: InnerState, data: Data) -> tuple[InnerState, Window]:
         k_batches, k_horizon, k_start = jax.random.split(key, 3)
@@ -202,7 +195,7 @@ def inner_problem(
             objective, task, costs, is_last, state.horizon, state.best
         )
         trained = state._replace(params=params, opt_state=opt_state, step=count, best=best)
-        fresh = start_of(k_start, theta, draw_horizon(k_horizon, shortest, longest, window))
+        fresh = start_of(k_start, draw_horizon(k_horizon, shortest, longest, window), theta)
         return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, trained), Window(
             loss=contribution,
             done=is_last,
@@ -230,9 +223,34 @@ def draw_horizon(key: Key, shortest: int, longest: int, window: int) -> jax.Arra
     return window * jnp.minimum(num_windows.astype(jnp.int32), longest // window)
 
 
-def first_horizon(key: Key, horizon: jax.Array, window: int) -> jax.Array:
-    """A member's first run, cut to a random number of windows, so that runs end staggered."""
-    return window * jax.random.randint(key, (), 1, horizon // window + 1)
+def run_starts(
+    start_of: Callable[..., Any], shortest: int, longest: int, window: int
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The two ways to start a run, each `(key, *arguments) -> state`.
+
+    Args:
+        start_of: `(key, horizon, *arguments) -> state`, a run of that many steps.
+        shortest: inner steps of the shortest run.
+        longest: of the longest.
+        window: of which they are multiples.
+
+    Returns:
+        A member's first run, cut to a random number of windows, so that runs end staggered; and
+        any later one.
+    """
+
+    def init(key: Key, *arguments: Any) -> Any:
+        k_horizon, k_stage, k_start = jax.random.split(key, 3)
+        num_windows = draw_horizon(k_horizon, shortest, longest, window) // window
+        num_windows = jax.random.randint(k_stage, (), 1, num_windows + 1)
+        return start_of(k_start, window * num_windows, *arguments)
+
+    def start(key: Key, *arguments: Any) -> Any:
+        k_horizon, k_start = jax.random.split(key)
+        num_steps = draw_horizon(k_horizon, shortest, longest, window)
+        return start_of(k_start, num_steps, *arguments)
+
+    return init, start
 
 
 def check_horizon(shortest: int, longest: int, window: int, *, allow_one: bool = False) -> None:

@@ -64,7 +64,7 @@ class MetaTraining:
     discount: float = 1.0
     """Of the reward of each later decision."""
     baseline: ReturnBaseline = "antithetic"
-    """What reinforce subtracts from returns; leave_one_out is over groups of --num-runs runs."""
+    """What reinforce subtracts from returns; for the first two, groups have --num-runs runs."""
     trace: float = 0.95
     """λ of the generalized advantages of ppo."""
     epochs: int = 4

@@ -207,12 +207,15 @@ MISTAKES = {
     "minibatches": (f"{POLICY} --minibatches 3", "--minibatches must divide the 2 groups; got 3."),
     "empty range": ("--optimizer user_module:empty_range", "must make a range of positive rates"),
     "no reward": ("--reward loss", "--reward goes with reinforce and ppo; got loss with pes. Drop"),
-    "no cost": (f"{POLICY} --objective mean", "--objective goes with the estimators that minimise"),
+    "no cost": (
+        f"{POLICY} --objective mean",
+        "--objective goes with estimators that minimise a cost",
+    ),
     "not ppo's": (f"{POLICY} --baseline value", "--baseline goes with reinforce; got value with"),
     "no std": (f"{POLICY} --final-std 0.1", "--final-std goes with perturbations of theta"),
     "groups": (
         f"{REINFORCE} --baseline leave_one_out --num-runs 3",
-        "--num-runs must be at least 2 and divide the 4 runs; got 3. Try --num-runs 2",
+        "--num-runs must be even and divide the 4 runs; got 3. Try --num-runs 2",
     ),
     "baseline": (
         "--eval-baselines adm",

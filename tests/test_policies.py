@@ -1,5 +1,6 @@
 """Heads, advantages, rewards, the training run as an environment."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -11,10 +12,11 @@ import scipy.stats
 
 from l2o import nets
 from l2o.objective import Objective
-from l2o.policies import chooser, scheduler, tensor_controller
+from l2o.policies import POLICIES, chooser, scheduler, tensor_controller
 from l2o.policies.advantages import generalized_advantages, standardized, subtract_baseline
 from l2o.policies.environment import training_environment
-from l2o.policies.heads import make_head
+from l2o.policies.heads import log_std_of, make_head
+from l2o.policies.observation import NUM_RUN_FEATURES
 from l2o.policies.reward import LOG_FLOOR, Reward, check_reward
 from l2o.problem import inner_problem, unroll_run
 from l2o.tasks.digits import digits
@@ -45,15 +47,18 @@ def test_gaussian_head_against_scipy():
     head = make_head("gaussian", 2)
     outputs, spread = jnp.array([0.3, -1.0]), jnp.array([-0.5, -2.0])
     raw = jnp.array([0.1, -1.2])
-    normal = scipy.stats.norm(np.asarray(outputs), np.exp(spread))
+    normal = scipy.stats.norm(np.asarray(outputs), np.exp(log_std_of(spread)))
     np.testing.assert_allclose(
         head.log_prob(outputs, spread, raw), normal.logpdf(raw).sum(), rtol=1e-5
     )
     np.testing.assert_allclose(head.entropy(outputs, spread), normal.entropy().sum(), rtol=1e-5)
-    beyond = jnp.array([-9.0, 9.0])
+    beyond = jnp.array([-30.0, 30.0])
     np.testing.assert_allclose(
         head.draw(outputs, beyond, jnp.ones(2)), outputs + np.exp([-4.0, 0.0]), rtol=1e-5
     )
+    np.testing.assert_allclose(log_std_of(head.spread()), [-1.0, -1.0], rtol=1e-6)
+    slopes = jax.vmap(jax.grad(log_std_of))(jnp.array([-6.0, 0.0, 6.0]))
+    assert np.all(slopes > 0.005)  # there is a way back from near the bounds
 
 
 def test_categorical_head_draws_what_it_says():
@@ -71,6 +76,7 @@ def test_categorical_head_draws_what_it_says():
         head.entropy(outputs, spread), scipy.stats.entropy([0.2, 0.5, 0.3]), rtol=1e-5
     )
     assert head.mode(outputs) == 1.0
+    np.testing.assert_allclose(head.reflect(noise), 1.0 - noise)
 
 
 def test_reflected_gaussian_noise_is_opposite_and_a_squashed_action_bounded():
@@ -135,8 +141,17 @@ def test_baselines_by_hand():
     np.testing.assert_allclose(found["value"], values[..., 0])
     np.testing.assert_allclose(found["leave_one_out"][:2], [[-1.0, 1.0], [-4.0, 4.0]])
     assert found["leave_one_out"][2, 0] == 5.0  # its only neighbour does not count
+    # Pairs are each a group: the mean of the other groups.
     others = np.array([17.0 / 3, 8.0 / 3, 15.0 / 4])
     np.testing.assert_allclose(found["antithetic"], returns[..., 0] - others[:, None], rtol=1e-6)
+
+
+def test_antithetic_baseline_is_of_the_other_pairs_of_the_group():
+    returns = jnp.array([[[1.0], [2.0], [10.0], [20.0], [3.0], [7.0]]])
+    mask = jnp.ones((1, 6, 1), bool).at[0, 5].set(False)
+    found = subtract_baseline("antithetic", returns, returns, mask)[0, :, 0]
+    others = np.array([33 / 3, 33 / 3, 6 / 3, 6 / 3, 33 / 4, 33 / 4])
+    np.testing.assert_allclose(found[:5], returns[0, :5, 0] - others[:5], rtol=1e-6)
 
 
 def test_standardized_leaves_out_what_does_not_count():
@@ -291,6 +306,96 @@ def test_a_run_that_diverges_ends_and_pays(task):
     np.testing.assert_allclose(outcome.reward, -7.0 - task.loss_cap / task.loss_scale, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["accuracy", "log_loss"])
+def test_a_run_of_nan_is_paid_a_finite_price(task, name):
+    lopt = small_policy()
+    environment = training_environment(
+        task, lopt.policy, horizon=HORIZON, window=WINDOW, reward=Reward((name,))
+    )
+    state = environment.enter(
+        jax.random.key(1), environment.start(jax.random.key(0)), environment.data
+    )
+    broken = state._replace(params=jax.tree.map(lambda p: jnp.nan * p, state.params))
+    _, outcome = environment.step(jax.random.key(2), broken, jnp.zeros((1, 1)), environment.data)
+    assert outcome.done and np.isfinite(outcome.reward) and outcome.reward <= -1.0
+    worst = {"accuracy": 0.0, "log_loss": -np.log(task.loss_cap + LOG_FLOOR)}[name]
+    np.testing.assert_allclose(outcome.rewards[0], worst - state.potentials[0], rtol=1e-5)
+
+
+def test_a_run_that_begins_above_the_cap_has_time_to_come_down(task):
+    """It has diverged from twice its first loss on, as long as that is above the cap."""
+    low = dataclasses.replace(task, loss_cap=0.5)
+    lopt = small_policy(learning_rate=1e-4)
+    environment = training_environment(low, lopt.policy, horizon=HORIZON, window=WINDOW)
+    state = environment.enter(
+        jax.random.key(1), environment.start(jax.random.key(0)), environment.data
+    )
+    step = lambda s: environment.step(jax.random.key(2), s, jnp.zeros((1, 1)), environment.data)[1]
+    assert state.first_loss > 2.0 and not step(state).done
+    assert step(state._replace(first_loss=0.4 * state.first_loss)).done
+
+
+def test_only_a_run_that_has_just_begun_is_measured_at_a_window(task):
+    environment = training_environment(task, small_policy().policy, horizon=HORIZON, window=WINDOW)
+    enter = lambda s: environment.enter(jax.random.key(1), s, environment.data)
+    begun = enter(environment.start(jax.random.key(0)))
+    assert begun.loss == begun.first_loss > 1.0
+    later = begun._replace(step=jnp.int32(5), loss=jnp.float32(0.1))
+    assert enter(later).loss == jnp.float32(0.1)
+
+
+def test_what_the_critic_sees_by_hand(task):
+    environment = training_environment(
+        task, small_policy().policy, horizon=HORIZON, window=WINDOW, privileged=(0.0, 1.0)
+    )
+    state = environment.start(jax.random.key(0))._replace(
+        step=jnp.int32(5), first_loss=jnp.float32(2.0), loss=jnp.float32(0.5)
+    )
+    expected = [0.25 * np.log10(20), 0.75, 0.3 * np.log(0.5), 0.3 * np.log(0.25), 0.0, 1.0]
+    np.testing.assert_allclose(environment.observe(state).critic, expected, rtol=1e-5)
+
+
+def test_a_loss_in_bfloat16_is_paid_in_float32(task):
+    half = dataclasses.replace(
+        task,
+        loss=lambda params, batch, instance: task.loss(params, batch, instance).astype(
+            jnp.bfloat16
+        ),
+    )
+    lopt = small_policy()
+    environment = training_environment(
+        half, lopt.policy, horizon=HORIZON, window=WINDOW, reward=Reward(("loss", "log_loss"))
+    )
+    states, outcomes = episode(environment, lopt.policy, noisy_theta(lopt), jax.random.key(0))
+    assert outcomes[0].rewards.dtype == states[1].loss.dtype == jnp.float32
+    assert jax.tree.map(jnp.result_type, states[0]) == jax.tree.map(jnp.result_type, states[1])
+
+
+def test_an_agent_sees_how_far_steps_go():
+    """Five decades of updates over parameters, each told from the next."""
+    knobs = scheduler().policy.knobs
+    params = {"w": jnp.ones(4)}
+    seen = []
+    for rate in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1):
+        state = knobs.init(params, 100)
+        turned = state._replace(positions=jnp.full((1, 1), np.log(rate)))
+        _, state = knobs.update(params, turned, params, jnp.float32(1.0))
+        seen.append(float(knobs.observe(state)[0, NUM_RUN_FEATURES + 2]))
+    np.testing.assert_allclose(np.diff(seen), 0.2 * np.log(10.0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_an_update_compiles_once(name):
+    lopt = POLICIES[name]()
+    tx = lopt.transform(lopt.init(jax.random.key(0)), horizon=100)
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    update = jax.jit(tx.update)
+    state = tx.init(params)
+    for _ in range(3):
+        _, state = update(params, state, params, value=jnp.float32(1.0))
+    assert update._cache_size() == 1
+
+
 def test_knobs_stay_in_their_range_and_keep_still_at_zero(task):
     del task
     knobs = tensor_controller("adam", ["b1", "weight_decay"], lowest=0.01, highest=0.2).policy.knobs
@@ -348,6 +453,8 @@ def test_the_chosen_optimizer_trains_and_the_others_follow():
         (lambda: scheduler(core="lstm"), "`core` must be mlp or gru; got lstm"),
         (lambda: scheduler(step=0.0), "`step` must be positive; got 0.0"),
         (lambda: tensor_controller("sgdm", ["b1"]), "`knobs` of sgdm must be among momentum"),
+        (lambda: tensor_controller("adam", ["b1", "b1"]), "`knobs` must differ; got b1, b1"),
+        (lambda: chooser(["sgdm"] * 2, [0.1, np.inf]), "must be positive and finite; got inf"),
         (lambda: chooser(["sgdm"], [0.1, 0.2]), "`learning_rates` must be one for each of the 1"),
         (lambda: chooser(["sgdm", "sgd"], [0.1, 0.2]), "`bases` must be among sgdm, adam; got sgd"),
     ],
@@ -367,11 +474,21 @@ def test_bad_policies(make, message):
         (Reward(("loss",), weights=(-1.0,)), "`reward_weights` must be positive"),
         (Reward(batches=0), "`reward_batches` must be at least 1"),
         (Reward(penalty=-1.0), "`penalty` must not be negative"),
+        (Reward(on="test"), "`reward_on` must be train or valid; got test"),
     ],
 )
 def test_bad_rewards(task, reward, message):
     with pytest.raises(ValueError, match=message):
         check_reward(reward, task)
+
+
+def test_what_is_paid_must_have_a_worst_value(task):
+    uncapped = dataclasses.replace(task, metric_caps={"accuracy": 0.0})
+    check_reward(Reward(("accuracy",)), uncapped)
+    with pytest.raises(ValueError, match=r"got macro_f1, which has none.*Add it to metric_caps"):
+        check_reward(Reward(("macro_f1",)), uncapped)
+    with pytest.raises(ValueError, match="`loss_cap` of task tiny must be finite"):
+        check_reward(Reward(), dataclasses.replace(task, loss_cap=np.inf))
 
 
 def test_interval_must_divide_the_window(task):

@@ -21,9 +21,9 @@ from l2o.estimators.estimator import key_of, mean_of
 from l2o.fit import fit
 from l2o.learner import gradient_learner
 from l2o.policies.environment import Environment, Observation, Outcome
-from l2o.policies.heads import make_head
+from l2o.policies.heads import log_std_of, make_head
 from l2o.policies.policy import Actor, gru_actor
-from l2o.policies.ppo import PPOSettings, ppo_cost, ppo_learner, with_critic
+from l2o.policies.ppo import PPOSettings, minibatch_orders, ppo_cost, ppo_learner, with_critic
 from l2o.policies.reinforce import credit_of, reinforce, reinforce_cost
 from l2o.policies.rollout import (
     ActorCritic,
@@ -46,16 +46,23 @@ class Walk(NamedTuple):
     s: jax.Array
     context: jax.Array
     step: jax.Array
+    drawn: jax.Array
+    action: jax.Array
 
 
-def walk(decisions: int, horizon: int | None = None, spoil=None) -> Environment:
-    """The problem, in windows of `decisions`; `spoil` changes rewards."""
+def walk(decisions: int, horizon: int | None = None, spoil=None, far=np.inf) -> Environment:
+    """The problem, in windows of `decisions`.
+
+    It records what the last step drew and what was done. `spoil` changes rewards; beyond `far` an
+    episode ends early.
+    """
     horizon = horizon or decisions
 
     def start(key):
         k_s, k_context = jax.random.split(key)
         s = 1.0 + 0.5 * jax.random.normal(k_s)
-        return Walk(s, 3.0 * jax.random.normal(k_context), jnp.int32(0))
+        nothing = jnp.zeros(()), jnp.zeros((1, 1))
+        return Walk(s, 3.0 * jax.random.normal(k_context), jnp.int32(0), *nothing)
 
     def init(key):
         k_start, k_stage = jax.random.split(key)
@@ -63,13 +70,13 @@ def walk(decisions: int, horizon: int | None = None, spoil=None) -> Environment:
         return start(k_start)._replace(step=stage)
 
     def step(key, state, action, data):
-        del key, data
+        del data
         s = 0.9 * state.s + action[0, 0]
         reward = -0.5 * s**2 + state.context
         if spoil is not None:
             reward = spoil(reward, state)
-        after = Walk(s, state.context, state.step + 1)
-        done = after.step >= horizon
+        after = Walk(s, state.context, state.step + 1, jax.random.uniform(key), action)
+        done = (after.step >= horizon) | (jnp.abs(s) > far)
         return after, Outcome(reward, reward[None], reward[None], done, jnp.float32(1.0))
 
     return Environment(
@@ -88,7 +95,7 @@ def expected_return(theta, spread, decisions):
     mean, variance, total = 1.0, 0.25, 0.0
     for _ in range(decisions):
         mean = (0.9 + theta["w"]) * mean + theta["b"]
-        variance = (0.9 + theta["w"]) ** 2 * variance + jnp.exp(2.0 * spread[0])
+        variance = (0.9 + theta["w"]) ** 2 * variance + jnp.exp(2.0 * log_std_of(spread)[0])
         total -= 0.5 * (variance + mean**2)
     return total
 
@@ -118,7 +125,8 @@ def replicated(estimator, theta, number):
 
 @pytest.mark.parametrize("decisions", [1, 5])
 @pytest.mark.parametrize(
-    ("baseline", "group_size"), [("antithetic", 2), ("leave_one_out", 4), ("value", 1)]
+    ("baseline", "group_size"),
+    [("antithetic", 2), ("antithetic", 4), ("leave_one_out", 4), ("value", 1)],
 )
 def test_reinforce_is_unbiased(decisions, baseline, group_size):
     environment = walk(decisions)
@@ -146,21 +154,21 @@ def test_baselines_remove_what_a_group_shares():
     """The context is most of the return; antithetic and leave-one-out do not feel it."""
     environment = walk(5)
     theta = theta_for(environment)
-    spreads = {}
-    for baseline, group_size in (("antithetic", 2), ("leave_one_out", 2), ("value", 2)):
+    errors = {}
+    for baseline, group_size in (("antithetic", 4), ("leave_one_out", 4), ("value", 4)):
         estimator = reinforce(
             environment,
             LINEAR,
             HEAD,
-            num_groups=16,
+            num_groups=8,
             group_size=group_size,
             baseline=baseline,
             standardize=False,
         )
         _, error = replicated(estimator, theta, 500)
-        spreads[baseline] = float(error.actor["b"])
-    assert spreads["antithetic"] < 0.5 * spreads["value"]
-    assert spreads["leave_one_out"] < 0.5 * spreads["value"]
+        errors[baseline] = np.hstack(jax.tree.leaves((error.actor, error.spread)))
+    for baseline in ("antithetic", "leave_one_out"):
+        assert np.all(errors[baseline] < 0.5 * errors["value"]), errors
 
 
 def test_a_window_that_cuts_an_episode_is_bootstrapped():
@@ -237,6 +245,73 @@ def test_ppo_gives_nothing_for_ratios_beyond_the_bounds():
     assert gradient(2.0, -1.0) > 0.01 and gradient(0.5, 1.0) > 0.01
 
 
+def window_of(environment, theta):
+    population = collector(environment, LINEAR, HEAD, num_groups=8, group_size=1, antithetic=False)
+    state = population.init(jax.random.key(0))
+    _, rollout, _ = population.collect(jax.random.key(1), theta, state, ())
+    return rollout, credit_of(theta, rollout, discount=1.0, trace=0.95)
+
+
+def test_ppo_standardizes_the_advantages_of_a_minibatch():
+    environment = walk(3)
+    theta = theta_for(environment, critic_scale=0.3)
+    rollout, credit = window_of(environment, theta)
+    settings = PPOSettings(value_weight=0.0)
+    moved = credit._replace(advantages=5.0 + 3.0 * credit.advantages)
+    cost = lambda theta, credit: ppo_cost(theta, LINEAR, HEAD, rollout, credit, settings)[0]
+    found, same = (jax.grad(cost)(theta, c).actor for c in (credit, moved))
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
+    assert optax.tree.norm(found) > 1e-3
+
+
+def test_the_critic_of_ppo_is_not_drawn_on_beyond_its_clip():
+    """Beyond it, towards the target there is no gradient; away from the target there is."""
+    environment = walk(3)
+    theta = theta_for(environment, critic_scale=0.3)
+    rollout, credit = window_of(environment, theta)
+    settings = PPOSettings(standardize=False, value_clip=0.2)
+
+    def gradient(target: float):
+        older = credit._replace(
+            advantages=jnp.zeros_like(credit.advantages),
+            values=credit.values - 1.0,  # it has moved up by 1 since
+            targets=credit.values + target,
+        )
+        cost = lambda theta: ppo_cost(theta, LINEAR, HEAD, rollout, older, settings)[0]
+        return float(optax.tree.norm(jax.grad(cost)(theta).critic))
+
+    assert gradient(5.0) == 0.0
+    assert gradient(-5.0) > 0.1
+
+
+@pytest.mark.parametrize("name", ["ppo", "reinforce"])
+def test_entropy_is_rewarded(name):
+    environment = walk(3)
+    theta = theta_for(environment)
+    rollout, credit = window_of(environment, theta)
+    nothing = credit._replace(advantages=jnp.zeros_like(credit.advantages))
+    if name == "ppo":
+        settings = PPOSettings(value_weight=0.0, entropy_weight=0.1, standardize=False)
+        cost = functools.partial(ppo_cost, settings=settings)
+    else:
+        cost = functools.partial(reinforce_cost, value_weight=0.0, entropy_weight=0.1)
+    gradient, metrics = jax.grad(cost, has_aux=True)(theta, LINEAR, HEAD, rollout, nothing)
+    entropy = lambda spread: HEAD.entropy(jnp.zeros(1), spread)
+    slope = jax.grad(entropy)(theta.spread)
+    np.testing.assert_allclose(gradient.spread, -0.1 * slope, rtol=1e-5)
+    np.testing.assert_allclose(metrics["entropy"], entropy(theta.spread), rtol=1e-5)
+    assert slope > 0
+
+
+def test_every_pass_takes_each_group_once_in_an_order_of_its_own():
+    orders = minibatch_orders(jax.random.key(0), PPOSettings(epochs=3, minibatches=4), 16)
+    assert orders.shape == (12, 4)
+    passes = np.asarray(orders).reshape(3, 16)
+    np.testing.assert_array_equal(np.sort(passes, axis=1), np.tile(np.arange(16), (3, 1)))
+    assert len({tuple(order) for order in passes} | {tuple(range(16))}) == 4
+
+
 def test_a_recurrent_actor_remembers_earlier_windows():
     environment = walk(3, horizon=9)
     actor = gru_actor(1, 1, 4)
@@ -271,6 +346,73 @@ def test_a_group_shares_all_but_its_noise_and_starts_anew_together():
             assert np.all(np.ptp(shared, axis=1) == 0)
         assert metrics["valid"] == metrics["finite"] == 1.0
     assert set(np.unique(state.state.step)) <= {0, 2}
+
+
+def test_runs_of_a_group_draw_the_same_and_groups_do_not():
+    environment = walk(3, horizon=6)
+    population = collector(environment, LINEAR, HEAD, num_groups=4, group_size=4, antithetic=True)
+    state = population.init(jax.random.key(0))
+    drawn = []
+    for k in range(4):
+        state, _, _ = population.collect(jax.random.key(k), theta_for(environment), state, ())
+        of_groups = np.asarray(state.state.drawn)
+        assert np.all(np.ptp(of_groups, axis=1) == 0)
+        drawn += [x for x in of_groups[:, 0] if x > 0]  # a run that has just begun drew nothing
+    assert len(drawn) > 4 and len(set(drawn)) == len(drawn)
+
+
+def test_what_follows_an_early_end_does_not_count():
+    """Runs that end alone wait for their group, and their decisions after the end are masked."""
+    environment = walk(6, horizon=12, far=1.2)
+    theta = theta_for(environment)
+    population = collector(environment, LINEAR, HEAD, num_groups=32, group_size=2, antithetic=True)
+    state = population.init(jax.random.key(0))
+    waited = 0
+    for k in range(3):
+        was_over = np.asarray(state.is_over)
+        state, rollout, metrics = population.collect(jax.random.key(k), theta, state, ())
+        moves = rollout.transitions
+        done, mask = np.asarray(moves.outcome.done), np.asarray(moves.mask)
+        ended_before = np.cumsum(done, axis=-1) - done > 0
+        np.testing.assert_array_equal(mask, ~(ended_before | was_over[..., None]))
+        # What was paid after an end is still there, and not in the mean.
+        np.testing.assert_allclose(
+            metrics["meta_loss"], -np.mean(np.asarray(moves.outcome.reward)[mask]), rtol=1e-4
+        )
+        is_over = was_over | np.any(done, axis=-1)
+        has_begun_anew = np.all(np.asarray(state.state.step) == 0, axis=1)
+        np.testing.assert_array_equal(has_begun_anew, np.all(is_over, axis=1))
+        expected = is_over & ~np.all(is_over, axis=1, keepdims=True)
+        np.testing.assert_array_equal(state.is_over, expected)
+        waited += np.sum(expected)
+        assert metrics["valid"] == 1.0  # who waits is not broken
+    assert waited > 3
+
+
+@pytest.mark.parametrize("name", ["squashed", "categorical"])
+def test_other_heads_act_as_they_say(name):
+    head = make_head(name, 1 if name == "squashed" else 3)
+    actor = Actor(
+        init=lambda key: jnp.zeros(3),
+        start=lambda agents: (),
+        apply=lambda theta, seen, carry: (2.0 * seen + theta[: head.num_outputs], carry),
+    )
+    environment = walk(1, horizon=9)
+    theta = first_actor_critic(jax.random.key(0), actor.init(jax.random.key(0)), head, environment)
+    population = collector(environment, actor, head, num_groups=16, group_size=2, antithetic=True)
+    state, rollout, _ = population.collect(
+        jax.random.key(1), theta, population.init(jax.random.key(0)), ()
+    )
+    raw = np.asarray(rollout.transitions.raw[:, :, 0])
+    goes_on = ~np.asarray(rollout.transitions.outcome.done[:, 0, 0])
+    expected = np.tanh(raw) if name == "squashed" else raw
+    np.testing.assert_allclose(state.state.action[goes_on], expected[goes_on], rtol=1e-5)
+    assert np.sum(goes_on) > 8
+    assert np.mean(raw[:, 0] != raw[:, 1]) > 0.5  # opposite noise, so mostly other actions
+    if name == "categorical":
+        assert set(np.unique(raw)) <= {0.0, 1.0, 2.0}
+    log_prob, _ = likelihood(theta, actor, head, rollout)
+    np.testing.assert_allclose(log_prob, rollout.transitions.log_prob, rtol=1e-4)
 
 
 def test_a_broken_run_is_left_out_and_the_others_are_as_they_were():
@@ -375,7 +517,7 @@ def test_learning_earns_more(name):
     for k in range(100):
         state, _ = step(jax.random.key(k), state, learner.data)
     before, after = (
-        expected_return(theta, jnp.array([-1.0]), 16)
+        expected_return(theta, HEAD.spread(), 16)
         for theta in (actor.init(jax.random.key(1)), learner.theta(state))
     )
     assert after > before + 0.5 * abs(before)
@@ -388,7 +530,7 @@ def test_learning_earns_more(name):
         (lambda e: reinforce(e, LINEAR, HEAD, num_groups=2, baseline="mean"), "`baseline` must be"),
         (
             lambda e: reinforce(e, LINEAR, HEAD, num_groups=2, group_size=3),
-            "`group_size` must be 2",
+            "`group_size` must be even",
         ),
         (lambda e: reinforce(e, LINEAR, HEAD, num_groups=0), "`num_pairs` must be at least 1"),
         (lambda e: ppo(e, minibatches=3), "`minibatches` must divide the 4 groups; got 3.*=4"),

@@ -33,7 +33,7 @@ def policy_learner(
             f"`optimizer` must be a policy for {settings.estimator}; got {lopt.name}. "
             f"Try {', '.join(POLICIES)}."
         )
-    check_objective_is_unused(settings)
+    check_fits(settings)
     reward = Reward(
         names=settings.reward,
         weights=settings.reward_weights,
@@ -82,14 +82,13 @@ def policy_learner(
             families=together,
             mesh=mesh,
         )
-    size = group_size(settings)
     estimators = {
         name: reinforce(
             environment,
             actor,
             policy.head,
             num_groups=num_members(settings),
-            group_size=size,
+            group_size=group_size(settings),
             baseline=settings.baseline,
             discount=settings.discount,
             entropy_weight=settings.entropy_weight,
@@ -108,20 +107,10 @@ def policy_learner(
     )
 
 
-def check_objective_is_unused(settings: MetaTraining) -> None:
-    """Raises a `ValueError` if a policy gradient is told what a run costs: it goes by rewards."""
-    for name in OF_COSTS:
-        if (value := getattr(settings, name)) != getattr(MetaTraining(), name):
-            raise ValueError(
-                f"`{name}` goes with the estimators that minimise a cost; got {value} with "
-                f"{settings.estimator}, which is paid. Drop it, and set the reward."
-            )
-    for name in ("shaping", "final_std"):
-        if (value := getattr(settings, name)) != getattr(MetaTraining(), name):
-            raise ValueError(
-                f"`{name}` goes with perturbations of theta; got {value} with "
-                f"{settings.estimator}. Drop it."
-            )
+def check_fits(settings: MetaTraining) -> None:
+    """Raises a `ValueError` if a setting belongs to another way to meta-train."""
+    check_unused(settings, OF_COSTS, "estimators that minimise a cost")
+    check_unused(settings, ("shaping", "final_std"), "perturbations of theta")
     if settings.estimator == "reinforce":
         check_unused(settings, ("trace", "epochs", "minibatches", "clip_ratio"), "ppo")
     else:

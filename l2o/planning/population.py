@@ -30,14 +30,16 @@ def num_members(settings: MetaTraining) -> int:
 
 
 def group_size(settings: MetaTraining) -> int:
-    """Runs that share all but the noise of their actions."""
-    is_in_runs = settings.estimator == "reinforce" and settings.baseline == "leave_one_out"
-    if is_in_runs and (settings.num_runs < 2 or 2 * settings.num_pairs % settings.num_runs):
+    """Runs that share all but the noise of their actions; pairs, where a critic is the baseline."""
+    if settings.estimator != "reinforce" or settings.baseline == "value":
+        return 2
+    size = settings.num_runs
+    if size < 2 or size % 2 or 2 * settings.num_pairs % size:
         raise ValueError(
-            f"`num_runs` must be at least 2 and divide the {2 * settings.num_pairs} runs; got "
-            f"{settings.num_runs}. Try num_runs=2."
+            f"`num_runs` must be even and divide the {2 * settings.num_pairs} runs; got {size}. "
+            "Try num_runs=2."
         )
-    return settings.num_runs if is_in_runs else 2
+    return size
 
 
 def check_divides(settings: MetaTraining, devices: int) -> None:

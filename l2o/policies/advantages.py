@@ -53,14 +53,15 @@ def subtract_baseline(
 ) -> jax.Array:
     """Returns to go less what was to be expected; all of shape (groups, runs, decisions, ...).
 
-    No baseline depends on the actions of the run it is subtracted from, so none adds a bias:
-        antithetic     the mean of all other groups. That the two runs of a group were given
-                       opposite noise is what removes the variance that they share: while their
-                       states are alike, so are the scores but for the sign, and what is left is the
-                       difference of their returns. (Subtracting the other run's return would be
-                       biased, as it depends on the same noise.)
-        leave_one_out  the mean of the other runs of the group, which share the instance, initial
-                       parameters and batches, and act independently
+    No baseline depends on the actions of the run it is subtracted from, so none adds a bias. The
+    runs of a group share the instance, initial parameters and batches:
+        antithetic     the mean of the other pairs of the group; of all other groups, if a group is
+                       one pair. Each pair was given opposite noise, so while the states of the two
+                       are alike, what they share cancels in the gradient of the mean of a Gaussian,
+                       whose score is odd in the noise; not in that of its spread, whose score is
+                       even. (Subtracting the partner's return would be biased: it depends on the
+                       same noise.)
+        leave_one_out  the mean of the other runs of the group, which act independently
         value          what the critic says
 
     Where there is nobody else, nothing is subtracted. `mask` is False where nothing was decided.
@@ -69,14 +70,19 @@ def subtract_baseline(
         return returns - values
     counted = jnp.where(mask, returns, 0.0)
     counts = jnp.broadcast_to(mask, returns.shape).astype(returns.dtype)
-    if baseline == "leave_one_out":
-        total, number = (jnp.sum(x, axis=1, keepdims=True) for x in (counted, counts))
-        total, number = total - counted, number - counts
-    else:
-        of_group, in_group = (jnp.sum(x, axis=1, keepdims=True) for x in (counted, counts))
-        total = jnp.sum(of_group, axis=0, keepdims=True) - of_group
-        number = jnp.sum(in_group, axis=0, keepdims=True) - in_group
+    total, number = (without_own(baseline, x) for x in (counted, counts))
     return returns - total / jnp.maximum(number, 1.0)
+
+
+def without_own(baseline: ReturnBaseline, values: jax.Array) -> jax.Array:
+    """Sums of `values`, (groups, runs, ...), over what may stand in the baseline of each run."""
+    if baseline == "leave_one_out":
+        return jnp.sum(values, axis=1, keepdims=True) - values
+    if values.shape[1] == 2:
+        of_group = jnp.sum(values, axis=1, keepdims=True)
+        return jnp.sum(of_group, axis=0, keepdims=True) - of_group
+    of_pair = values[:, 0::2] + values[:, 1::2]
+    return jnp.repeat(jnp.sum(of_pair, axis=1, keepdims=True) - of_pair, 2, axis=1)
 
 
 def standardized(advantages: jax.Array, mask: jax.Array) -> jax.Array:

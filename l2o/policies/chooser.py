@@ -4,6 +4,7 @@ All of them follow the run, so that each is warm when it is chosen: an update co
 theirs, and their states take the sum of their memory.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -68,8 +69,8 @@ def chooser(
     for base, rate in zip(bases, learning_rates, strict=True):
         if base not in BASES:
             raise ValueError(f"`bases` must be among {', '.join(BASES)}; got {base}. Try sgdm.")
-        if not rate > 0:
-            raise ValueError(f"`learning_rates` must be positive; got {rate}. Try 0.01.")
+        if not 0 < rate < math.inf:
+            raise ValueError(f"`learning_rates` must be positive and finite; got {rate}. Try 0.01.")
     head = make_head("categorical", len(bases))
     choices = [BASES[b].make(rate) for b, rate in zip(bases, learning_rates, strict=True)]
 

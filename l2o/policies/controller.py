@@ -172,19 +172,7 @@ def scheduler(
         ValueError: if the range of rates is empty or the start outside it, `interval` < 1, or a
             name is unknown.
     """
-    rate = Knob(lowest, highest, step)
-    config = {
-        "base": base,
-        "learning_rate": learning_rate,
-        "lowest": lowest,
-        "highest": highest,
-        "step": step,
-        "interval": interval,
-        "head": head,
-        "core": core,
-        "hidden_size": hidden_size,
-    }
-    return _controller("scheduler", base, (), learning_rate, rate, config, per_tensor=False)
+    return _controller("scheduler", dict(locals()), (), per_tensor=False)
 
 
 def tensor_controller(
@@ -217,34 +205,16 @@ def tensor_controller(
     Raises:
         ValueError: as `scheduler`, or if the base has no such knob.
     """
-    rate = Knob(lowest, highest, step)
-    config = {
-        "base": base,
-        "knobs": list(knobs),
-        "learning_rate": learning_rate,
-        "lowest": lowest,
-        "highest": highest,
-        "step": step,
-        "interval": interval,
-        "head": head,
-        "core": core,
-        "hidden_size": hidden_size,
-    }
-    return _controller(
-        "tensor_controller", base, knobs, learning_rate, rate, config, per_tensor=True
-    )
+    knobs = list(knobs)
+    return _controller("tensor_controller", dict(locals()), knobs, per_tensor=True)
 
 
 def _controller(
-    name: str,
-    base: str,
-    names: Sequence[str],
-    learning_rate: float,
-    rate: Knob,
-    config: dict[str, Any],
-    *,
-    per_tensor: bool,
+    name: str, config: dict[str, Any], names: Sequence[str], *, per_tensor: bool
 ) -> PolicyOptimizer:
+    """The design of this name; `config` holds the arguments of its constructor."""
+    base, learning_rate = config["base"], config["learning_rate"]
+    rate = Knob(config["lowest"], config["highest"], config["step"])
     _check(base, names, learning_rate, rate, config["interval"])
     table = {"learning_rate": rate, **{n: KNOBS[n] for n in names}}
     start = {"learning_rate": learning_rate, **{n: STARTS[n] for n in names}}
@@ -326,6 +296,8 @@ def _check(
                 f"`knobs` of {base} must be among {', '.join(BASES[base].knobs)}; got {name}. "
                 f"Try knobs={BASES[base].knobs[0]}."
             )
+    if len(set(names)) < len(names):
+        raise ValueError(f"`knobs` must differ; got {', '.join(names)}. Drop one.")
     if not 0 < rate.low < rate.high < math.inf:
         raise ValueError(
             f"`lowest` and `highest` must make a range of positive rates; got {rate.low} to "

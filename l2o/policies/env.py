@@ -35,8 +35,9 @@ class TrainingEnv:
 
     An observation is what the agents see, shape (features,) for one agent, otherwise (agents,
     features). An action is an index for a chooser; otherwise what the knobs are turned by, between
-    -1 and 1, shape (actions,) or (agents, actions). An episode is over at the horizon, which the
-    observation shows coming, or by divergence: both are terminations, and there is no truncation.
+    -1 and 1, shape (actions,) or (agents, actions). Beyond its range it counts as the nearest end.
+    An episode is over at the horizon, which the observation shows coming, or by divergence: both
+    are terminations, and there is no truncation.
 
     Args:
         task: what is trained.
@@ -114,8 +115,8 @@ class TrainingEnv:
         """The same without starting anew: `(state, reward, terminated, info)`."""
         data = (params or self.default_params).data
         turned = jnp.asarray(action, jnp.float32).reshape(self.num_agents, -1)
-        if self.num_choices is None:
-            turned = jnp.clip(turned, -1.0, 1.0)
+        ends = (-1.0, 1.0) if self.num_choices is None else (0.0, self.num_choices - 1.0)
+        turned = jnp.clip(turned, *ends)
         after, outcome = self._environment.step(key, state, turned, data)
         info = dict(zip(self._environment.names, outcome.rewards, strict=True))
         return after, outcome.reward, outcome.done, info

@@ -20,7 +20,7 @@ import optax
 
 from l2o.policies.policy import Policy, as_float32
 from l2o.policies.reward import Reward, check_reward, measure, paid
-from l2o.problem import check_horizon, draw_horizon, first_horizon
+from l2o.problem import check_horizon, run_starts
 from l2o.task import Data, Instance, Key, Task, check_task
 
 EnvState = Any
@@ -178,14 +178,7 @@ def training_environment(
             loss=jnp.float32(0.0),
         )
 
-    def start(key: Key) -> TrainingState:
-        k_horizon, k_start = jax.random.split(key)
-        return start_of(k_start, draw_horizon(k_horizon, shortest, longest, window))
-
-    def init(key: Key) -> TrainingState:
-        k_horizon, k_stage, k_start = jax.random.split(key, 3)
-        num_steps = draw_horizon(k_horizon, shortest, longest, window)
-        return start_of(k_start, first_horizon(k_stage, num_steps, window))
+    init, start = run_starts(start_of, shortest, longest, window)
 
     def enter(key: Key, state: TrainingState, data: Data) -> TrainingState:
         loss, potentials = measure(reward, task, key, state.params, state.instance, data)
@@ -261,7 +254,7 @@ def training_environment(
                 as_float32(grads), turned, as_float32(params), loss.astype(jnp.float32)
             )
             updates = jax.tree.map(lambda u, g: u.astype(g.dtype), updates, grads)
-            return (optax.apply_updates(params, updates), turned), loss
+            return (optax.apply_updates(params, updates), turned), loss.astype(jnp.float32)
 
         (params, turned), losses = jax.lax.scan(
             inner_step, (state.params, turned), jax.random.split(key, interval)

@@ -5,6 +5,7 @@ has a likelihood, is the draw itself (`raw`); `squash` bounds it afterwards, whi
 of likelihoods and, unlike the density of the bounded action, never divides by zero.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -22,13 +23,19 @@ LOG_STD = (-4.0, 0.0)
 FIRST_LOG_STD = -1.0
 
 
+def log_std_of(spread: jax.Array) -> jax.Array:
+    """Between the bounds, by a sigmoid: a hard clip would leave no gradient that leads back."""
+    low, high = LOG_STD
+    return low + (high - low) * jax.nn.sigmoid(spread)
+
+
 @dataclass(frozen=True, eq=False)
 class Head:
     """A distribution over actions.
 
     `outputs` has shape (..., num_outputs), from the network. `spread` holds what does not depend
-    on the observation: the logarithms of standard deviations, shape (num_actions,); empty for a
-    categorical head. Everything is a sum over the actions of one agent, with shape (...).
+    on the observation: what `log_std_of` makes standard deviations from, shape (num_actions,);
+    empty for a categorical head. Everything is a sum over the actions of one agent, shape (...).
 
     Attributes:
         num_outputs: that the network must have.
@@ -77,24 +84,23 @@ def make_head(name: HeadName, num_actions: int) -> Head:
 def gaussian(num_actions: int, squash: Callable[[jax.Array], jax.Array]) -> Head:
     """Independent normals around the network's outputs, with a learned spread."""
 
-    def log_std(spread: jax.Array) -> jax.Array:
-        return jnp.clip(spread, *LOG_STD)
+    share = (FIRST_LOG_STD - LOG_STD[0]) / (LOG_STD[1] - LOG_STD[0])
 
     def log_prob(outputs: jax.Array, spread: jax.Array, raw: jax.Array) -> jax.Array:
-        z = (raw - outputs) * jnp.exp(-log_std(spread))
-        return jnp.sum(-0.5 * (z**2 + jnp.log(2.0 * jnp.pi)) - log_std(spread), axis=-1)
+        z = (raw - outputs) * jnp.exp(-log_std_of(spread))
+        return jnp.sum(-0.5 * (z**2 + jnp.log(2.0 * jnp.pi)) - log_std_of(spread), axis=-1)
 
     def entropy(outputs: jax.Array, spread: jax.Array) -> jax.Array:
-        of_each = log_std(spread) + 0.5 * jnp.log(2.0 * jnp.pi * jnp.e)
+        of_each = log_std_of(spread) + 0.5 * jnp.log(2.0 * jnp.pi * jnp.e)
         return jnp.broadcast_to(jnp.sum(of_each), outputs.shape[:-1])
 
     return Head(
         num_outputs=num_actions,
         num_choices=None,
-        spread=lambda: jnp.full(num_actions, FIRST_LOG_STD),
+        spread=lambda: jnp.full(num_actions, math.log(share / (1.0 - share)), jnp.float32),
         noise=lambda key, shape: jax.random.normal(key, (*shape, num_actions)),
         reflect=lambda noise: -noise,
-        draw=lambda outputs, spread, noise: outputs + jnp.exp(log_std(spread)) * noise,
+        draw=lambda outputs, spread, noise: outputs + jnp.exp(log_std_of(spread)) * noise,
         mode=lambda outputs: outputs,
         squash=squash,
         log_prob=log_prob,

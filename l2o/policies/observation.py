@@ -2,7 +2,7 @@
 
 Everything is free of scale: losses relative to each other, gradients relative to parameters. A
 statistic is kept for each tensor and read for a group of them, weighted by size. Features are
-bounded, and those of a run that has blown up are 0: no action is ever drawn from NaN.
+bounded, and 0 where a run that has blown up would give NaN: no action is ever drawn from one.
 """
 
 from collections.abc import Sequence
@@ -139,19 +139,23 @@ def tensor_features(seen: Observed, sizes: Sequence[int], *, together: bool) -> 
     momentum = read(momentum_square) / jnp.square(1.0 - MOMENTUM_DECAY**steps)
     agreement = read(seen.grad_momentum) / (1.0 - MOMENTUM_DECAY**steps)
     params = jnp.maximum(read(seen.param_square), 1e-9)
-    size = features.log_magnitude
     of_tensors = jnp.stack(
         [
-            size(jnp.sqrt(grad / params)),
-            size(jnp.sqrt(momentum / params)),
-            size(jnp.sqrt(read(seen.update_square) / params)),
+            log_ratio(grad / params),
+            log_ratio(momentum / params),
+            log_ratio(read(seen.update_square) / params),
             jnp.clip(momentum / (grad + 1e-20), 0.0, 2.0),
             jnp.clip(agreement * jax.lax.rsqrt(grad * momentum + 1e-30), -1.0, 1.0),
-            size(jnp.sqrt(params)),
+            log_ratio(params),
         ],
         axis=-1,
     )
     return jnp.nan_to_num(of_tensors)
+
+
+def log_ratio(square: jax.Array) -> jax.Array:
+    """A fifth of the logarithm of a root mean square, which may lie between 4e-6 and 3e5."""
+    return 0.1 * jnp.clip(jnp.log(square + 1e-24), -25.0, 25.0)
 
 
 def identity_features(params: optax.Params) -> jax.Array:

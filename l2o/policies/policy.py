@@ -1,7 +1,7 @@
 """An optimizer with knobs, an actor that turns them, and the two together as a policy.
 
 Every `interval` inner steps the actor reads what the optimizer has seen and turns its knobs. In
-training, actions are drawn (`l2o.policies.process`); what ships takes the most likely one, and is
+training, actions are drawn (`l2o.policies.rollout`); what ships takes the most likely one, and is
 a `LearnedOptimizer` like any other, so evolution strategies can meta-train it, too.
 """
 

@@ -87,6 +87,13 @@ def check_ppo(settings: PPOSettings, num_groups: int) -> None:
             )
 
 
+def minibatch_orders(key: Key, settings: PPOSettings, num_groups: int) -> jax.Array:
+    """The groups of each minibatch, shape (updates, groups); every pass in an order of its own."""
+    keys = jax.random.split(key, settings.epochs)
+    orders = jax.vmap(lambda k: jax.random.permutation(k, num_groups))(keys)
+    return orders.reshape(settings.updates, -1)
+
+
 def ppo_cost(
     theta: ActorCritic,
     actor: Actor,
@@ -210,11 +217,7 @@ def ppo_learner(
             learned["meta_gradient_norm"] = optax.tree.norm(gradient)
             return (cast(ActorCritic, optax.apply_updates(theta, updates)), opt_state), learned
 
-        def orders(key: Key) -> jax.Array:
-            return jax.random.permutation(key, num_pairs).reshape(settings.minibatches, -1)
-
-        chosen = jax.vmap(orders)(jax.random.split(key, settings.epochs))
-        chosen = chosen.reshape(settings.updates, -1)
+        chosen = minibatch_orders(key, settings, num_pairs)
         (theta, opt_state), learned = jax.lax.scan(minibatch, (theta, opt_state), chosen)
         last = {k: jnp.mean(v[-settings.minibatches :]) for k, v in learned.items()}
         return theta, opt_state, last

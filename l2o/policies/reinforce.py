@@ -61,7 +61,7 @@ def reinforce(
     head: Head,
     *,
     num_groups: int,
-    group_size: int = 2,
+    group_size: int = 4,
     baseline: ReturnBaseline = "antithetic",
     discount: float = 1.0,
     entropy_weight: float = 0.0,
@@ -76,7 +76,7 @@ def reinforce(
         actor: what is trained.
         head: how its actions are drawn.
         num_groups: groups of runs that share all but the noise of their actions.
-        group_size: runs of a group; 2 if `baseline` is antithetic, at least 2 if leave_one_out.
+        group_size: runs of a group; even if `baseline` is antithetic, at least 2 if leave_one_out.
         baseline: what is subtracted from returns; see `subtract_baseline`.
         discount: γ, of a decision.
         entropy_weight: of the entropy of actions, which is rewarded.
@@ -92,12 +92,10 @@ def reinforce(
         raise ValueError(
             f"`baseline` must be one of {', '.join(BASELINES)}; got {baseline}. Try {BASELINES[0]}."
         )
-    if (baseline == "antithetic" and group_size != 2) or (
-        baseline == "leave_one_out" and group_size < 2
-    ):
+    if baseline != "value" and (group_size < 2 or (baseline == "antithetic" and group_size % 2)):
         raise ValueError(
-            f"`group_size` must be {'2' if baseline == 'antithetic' else 'at least 2'} for "
-            f"{baseline}; got {group_size}. Try group_size=2."
+            f"`group_size` must be {'even' if baseline == 'antithetic' else 'at least 2'} for "
+            f"{baseline}; got {group_size}. Try group_size=4."
         )
     population = collector(
         environment,

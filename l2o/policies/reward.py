@@ -3,7 +3,8 @@
     log_loss   ln(L + 0.00001) before the decision less the same after it: the decrease of the log
                of the loss on fresh batches, which telescopes to that of the whole run
     loss       less the loss of each step of the interval, over `Task.loss_scale` and the horizon:
-               a run's sum is less its mean loss, the cost of evolution strategies
+               the sum of a run that does not diverge is less its mean loss, the cost that evolution
+               strategies have
     a metric   its gain on fresh batches, which telescopes to that of the whole run; those not in
                `Task.maximized` gain by falling
 
@@ -73,6 +74,11 @@ def check_reward(reward: Reward, task: Task) -> None:
         raise ValueError(
             f"`reward_weights` must be positive and finite; got {list(reward.weights)}. Try 1."
         )
+    if not math.isfinite(task.loss_cap):
+        raise ValueError(
+            f"`loss_cap` of task {task.name} must be finite for rewards; got {task.loss_cap}. "
+            "Use a few times the loss at initialisation."
+        )
     if reward.on not in ("train", "valid"):
         raise ValueError(
             f"`reward_on` must be train or valid; got {reward.on}. Try reward_on=train."
@@ -84,6 +90,11 @@ def check_reward(reward: Reward, task: Task) -> None:
     if not 0 <= reward.penalty < math.inf:
         raise ValueError(f"`penalty` must not be negative; got {reward.penalty}. Try penalty=1.")
     for name in reward.names:
+        if name not in LOSSES and name not in task.metric_caps:
+            raise ValueError(
+                f"`reward` must have a worst value, so that a run that diverges can be paid; got "
+                f"{name}, which has none in task {task.name}. Add it to metric_caps."
+            )
         measure = "loss" if name in LOSSES else name
         check_measurement(Objective(measure=measure, measure_on=reward.on), task)
 
@@ -106,8 +117,12 @@ def measure(
         return task.loss(params, batch, instance), gains
 
     keys = jax.random.split(key, reward.batches)
-    losses, gains = jax.tree.map(lambda x: jnp.mean(x, axis=0), jax.vmap(of_batch)(keys))
+    found = jax.vmap(of_batch)(keys)
+    losses, gains = jax.tree.map(lambda x: jnp.mean(x.astype(jnp.float32), axis=0), found)
     # A loss below zero, of a task that has them, counts as zero.
+    # What is not finite any more may be right by chance: its metrics are at their worst.
+    worst = {name: -as_cost(Objective(measure=name), task, jnp.nan) for name in gains}
+    gains = {name: jnp.where(jnp.isfinite(losses), gains[name], worst[name]) for name in gains}
     log_loss = jnp.log(jnp.maximum(capped(losses, task.loss_cap), 0.0) + LOG_FLOOR)
     potentials = {"log_loss": -log_loss, "loss": jnp.zeros(()), **gains}
     return losses, jnp.stack([potentials[name] for name in reward.names])
@@ -130,7 +145,7 @@ def paid(
         task: what is trained.
         before: potentials before the decision, shape (names,).
         after: and after it.
-        losses: of the steps between, shape (interval,).
+        losses: of the steps between, float32 of shape (interval,).
         steps_left: of the run, after the decision.
         horizon: steps of the whole run.
         diverged: whether the run ends here because it diverged.

@@ -206,7 +206,7 @@ def collector(
     def members(indices: jax.Array, groups: Run, key: Key, theta: ActorCritic, data: Data):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
         groups, rollout = jax.vmap(act_together, (0, None, 0, None))(keys, theta, groups, data)
-        rollout = without_broken(rollout)
+        rollout, is_whole = without_broken(rollout)
         moves = rollout.transitions
         counts = moves.mask.astype(jnp.float32)
         sums = {
@@ -214,7 +214,7 @@ def collector(
             "reward": jnp.sum(counts * moves.outcome.reward),
             "rewards": jnp.sum(counts[..., None] * moves.outcome.rewards, axis=(0, 1, 2)),
             "finite": jnp.sum(counts * moves.outcome.finite),
-            "valid": jnp.sum(jnp.any(moves.mask, axis=-1).astype(jnp.float32)),
+            "valid": jnp.sum(is_whole.astype(jnp.float32)),
             "ended": jnp.sum(counts * moves.outcome.done),
         }
         return (groups, rollout), sums
@@ -253,8 +253,12 @@ def is_sound(outcome: Outcome) -> jax.Array:
     return jnp.isfinite(outcome.reward) & jnp.all(jnp.isfinite(outcome.credit), axis=-1)
 
 
-def without_broken(rollout: Rollout) -> Rollout:
-    """The rollout with runs masked that have a reward that is not finite; nothing is NaN then."""
+def without_broken(rollout: Rollout) -> tuple[Rollout, jax.Array]:
+    """The rollout with runs masked that have a reward that is not finite; nothing is NaN then.
+
+    Returns:
+        The rollout, and which runs are whole, shape (groups, runs).
+    """
     moves = rollout.transitions
     is_whole = jnp.all(is_sound(moves.outcome) | ~moves.mask, axis=-1)
     mask = moves.mask & is_whole[..., None]
@@ -264,7 +268,7 @@ def without_broken(rollout: Rollout) -> Rollout:
         rewards=jnp.where(mask[..., None], moves.outcome.rewards, 0.0),
     )
     clean = lambda tree: jax.tree.map(lambda x: jnp.nan_to_num(x, posinf=0.0, neginf=0.0), tree)
-    return rollout._replace(
+    cleaned = rollout._replace(
         transitions=moves._replace(
             observation=clean(moves.observation),
             raw=clean(moves.raw),
@@ -275,6 +279,7 @@ def without_broken(rollout: Rollout) -> Rollout:
         carry=clean(rollout.carry),
         last=clean(rollout.last),
     )
+    return cleaned, is_whole
 
 
 def likelihood(
