@@ -13,6 +13,10 @@ import jax.numpy as jnp
 
 Decays = Sequence[float] | jax.Array
 
+TINY = 1e-24
+"""Under Adam's root, whose slope is infinite at 0: where a gradient has always been zero,
+backpropagation would give NaN. It vanishes next to `eps` squared."""
+
 PROGRESS_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 
 

@@ -65,6 +65,11 @@ def require_horizon(horizon: Horizon, design: str) -> int | jax.Array:
     return horizon
 
 
+def as_float32(tree: Any) -> Any:
+    """The tree in float32, whatever the parameters' dtype."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+
 def join_leaves(treedef: Any, template: Any, leaves: Sequence[Any]) -> Any:
     """From the accumulators of each tensor to accumulators that are trees like the parameters.
 

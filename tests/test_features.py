@@ -64,3 +64,32 @@ def test_clipped_rsqrt():
     found = features.clipped_rsqrt(jnp.array([4.0, 0.0, -1.0]))
     np.testing.assert_allclose(found, [0.5, 1e-9**-0.5, 1e-9**-0.5], rtol=1e-5)
     np.testing.assert_allclose(features.clipped_rsqrt(jnp.float32(0.0), floor=0.25), 2.0)
+
+
+def test_progress_fraction():
+    found = features.progress_fraction(jnp.int32(50), 100)
+    np.testing.assert_allclose(np.asarray(found)[[0, 4, 7]], np.tanh([4.7, -1.0, -5.0]), rtol=1e-5)
+
+
+def test_loss_buffer_by_a_loop():
+    """VeLO's rule in numpy: ten averages, each beside the next slower one."""
+    losses = [2.0, 1.5, 9.0, 1.0, 0.9, np.nan, 1.1]  # 9 counts as twice the largest average
+    decays = np.exp(-1.0 / np.logspace(1, 2, 10))
+    means, lowest, count = np.zeros(10), np.full(10, 1e12), 0
+    buffer = features.loss_buffer_init(100)
+    for loss in losses:
+        buffer = features.loss_buffer_update(buffer, jnp.float32(loss))
+        if np.isfinite(loss):
+            largest = np.max(means / (1 - decays**count)) if count else loss
+            means = decays * means + (1 - decays) * min(2 * abs(largest), loss)
+            count += 1
+            lowest = np.minimum(lowest, means / (1 - decays**count))
+        expected = np.zeros(9)
+        if count > 2:
+            average = means / (1 - decays**count)
+            gap = average[1:] - lowest[:-1]
+            expected = np.clip((average[:-1] - lowest[:-1]) / np.maximum(gap, 1e-8) - 1, -1, 1)
+        np.testing.assert_allclose(
+            features.loss_buffer_features(buffer), expected, rtol=2e-3, atol=2e-3
+        )
+    assert buffer.count == 6 and np.max(np.abs(expected)) > 0.01

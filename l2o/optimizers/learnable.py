@@ -5,18 +5,14 @@ epsilon are stored as logarithms and decays as ln(1 - β), so that additive nois
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
+from l2o import features
+from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, as_float32
 from l2o.task import Key
-
-TINY = 1e-24
-"""Under Adam's root, whose slope is infinite at 0: where a gradient has always been zero,
-backpropagation would give NaN. It vanishes next to `eps` squared."""
 
 
 def _log(name: str, value: float) -> jax.Array:
@@ -35,9 +31,6 @@ def _in_float32(
     tx: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     """`tx` with float32 accumulators whatever the parameters' dtype, which updates come back in."""
-
-    def as_float32(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
     def init(params: optax.Params) -> optax.OptState:
         return tx.init(as_float32(params))
@@ -115,7 +108,7 @@ def learnable_adam(
             b1=-jnp.expm1(theta["log_one_minus_b1"]),
             b2=-jnp.expm1(theta["log_one_minus_b2"]),
             eps=jnp.exp(theta["log_eps"]),
-            eps_root=TINY,
+            eps_root=features.TINY,
         ),
         {"learning_rate": learning_rate, "b1": b1, "b2": b2, "eps": eps},
     )

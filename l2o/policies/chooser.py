@@ -102,7 +102,7 @@ def chooser(
     return as_learned_optimizer(
         Policy(
             name="chooser",
-            knobs=Knobs(init, observe, turn, update, num_features),
+            knobs=Knobs(init, observe, turn, update),
             actor=make_actor(core, num_features, head.num_outputs, hidden_size),
             head=head,
             interval=interval,

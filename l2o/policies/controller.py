@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from l2o import features
 from l2o.policies.heads import HeadName, make_head
 from l2o.policies.observation import (
     NUM_IDENTITY_FEATURES,
@@ -82,9 +83,6 @@ STARTS: Mapping[str, float] = {
     "max_norm": 10.0,
 }
 
-TINY = 1e-24
-"""Under Adam's root, so that a gradient that has always been zero does no harm."""
-
 
 def sgdm(
     learning_rate: Any, momentum: Any = 0.9, weight_decay: Any = None, max_norm: Any = None
@@ -104,7 +102,7 @@ def adam(
 ) -> optax.GradientTransformation:
     """Adam, with decoupled weight decay if there is any."""
     parts = [optax.clip_by_global_norm(max_norm)] if max_norm is not None else []
-    parts += [optax.scale_by_adam(b1=b1, b2=b2, eps_root=TINY)]
+    parts += [optax.scale_by_adam(b1=b1, b2=b2, eps_root=features.TINY)]
     parts += [optax.add_decayed_weights(weight_decay)] if weight_decay is not None else []
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
 
@@ -135,13 +133,11 @@ class ControllerState(NamedTuple):
         seen: of the run.
         positions: shape (agents, knobs).
         bases: state of the base optimizer of each agent.
-        identity: shape (agents, identity features).
     """
 
     seen: Observed
     positions: jax.Array
     bases: tuple[Any, ...]
-    identity: jax.Array
 
 
 def scheduler(
@@ -232,22 +228,18 @@ def _controller(
             seen=observed_init(params, horizon),
             positions=jnp.tile(jnp.array(encoded, jnp.float32), (num_agents, 1)),
             bases=tuple(tx.init(part) for part in parts(params)),
-            identity=identity_features(params) if per_tensor else jnp.zeros((1, 0)),
         )
 
     def observe(state: ControllerState) -> jax.Array:
         sizes = [jnp.size(m) for m in jax.tree.leaves(state.seen.momentum)]
         low, high = ends.T
-        of_run = run_features(state.seen)
-        return jnp.concatenate(
-            [
-                jnp.tile(of_run, (state.positions.shape[0], 1)),
-                tensor_features(state.seen, sizes, together=not per_tensor),
-                2.0 * (state.positions - low) / (high - low) - 1.0,
-                state.identity,
-            ],
-            axis=-1,
-        )
+        seen = [
+            jnp.tile(run_features(state.seen), (state.positions.shape[0], 1)),
+            tensor_features(state.seen, sizes, together=not per_tensor),
+            2.0 * (state.positions - low) / (high - low) - 1.0,
+        ]
+        seen += [identity_features(state.seen.momentum)] if per_tensor else []
+        return jnp.concatenate(seen, axis=-1)
 
     def turn(state: ControllerState, action: jax.Array) -> ControllerState:
         moved = jnp.clip(state.positions + steps * action, ends[:, 0], ends[:, 1])
@@ -276,7 +268,7 @@ def _controller(
     return as_learned_optimizer(
         Policy(
             name=name,
-            knobs=Knobs(init, observe, turn, update, num_features),
+            knobs=Knobs(init, observe, turn, update),
             actor=make_actor(config["core"], num_features, head.num_outputs, config["hidden_size"]),
             head=head,
             interval=config["interval"],

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.policies.policy import Policy, as_float32
+from l2o.learned_optimizer import as_float32
+from l2o.policies.policy import Policy
 from l2o.policies.reward import Reward, check_reward, measure, paid
 from l2o.problem import check_horizon, run_starts
 from l2o.task import Data, Instance, Key, Task, check_task

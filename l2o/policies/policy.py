@@ -19,6 +19,7 @@ from l2o.learned_optimizer import (
     Horizon,
     LearnedOptimizer,
     Theta,
+    as_float32,
     require_horizon,
     require_params,
 )
@@ -48,19 +49,15 @@ class Knobs:
 
     Attributes:
         init: `(params, horizon) -> state`.
-        observe: `(state) -> observation` of shape (agents, num_features).
+        observe: `(state) -> observation` of shape (agents, features).
         turn: `(state, action) -> state`, for an action of shape (agents, actions).
         update: one inner step.
-        num_features: that an agent sees.
-        fraction: `(state) -> share` of the batch to use, in (0, 1], scalar; None means all.
     """
 
     init: Callable[[optax.Params, int | jax.Array], KnobState]
     observe: Callable[[KnobState], jax.Array]
     turn: Callable[[KnobState, jax.Array], KnobState]
     update: UpdateFn
-    num_features: int
-    fraction: Callable[[KnobState], jax.Array] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,11 +168,6 @@ def as_learned_optimizer(policy: Policy) -> PolicyOptimizer:
         config=policy.config,
         policy=policy,
     )
-
-
-def as_float32(tree: Any) -> Any:
-    """The tree in float32, whatever the parameters' dtype."""
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
 
 def mlp_actor(num_features: int, num_outputs: int, hidden_size: int) -> Actor:

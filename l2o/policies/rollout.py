@@ -90,13 +90,11 @@ class Collector:
         init: `(key) -> population`.
         collect: `(key, theta, population, data) -> (population, rollout, metrics)`.
         steps: inner steps of one rollout, over all runs.
-        num_groups: of the population.
     """
 
     init: Callable[[Key], Any]
     collect: Callable[[Key, ActorCritic, Any, Data], tuple[Any, Rollout, dict[str, jax.Array]]]
     steps: int
-    num_groups: int
 
 
 def first_actor_critic(key: Key, actor: Theta, head: Head, environment: Environment) -> ActorCritic:
@@ -244,7 +242,6 @@ def collector(
         init=init,
         collect=collect,
         steps=num_groups * group_size * environment.decisions * environment.inner_steps,
-        num_groups=num_groups,
     )
 
 
