@@ -1,124 +1,202 @@
-"""A learning-rate scheduler meta-trained by PPO and by NRES, beside momentum SGD at tuned rates.
+"""What policies reach, beside momentum SGD at tuned rates; three studies.
 
-`python benchmarks/policies.py` meta-trains the `scheduler` preset by both at equal inner steps (a
-run that is there is continued, or used if it is done), then trains evaluation tasks on seeds and
-horizons that neither saw. The starts, batches and probes of a seed are the same for everybody; the
-rates of the baselines are the best of nine from 1e-4 to 1, tuned for each task and horizon on
-seeds of their own. "Untrained" keeps the rate that the scheduler starts from.
+`python benchmarks/policies.py STUDY` meta-trains the study's entrants at equal inner steps (a run
+that is there is continued, or used if it is done), then trains evaluation tasks on seeds and
+horizons that none of them saw:
+    scheduler  one learning-rate policy, by PPO and by NRES, on digits
+    agents     one agent for a badly scaled network, and one a tensor, paid as a team or for the
+               difference each made
+    macro_f1   a policy that is paid for macro-F1, and one for the loss, on imbalanced digits
+
+The starts, batches and probes of a seed are the same for everybody. The rates of the baselines are
+the best of nine from 1e-4 to 1, tuned for each task and horizon on seeds of their own. "Start" is
+the first entrant before meta-training, which keeps its knobs where they are.
 """
 
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from l2o import lookup, release
-from l2o.comparison import compare
+from l2o.baselines import BASELINES, tune
+from l2o.comparison import tuned_baseline
 from l2o.distributed import hosts
+from l2o.evaluate import Curves, evaluate
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.meta_training import meta_train
-from l2o.planning.plan import theta_key
+from l2o.planning.plan import resolve, theta_key
+from l2o.policies import scheduler, tensor_controller
 from l2o.run_folder import RunFolder, atomic_write
 from l2o.settings import PRESETS, MetaTraining
+from l2o.statistics import mean_interval, median_interval, speedups
 from l2o.streams import stream
+from l2o.task import Task
+
+TUNED = ("sgdm", "sgdm_cosine")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Compares ways to meta-train one policy."""
+    """Compares ways to meta-train policies."""
 
-    tasks: tuple[str, ...] = ("digits_mlp_32x32", "digits_mlp_128x128")
-    """Evaluation tasks of digits_mlp; meta-training saw other instances, and no 128x128."""
-    horizons: tuple[int, ...] = (400, 1000)
-    """Inner steps of an evaluation run; meta-training saw multiples of its window of 150."""
-    seeds: int = 32
+    study: Annotated[Literal["scheduler", "agents", "macro_f1"], tyro.conf.Positional]
+    """Which of the three."""
+    seeds: int = 16
     """Evaluation runs of each optimizer."""
-    steps: int | None = None
-    """Outer steps; those of the preset if not given."""
+    inner_steps: float | None = None
+    """Of each meta-training, about; those of the study if not given."""
     seed: int = 0
     """Of everything random."""
     runs: Path = Path("runs/policies")
     """Where the runs are, or will be."""
-    out: Path = Path("benchmarks/results/policies.json")
+    out: Path = Path("benchmarks/results")
     """Where the figures go."""
 
 
-def settings_of(options: Options) -> dict[str, MetaTraining]:
-    """The meta-training of each entrant."""
-    base = replace(PRESETS["scheduler"], evaluate=False, quiet=True, seed=options.seed)
-    if options.steps is not None:
-        base = replace(base, steps=options.steps)
-    return {
-        "ppo": base,
-        "nres": replace(base, estimator="nres", std=0.03, learning_rate=3e-3),
-    }
+@dataclass(frozen=True)
+class Study:
+    """What is compared on what.
+
+    Attributes:
+        entrants: settings of meta-training by name; the others are compared with the first.
+        tasks: to evaluate on.
+        horizons: inner steps of an evaluation run.
+        inner_steps: of each meta-training, about.
+        metric: of the test, that the table shows besides the final loss.
+    """
+
+    entrants: Mapping[str, MetaTraining]
+    tasks: tuple[str, ...]
+    horizons: tuple[int, ...]
+    inner_steps: float
+    metric: str
 
 
-def meta_trained(
-    options: Options, console: Console
-) -> dict[str, tuple[LearnedOptimizer, Theta, Mapping[str, Any]]]:
-    """Each entrant's design, theta and summary of its meta-training."""
-    found = {}
-    for name, settings in settings_of(options).items():
-        folder = options.runs / name
-        if not RunFolder(folder).theta.exists():
-            resume = RunFolder(folder).config.exists()
-            status = meta_train(replace(settings, run_dir=str(folder), resume=resume), console)
-            if status:
-                raise SystemExit(status)
-        found[name] = (*release.load(folder), release.summary(folder))
-    return found
+def one_agent() -> LearnedOptimizer:
+    """One agent that turns the rate of all tensors, over six decades from where none diverges."""
+    return scheduler(learning_rate=0.003, lowest=1e-5, highest=30.0, step=0.5)
+
+
+def agent_of_each_tensor() -> LearnedOptimizer:
+    """One agent for each tensor that turns its rate, alike in all else."""
+    return tensor_controller(knobs=[], learning_rate=0.003, lowest=1e-5, highest=30.0, step=0.5)
+
+
+PPO = replace(PRESETS["scheduler"], evaluate=False, quiet=True)
+SHORT = replace(PPO, horizon=(300, 600))
+STUDIES: Mapping[str, Study] = {
+    "scheduler": Study(
+        entrants={
+            "ppo": PPO,
+            "nres": replace(PPO, estimator="nres", std=0.03, learning_rate=3e-3),
+        },
+        tasks=("digits_mlp_32x32", "digits_mlp_128x128"),
+        horizons=(400, 1000),
+        inner_steps=28.8e6,
+        metric="accuracy",
+    ),
+    "agents": Study(
+        entrants={
+            "one agent": replace(SHORT, task=("badly_scaled_mlp",), optimizer="policies:one_agent"),
+            "team": replace(
+                SHORT, task=("badly_scaled_mlp",), optimizer="policies:agent_of_each_tensor"
+            ),
+            "difference": replace(
+                SHORT,
+                task=("badly_scaled_mlp",),
+                optimizer="policies:agent_of_each_tensor",
+                credit="difference",
+            ),
+        },
+        tasks=("badly_scaled_mlp_alternating",),
+        horizons=(400,),
+        inner_steps=6e6,
+        metric="accuracy",
+    ),
+    "macro_f1": Study(
+        entrants={
+            "macro-F1": replace(
+                SHORT,
+                task=("imbalanced_digits_mlp",),
+                reward=("macro_f1",),
+                reward_on="valid",
+                reward_batches=8,
+            ),
+            "loss": replace(
+                SHORT, task=("imbalanced_digits_mlp",), reward_on="valid", reward_batches=8
+            ),
+        },
+        tasks=("imbalanced_digits_mlp_32x32",),
+        horizons=(400,),
+        inner_steps=6e6,
+        metric="macro_f1",
+    ),
+}
 
 
 def main(options: Options) -> None:
     """Meta-trains, evaluates, prints a table and writes JSON."""
     console = Console()
     hosts.use_cpu_cores(len(hosts.cores()))
-    entrants = meta_trained(options, console)
-    steps = {summary["inner_steps"] for _, _, summary in entrants.values()}
-    if len(steps) > 1:
-        raise SystemExit(f"error: runs of unequal inner steps: {sorted(steps)}. Delete one.")
-    lopt, theta, summary = entrants["ppo"]
-    start = lopt.init(theta_key(options.seed))
-    others = {
-        "nres": partial(transform, *entrants["nres"][:2]),
-        "untrained": partial(transform, lopt, start),
+    study = STUDIES[options.study]
+    entrants = {
+        name: meta_trained(name, settings, study, options, console)
+        for name, settings in study.entrants.items()
+    }
+    first, _, summary = next(iter(entrants.values()))
+    start = first.init(theta_key(options.seed))
+    optimizers = {
+        **{name: partial(transform, lopt, theta) for name, (lopt, theta, _) in entrants.items()},
+        "start": partial(transform, first, start),
     }
     rows = []
-    for task in lookup.tasks_to_evaluate(options.tasks):
-        for horizon in options.horizons:
+    for task in lookup.tasks_to_evaluate(study.tasks):
+        for horizon in study.horizons:
             console.print(f"evaluating on {task.name}, {horizon} steps")
-            compared = compare(
-                stream(options.seed, "evaluation"),
-                task,
-                partial(transform, lopt, theta),
-                num_steps=horizon,
-                num_seeds=options.seeds,
-                controls=others,
-                seen=frozenset(summary["trained_on"]),
-                baselines=("sgdm", "sgdm_cosine"),
-            )
-            rows.append(compared.summary)
+            rows.append(row_of(task, horizon, optimizers, summary["trained_on"], options))
     result = {
-        "options": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(options).items()},
+        "study": options.study,
+        "seeds": options.seeds,
+        "seed": options.seed,
         "meta_training": {name: dict(found[2]) for name, found in entrants.items()},
         "python": platform.python_version(),
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
-        "tasks": rows,
+        "rows": rows,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(options.out, (json.dumps(result, indent=2) + "\n").encode())
-    console.print(table(rows))
-    console.print(str(options.out))
+    path = options.out / f"policies_{options.study}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, (json.dumps(result, indent=2) + "\n").encode())
+    console.print(table(rows, study))
+    console.print(str(path))
+
+
+def meta_trained(
+    name: str, settings: MetaTraining, study: Study, options: Options, console: Console
+) -> tuple[LearnedOptimizer, Theta, Mapping[str, Any]]:
+    """An entrant's design, theta and summary of its meta-training."""
+    folder = options.runs / options.study / name.replace(" ", "_")
+    settings = replace(settings, seed=options.seed, run_dir=str(folder))
+    if not RunFolder(folder).theta.exists():
+        inner_steps = options.inner_steps or study.inner_steps
+        of_one = resolve(settings).learner.steps
+        steps = max(10, round(inner_steps / of_one / 10) * 10)
+        resume = RunFolder(folder).config.exists()
+        console.print(f"{name}: {steps} outer steps of {of_one}")
+        status = meta_train(replace(settings, steps=steps, resume=resume), console)
+        if status:
+            raise SystemExit(status)
+    return (*release.load(folder), release.summary(folder))
 
 
 def transform(lopt: LearnedOptimizer, theta: Theta, *, horizon: int):
@@ -126,29 +204,72 @@ def transform(lopt: LearnedOptimizer, theta: Theta, *, horizon: int):
     return lopt.transform(theta, horizon=horizon)
 
 
-def table(rows: list[Mapping[str, Any]]) -> Table:
-    """Final losses, and the speed-up of PPO's policy over each."""
-    shown = Table(title="Final training loss: median, 95 % interval; PPO's speed-up over it")
-    shown.add_column("task, steps")
-    for name in ("ppo", "nres", "untrained", "sgdm", "sgdm_cosine"):
-        shown.add_column(name)
+def row_of(
+    task: Task, horizon: int, optimizers: Mapping[str, Any], seen: list[str], options: Options
+) -> dict[str, Any]:
+    """The figures of everybody on one task at one horizon."""
+    k_tuning, k_report = jax.random.split(stream(options.seed, "evaluation"))
+    size = options.seeds
+    tunings = tune(k_tuning, task, num_steps=horizon, num_seeds=size, baselines=TUNED)
+    tuned = {k: partial(tuned_baseline, BASELINES[k], t) for k, t in tunings.items()}
+    curves = evaluate(
+        k_report,
+        task,
+        {**optimizers, **tuned},
+        num_steps=horizon,
+        num_seeds=size,
+        seen=frozenset(seen),
+    )
+    first = next(iter(curves.values()))
+    return {
+        "task": task.name,
+        "steps": horizon,
+        "learning_rates": {name: t.learning_rate for name, t in tunings.items()},
+        "at_grid_edge": [name for name, t in tunings.items() if t.at_grid_edge],
+        "entrants": {name: figures(found, first) for name, found in curves.items()},
+    }
+
+
+def figures(found: Curves, first: Curves) -> dict[str, Any]:
+    """An entrant's figures with 95 % intervals, and the first entrant's beside it, seed by seed."""
+    ratio = median_interval(np.log(first.final_loss) - np.log(found.final_loss))
+    return {
+        "final_loss": median_interval(found.final_loss),
+        "first_over_it": [float(np.exp(x)) for x in ratio],
+        "speedup_of_first": median_interval(
+            speedups(found.steps, first.probe_loss, found.probe_loss)
+        ),
+        "diverged": float(np.mean(found.diverged)),
+        **{f"test_{k}": mean_interval(v) for k, v in found.test.items()},
+        **{f"first_less_it_{k}": mean_interval(first.test[k] - v) for k, v in found.test.items()},
+    }
+
+
+def table(rows: list[dict[str, Any]], study: Study) -> Table:
+    """One line an entrant, task and horizon."""
+    shown = Table(title="Median final training loss and mean of the test, 95 % intervals")
+    first = next(iter(study.entrants))
+    of_test = f"test {study.metric}"
+    for column in ("task", "", "final loss", f"{first} over it", of_test, f"{first} less it"):
+        shown.add_column(column)
     for row in rows:
-        entries = {e["name"].split(" ")[0]: e for e in (*row["controls"], *row["baselines"])}
-        cells = [interval(row, "learned_final_loss")]
-        for name in ("nres", "untrained", "sgdm", "sgdm_cosine"):
-            entry = entries[name]
-            rate = f"\nlr {entry['learning_rate']:.3g}" if "learning_rate" in entry else ""
-            speedup = interval(entry, "speedup")
-            cells.append(f"{interval(entry, 'final_loss')}\nx {speedup}{rate}")
-        diverged = f"\n{row['diverged']:.0%} diverged" if row["diverged"] else ""
-        shown.add_row(f"{row['task']}\n{row['steps']}{diverged}", *cells)
+        for name, entrant in row["entrants"].items():
+            rate = row["learning_rates"].get(name)
+            shown.add_row(
+                f"{row['task']} {row['steps']}",
+                name if rate is None else f"{name} {rate:.3g}",
+                interval(entrant["final_loss"]),
+                interval(entrant["first_over_it"]),
+                interval(entrant[f"test_{study.metric}"]),
+                interval(entrant[f"first_less_it_{study.metric}"]),
+            )
     return shown
 
 
-def interval(entry: Mapping[str, Any], name: str) -> str:
-    """A median with its interval."""
-    low, high = (entry[f"{name}_{end}"] for end in ("low", "high"))
-    return f"{entry[name]:.3g} [{low:.3g}, {high:.3g}]"
+def interval(values: Any) -> str:
+    """A figure with its interval."""
+    middle, low, high = values
+    return f"{middle:.3g} [{low:.3g}, {high:.3g}]"
 
 
 if __name__ == "__main__":
