@@ -9,9 +9,12 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
+from user_module import bowl
 
 from l2o import nets
+from l2o.estimators import nres
 from l2o.objective import Objective
+from l2o.parallel import population_mesh
 from l2o.policies import POLICIES, chooser, scheduler, tensor_controller
 from l2o.policies.advantages import generalized_advantages, standardized, subtract_baseline
 from l2o.policies.environment import training_environment
@@ -178,6 +181,23 @@ def episode(environment, policy, theta, key, *, shift=0.0):
         outcomes.append(outcome)
         if outcome.done:
             return states, outcomes
+
+
+def test_evolution_meta_trains_policies_on_devices():
+    """NRES on two devices is that on one, for every policy."""
+    mesh = population_mesh(2)
+    for make in POLICIES.values():
+        lopt = make(interval=2, hidden_size=4)
+        problem = inner_problem(bowl(), lopt, horizon=8, window=4)
+        found = []
+        for devices in (None, mesh):
+            estimator = nres(problem, num_pairs=2, std=0.1, mesh=devices)
+            theta = lopt.init(jax.random.key(0))
+            state = jax.jit(estimator.init)(jax.random.key(1), theta)
+            gradient, *_ = jax.jit(estimator.estimate)(jax.random.key(2), theta, state, ())
+            found.append(gradient)
+        for x, y in zip(*map(jax.tree.leaves, found), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
 
 
 def test_log_reward_telescopes(task):

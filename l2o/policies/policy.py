@@ -150,8 +150,10 @@ def as_learned_optimizer(policy: Policy) -> PolicyOptimizer:
                 action = head.squash(head.mode(outputs))
                 return state._replace(knobs=knobs.turn(state.knobs, action), carry=carry)
 
+            # Not `cond`: under vmap it computes both sides anyway, and inside `shard_map` JAX 0.10
+            # then refuses the constants of a side.
             is_due = state.count % policy.interval == 0
-            state = jax.lax.cond(is_due, decide, lambda state: state, state)
+            state = jax.tree.map(lambda new, old: jnp.where(is_due, new, old), decide(state), state)
             steps, turned = knobs.update(
                 as_float32(updates), state.knobs, as_float32(params), jnp.float32(value)
             )
