@@ -27,16 +27,16 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from l2o import lookup, release
+from l2o import lookup
 from l2o.baselines import BASELINES, tune
 from l2o.comparison import tuned_baseline
 from l2o.distributed import hosts
 from l2o.evaluate import Curves, evaluate
 from l2o.learned_optimizer import LearnedOptimizer, Theta
-from l2o.meta_training import meta_train
-from l2o.planning.plan import resolve, theta_key
+from l2o.meta_training import meta_trained
+from l2o.planning.plan import theta_key
 from l2o.policies import scheduler, tensor_controller
-from l2o.run_folder import RunFolder, atomic_write
+from l2o.run_folder import atomic_write
 from l2o.settings import PRESETS, MetaTraining
 from l2o.statistics import mean_interval, median_interval, speedups
 from l2o.streams import stream
@@ -150,7 +150,7 @@ def main(options: Options) -> None:
     hosts.use_cpu_cores(len(hosts.cores()))
     study = STUDIES[options.study]
     entrants = {
-        name: meta_trained(name, settings, study, options, console)
+        name: entrant(name, settings, study, options, console)
         for name, settings in study.entrants.items()
     }
     first, _, summary = next(iter(entrants.values()))
@@ -181,22 +181,14 @@ def main(options: Options) -> None:
     console.print(str(path))
 
 
-def meta_trained(
+def entrant(
     name: str, settings: MetaTraining, study: Study, options: Options, console: Console
 ) -> tuple[LearnedOptimizer, Theta, Mapping[str, Any]]:
     """An entrant's design, theta and summary of its meta-training."""
     folder = options.runs / options.study / name.replace(" ", "_")
     settings = replace(settings, seed=options.seed, run_dir=str(folder))
-    if not RunFolder(folder).theta.exists():
-        inner_steps = options.inner_steps or study.inner_steps
-        of_one = resolve(settings).learner.steps
-        steps = max(10, round(inner_steps / of_one / 10) * 10)
-        resume = RunFolder(folder).config.exists()
-        console.print(f"{name}: {steps} outer steps of {of_one}")
-        status = meta_train(replace(settings, steps=steps, resume=resume), console)
-        if status:
-            raise SystemExit(status)
-    return (*release.load(folder), release.summary(folder))
+    console.print(name)
+    return meta_trained(settings, options.inner_steps or study.inner_steps, console)
 
 
 def transform(lopt: LearnedOptimizer, theta: Theta, *, horizon: int):

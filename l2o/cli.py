@@ -24,6 +24,7 @@ USAGE = """usage: l2o VERB ...
   meta-train [PRESET] [options]   meta-train a learned optimizer, compare it, write a report
   evaluate RUN_OR_FILE [options]  compare a released one with tuned baselines
   report RUN [--png]              make report.html again from report.json
+  compare-hpo [options]           policies beside engines for hyperparameter optimization
   diagnose [options]              bias, variance and cost of meta-gradient estimators
   list [--json]                   tasks, optimizers, ways to meta-train them, and presets
   topology [--json] [options]     devices and processes that a run would use
@@ -91,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "meta-train": meta_train,
         "evaluate": evaluate,
         "report": report,
+        "compare-hpo": compare_hpo,
         "diagnose": diagnose,
         "list": list_names,
         "topology": topology,
@@ -130,6 +132,8 @@ SPELLINGS = {
     "reference": "--reference",
     "out": "--out",
     "baselines": "--baselines",
+    **{name: f"--{name}" for name in ("engines", "policies", "runs", "searches")},
+    "inner_steps": "--inner-steps",
     "name_or_path": "RUN_OR_FILE",
 }
 """How the command line spells the arguments that messages name."""
@@ -249,6 +253,16 @@ def report(arguments: list[str], console: Console) -> int:
     for path in paths.values():
         console.print(str(path), soft_wrap=True, markup=False)
     return 0
+
+
+def compare_hpo(arguments: list[str], console: Console) -> int:
+    """`l2o compare-hpo [options]`."""
+    from l2o.distributed import hosts
+    from l2o.hpo.command import CompareHPO, run_comparison
+
+    options = tyro.cli(CompareHPO, prog="l2o compare-hpo", args=arguments)
+    hosts.use_cpu_cores(len(hosts.cores()))
+    return run_comparison(options, console)
 
 
 def diagnose(arguments: list[str], console: Console) -> int:

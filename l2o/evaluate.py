@@ -171,7 +171,7 @@ def compiled_draw(task: Task) -> Callable[[Key, jax.Array, Data], Start]:
 def train_settings(
     task: Task,
     make: Callable[[jax.Array], optax.GradientTransformation],
-    settings: Sequence[float],
+    settings: Sequence[float] | np.ndarray,
     starts: Start,
     *,
     num_steps: int,
@@ -182,8 +182,8 @@ def train_settings(
 
     Args:
         task: what to train.
-        make: `(setting) -> transformation`; the setting is a traced float32 scalar.
-        settings: for instance learning rates.
+        make: `(setting) -> transformation`; the setting is a traced float32 scalar or array.
+        settings: for instance learning rates, stacked along a first axis.
         starts: from `draw_starts`.
         num_steps: inner steps of each run.
         probe_every: as in `evaluate`.
@@ -208,37 +208,21 @@ def train_settings(
         return start.params, make(setting).init(start.params)
 
     def train(setting, carry, start, data, first, count):
-        tx = optax.with_extra_args_support(make(setting))
-
-        def step(i, carry):
-            params, opt_state, losses = carry
-            k_batch = jax.random.fold_in(start.key, first + i)
-            batch = task.batch(k_batch, start.instance, data, "train")
-            loss, grads = jax.value_and_grad(task.loss)(params, batch, start.instance)
-            updates, opt_state = tx.update(grads, opt_state, params, value=loss)
-            losses = jax.lax.dynamic_update_index_in_dim(losses, loss.astype(jnp.float32), i, 0)
-            return optax.apply_updates(params, updates), opt_state, losses
-
-        *carry, losses = jax.lax.fori_loop(0, count, step, (*carry, jnp.zeros(stride)))
-        return tuple(carry), losses
-
-    def mean_loss(params: optax.Params, batches: Batch, instance: Instance) -> jax.Array:
-        losses = over_batches(lambda batch: task.loss(params, batch, instance), batches)
-        return jnp.mean(losses)
+        return train_steps(task, make(setting), carry, start, data, first, count, most=stride)
 
     def probe(carry, start: Start) -> jax.Array:
-        return mean_loss(carry[0], start.probes, start.instance)
+        return mean_loss(task, carry[0], start.probes, start.instance)
 
     def test(carry, start: Start) -> dict[str, jax.Array]:
         params = carry[0]
         metrics = over_batches(
             lambda batch: dict(task.metrics(params, batch, start.instance)), start.tests
         )
-        loss = mean_loss(params, start.tests, start.instance)
+        loss = mean_loss(task, params, start.tests, start.instance)
         return jax.tree.map(jnp.mean, metrics) | {"loss": loss}
 
-    rates = jnp.asarray(settings, jnp.float32)
-    carry = jax.jit(over_settings_and_seeds(begin))(rates, starts)
+    stacked = jnp.asarray(settings, jnp.float32)
+    carry = jax.jit(over_settings_and_seeds(begin))(stacked, starts)
     over_runs = jax.vmap(
         jax.vmap(train, in_axes=(None, 0, 0, None, None, None)),
         in_axes=(0, 0, None, None, None, None),
@@ -248,7 +232,7 @@ def train_settings(
     compiled = jax.jit(over_runs)
 
     def train_all(carry: Any, first: int, count: int) -> Any:
-        return compiled(rates, carry, starts, task.data, np.int32(first), np.int32(count))
+        return compiled(stacked, carry, starts, task.data, np.int32(first), np.int32(count))
 
     def seconds_per_step(carry: Any) -> float:
         count = min(num_steps, TIMED_STEPS)
@@ -281,6 +265,52 @@ def train_settings(
         )
         for i in range(len(settings))
     ]
+
+
+def train_steps(
+    task: Task,
+    tx: optax.GradientTransformation,
+    carry: Any,
+    start: Start,
+    data: Data,
+    first: jax.Array,
+    count: jax.Array,
+    *,
+    most: int,
+) -> tuple[Any, jax.Array]:
+    """A stretch of a training run.
+
+    Args:
+        task: what to train.
+        tx: the optimizer.
+        carry: parameters and optimizer state.
+        start: of the run.
+        data: the task's.
+        first: inner steps taken before, an int32 scalar.
+        count: how many to take, an int32 scalar; traced, so that it compiles once for all.
+        most: the largest `count`.
+
+    Returns:
+        The carry, and the losses of the steps, shape (most,), with zeros after `count`.
+    """
+    extended = optax.with_extra_args_support(tx)
+
+    def step(i, carry):
+        params, opt_state, losses = carry
+        k_batch = jax.random.fold_in(start.key, first + i)
+        batch = task.batch(k_batch, start.instance, data, "train")
+        loss, grads = jax.value_and_grad(task.loss)(params, batch, start.instance)
+        updates, opt_state = extended.update(grads, opt_state, params, value=loss)
+        losses = jax.lax.dynamic_update_index_in_dim(losses, loss.astype(jnp.float32), i, 0)
+        return optax.apply_updates(params, updates), opt_state, losses
+
+    *carry, losses = jax.lax.fori_loop(0, count, step, (*carry, jnp.zeros(most)))
+    return tuple(carry), losses
+
+
+def mean_loss(task: Task, params: optax.Params, batches: Batch, instance: Instance) -> jax.Array:
+    """The mean over `NUM_BATCHES` stacked batches, a scalar."""
+    return jnp.mean(over_batches(lambda batch: task.loss(params, batch, instance), batches))
 
 
 def over_batches(f: Callable[[Batch], Any], batches: Batch) -> Any:

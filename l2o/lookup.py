@@ -114,12 +114,15 @@ def tasks_to_evaluate(names: Sequence[str]) -> tuple[Task, ...]:
     """
     tasks: list[Task] = []
     for name in names:
-        families = [family for family in TASKS if name.startswith(f"{family}_")]
-        if name in TASKS or ":" in name or not families:
-            tasks.extend(evaluation_tasks([task_family(name)]))
-        else:
-            tasks.extend(evaluation_tasks([task_family(families[0])], [name], "task"))
+        family = _family_name(name)
+        some = [] if family == name else [name]
+        tasks.extend(evaluation_tasks([task_family(family)], some, "task"))
     return tuple(tasks)
+
+
+def families_of(names: Sequence[str]) -> tuple[str, ...]:
+    """The families of such tasks, each once."""
+    return tuple(dict.fromkeys(map(_family_name, names)))
 
 
 def training_task(name: str) -> Task:
@@ -128,14 +131,20 @@ def training_task(name: str) -> Task:
     Raises:
         ValueError: if there is none, with the nearest names.
     """
-    families = [family for family in TASKS if name.startswith(f"{family}_")]
-    if name in TASKS or ":" in name or not families:
+    family_name = _family_name(name)
+    if family_name == name:
         return task_family(name).train[0]
-    family = task_family(families[0])
+    family = task_family(family_name)
     known = {task.name: task for task in (*family.train, *family.evaluation)}
     if name not in known:
         raise unknown("task", name, known)
     return known[name]
+
+
+def _family_name(name: str) -> str:
+    """The family that a task's name begins with; the name itself if there is none."""
+    families = [family for family in TASKS if name.startswith(f"{family}_")]
+    return name if name in TASKS or ":" in name or not families else families[0]
 
 
 def design(name: str) -> Callable[..., LearnedOptimizer]:

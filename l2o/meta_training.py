@@ -5,6 +5,7 @@ import dataclasses
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from l2o.planning.plan import Plan, resolve
 from l2o.planning.population import num_devices
 from l2o.progress import progress
 from l2o.report import comparison_table, write_report
-from l2o.run_folder import RunFolder
+from l2o.run_folder import RunError, RunFolder
 from l2o.settings import UNRECORDED, MetaTraining
 from l2o.streams import stream
 from l2o.task import Task
@@ -55,6 +56,36 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
         if run:
             finish(settings, plan, run, state, console)
     return 0
+
+
+def meta_trained(
+    settings: MetaTraining, inner_steps: float, console: Console
+) -> tuple[LearnedOptimizer, Theta, Mapping[str, Any]]:
+    """What a run has found: one that is done as it is, others are begun or continued.
+
+    Args:
+        settings: but for `steps` and `resume`; they name a run folder and do not evaluate.
+        inner_steps: of the whole run, about.
+        console: where progress goes.
+
+    Returns:
+        The design, theta, and the summary of the release file.
+
+    Raises:
+        RunError: if it was stopped.
+        ValueError: if the folder holds a run with other settings.
+    """
+    of_one = resolve(settings).learner.steps
+    steps = max(2, round(inner_steps / of_one))
+    steps = steps if steps < 100 else round(steps, -1)  # so that chunks can be of ten
+    run = RunFolder(Path(settings.run_dir or "runs/custom"))
+    settings = dataclasses.replace(settings, steps=steps, resume=run.config.exists())
+    if run.theta.exists():
+        RunFolder.open(run.path, recorded(settings), resume=True, ignored=UNRECORDED)
+    elif meta_train(settings, console):
+        raise RunError(f"meta-training was stopped in {run.path}. Continue with --resume.")
+    lopt, theta = release.load(run.theta)
+    return lopt, theta, release.summary(run.theta)
 
 
 def open_run(settings: MetaTraining, console: Console, stack: contextlib.ExitStack) -> RunFolder:

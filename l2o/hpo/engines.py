@@ -1,0 +1,60 @@
+"""Engines by name, and whether what they need is installed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from l2o.hpo.by_hand import cosine
+from l2o.hpo.random_search import random_search
+from l2o.hpo.search import Search
+from l2o.hpo.with_hyperopt import hyperopt_tpe
+from l2o.hpo.with_optuna import optuna_cmaes, optuna_tpe
+from l2o.hpo.with_ray import ray_pbt
+from l2o.lookup import unknown
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Something that searches.
+
+    Attributes:
+        search: `(search, seed, folder)`, runs trials while there is budget; it may keep files of
+            its own in the folder.
+        packages: modules that it imports, from the extra `tune`.
+    """
+
+    search: Callable[[Search, int, Path], None]
+    packages: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> list[str]:
+        """Packages that are not installed."""
+        return [name for name in self.packages if find_spec(name) is None]
+
+
+ENGINES: Mapping[str, Engine] = {
+    "cosine": Engine(cosine),
+    "random": Engine(random_search),
+    "optuna_tpe": Engine(optuna_tpe, ("optuna",)),
+    "optuna_cmaes": Engine(optuna_cmaes, ("optuna", "cmaes")),
+    "hyperopt_tpe": Engine(hyperopt_tpe, ("hyperopt",)),
+    "ray_pbt": Engine(ray_pbt, ("ray", "pyarrow")),
+}
+"""All of them; the first two need nothing."""
+
+INSTALL = "pip install 'l2o[tune]'"
+
+
+def check_engines(names: Sequence[str]) -> None:
+    """Raises a `ValueError` that says what to type unless all are known and installed."""
+    for name in names:
+        if name not in ENGINES:
+            raise unknown("engines", name, ENGINES)
+        if ENGINES[name].missing:
+            raise ValueError(
+                f"`engines` must be installed; got {name}, which needs "
+                f"{' and '.join(ENGINES[name].missing)}. Try {INSTALL}."
+            )
+    if len(set(names)) < len(names):
+        raise ValueError(f"`engines` must differ; got {' '.join(names)}. Drop one.")

@@ -1,0 +1,168 @@
+"""A comparison with engines as tables, as JSON and as a figure."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from l2o import plots
+from l2o.hpo.summary import EngineResult, PolicyResult
+from l2o.report import environment, strict
+from l2o.report_page import number
+from l2o.run_folder import atomic_write
+from l2o.statistics import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.table import Table
+
+COLORS = ("#d55e00", "#e69f00", "#009e73", "#56b4e9", "#cc79a7", "#777777")
+"""Of engines."""
+
+POLICY_COLORS = ("#0072b2", "#000000", "#882255", "#117733", "#999933")
+"""Of policies."""
+
+MARKED = (10, 100, 1_000, 10_000, 100_000)
+"""Numbers of tasks whose share of meta-training is marked."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Everybody on one task.
+
+    Attributes:
+        task: its name.
+        steps: inner steps of a run.
+        budget: inner steps of a search.
+        engines: results.
+        policies: results; the last is the policy before meta-training, if there is one.
+    """
+
+    task: str
+    steps: int
+    budget: int
+    engines: Sequence[EngineResult]
+    policies: Sequence[PolicyResult]
+
+
+def write_results(
+    folder: Path, results: Sequence[TaskResult], config: Mapping[str, Any], seconds: float
+) -> list[Path]:
+    """Writes `hpo.json` and `hpo.png` into a folder, each as a whole or not at all."""
+    content = {
+        "config": config,
+        "environment": environment(),
+        "seconds": seconds,
+        "tasks": [asdict(result) for result in results],
+    }
+    paths = [folder / "hpo.json", folder / "hpo.png"]
+    atomic_write(paths[0], json.dumps(strict(content), indent=1, allow_nan=False).encode())
+    atomic_write(paths[1], plots.png([[panel(result)] for result in results]))
+    return paths
+
+
+def panel(result: TaskResult) -> plots.Draw:
+    """Engines over what they spent; policies as lines, with their shares of meta-training."""
+
+    def draw(axes: "Axes") -> None:
+        for i, engine in enumerate(result.engines):
+            values = asdict(engine)
+            shown = ~np.isnan(np.array(engine.median, np.float64))
+            for key in ("median", "low", "high"):
+                values[key] = np.array(values[key])[shown]
+            spent = np.array(engine.spent)[shown]
+            plots.band(axes, spent.tolist(), values, COLORS[i % len(COLORS)], "-", marker=".")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        first, last = result.steps, result.budget
+        for i, policy in enumerate(result.policies):
+            color = POLICY_COLORS[i % len(POLICY_COLORS)]
+            loss = policy.final_loss
+            axes.plot(
+                [first, last], [loss.median] * 2, color=color, linestyle="--", label=policy.name
+            )
+            axes.fill_between([first, last], loss.low, loss.high, color=color, alpha=0.1)
+            for tasks in MARKED:
+                share = (policy.inner_steps or 0) / tasks
+                if first <= share <= last:
+                    axes.plot([share], [loss.median], "|", color=color, markersize=14)
+                    axes.annotate(f"{tasks:,} tasks", (share, loss.median), fontsize=7)
+        plots.label(
+            axes,
+            f"{result.task}, {result.steps} steps",
+            "inner steps of tuning, or of meta-training shared by so many tasks",
+            "final training loss",
+        )
+
+    return draw
+
+
+def bracketed(interval: Interval) -> str:
+    """A median and its interval."""
+    middle, low, high = (number(value, 2) for value in interval)
+    return f"{middle} [{low}, {high}]"
+
+
+def loss_table(result: TaskResult) -> "Table":
+    """Final losses after a run, half of the budget and all of it; policies need no tuning."""
+    table = _table(f"{result.task}, {result.steps} steps: final training loss")
+    metrics = [name for name in result.engines[0].test if name != "loss"]
+    table.add_column("", no_wrap=True)
+    runs = result.budget // result.steps
+    counts = (f"{runs // 2} runs", f"{runs} runs of tuning")
+    for column in ("1 run", *counts, "diverged", *(f"test {m}" for m in metrics[:1])):
+        table.add_column(column, no_wrap=True, justify="right")
+    for engine in result.engines:
+        median = engine.median
+        table.add_row(
+            engine.name,
+            number(median[0], 2),
+            number(median[runs // 2 - 1], 2),
+            bracketed(engine.final_loss),
+            f"{engine.diverged:.0%}",
+            *(number(engine.test[m]) for m in metrics[:1]),
+        )
+    for policy in result.policies:
+        table.add_row(
+            policy.name + (" (seen)" if policy.is_seen else ""),
+            "",
+            "",
+            bracketed(policy.final_loss),
+            f"{policy.diverged:.0%}",
+            *(number(policy.test[m]) for m in metrics[:1]),
+        )
+    return table
+
+
+def crossing_table(result: TaskResult) -> "Table":
+    """From how many tasks on a policy is cheaper than an engine that does as well."""
+    policies = [policy for policy in result.policies if policy.crossings and policy.inner_steps]
+    table = _table(f"{result.task}: tasks from which on a policy is cheaper")
+    table.add_column("", no_wrap=True)
+    for policy in policies:
+        table.add_column(f"{policy.name} ({policy.inner_steps:,})", no_wrap=True, justify="right")
+    for i, engine in enumerate(result.engines):
+        cells = []
+        for policy in policies:
+            crossed = policy.crossings[i]
+            cells.append(f"{'' if crossed.spent else '≤ '}{crossed.tasks:,}")
+        table.add_row(engine.name, *cells)
+    return table
+
+
+def _table(title: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    return Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+NOTE = """\
+Tuning is on one training problem; losses are of other seeds, medians, with 95 %
+intervals over searches (engines) or seeds (policies, which are not tuned).
+tasks: inner steps of meta-training over those that the engine took to do as well;
+≤ if it did not within its budget."""
+"""What the tables are."""

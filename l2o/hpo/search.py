@@ -1,0 +1,143 @@
+"""A search for a recipe on one training problem, and what it has spent."""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l2o.evaluate import Start, finite_cap, mean_loss, train_steps
+from l2o.hpo.recipe import follow
+from l2o.statistics import capped_losses
+from l2o.task import Data, Task
+
+NUM_REPORTS = 8
+"""How often a trial reports its loss, the last time at its end."""
+
+Run = Any
+"""Parameters and optimizer state of a trial."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trainer:
+    """Trains one problem by recipes, in stretches.
+
+    A whole trial ends as `l2o.evaluate` would end it with the same recipe.
+
+    Attributes:
+        task: what is trained.
+        start: instance, first parameters, batches and probes of every trial.
+        num_steps: inner steps of a trial.
+    """
+
+    task: Task
+    start: Start
+    num_steps: int
+
+    @property
+    def reports(self) -> list[int]:
+        """Steps after which a trial reports."""
+        return sorted({self.num_steps * (i + 1) // NUM_REPORTS for i in range(NUM_REPORTS)} - {0})
+
+    def begin(self) -> Run:
+        """A trial at its first step."""
+        params = jax.tree.map(jnp.asarray, self.start.params)
+        return params, follow(jnp.zeros((self.num_steps, 2))).init(params)
+
+    def advance(self, run: Run, rows: np.ndarray, first: int, last: int) -> tuple[Run, float]:
+        """Trains from step `first` to step `last` by a recipe of shape (num_steps, 2).
+
+        Returns:
+            The trial, and the loss on the start's probes; a diverged one is the task's cap.
+        """
+        stretch = compiled_stretch(self.task, self.num_steps)
+        run, loss = stretch(
+            rows, run, self.start, self.task.data, np.int32(first), np.int32(last - first)
+        )
+        return run, float(capped_losses(np.asarray(loss), finite_cap(self.task)))
+
+
+@functools.lru_cache(maxsize=4)
+def compiled_stretch(task: Task, num_steps: int) -> Callable[..., tuple[Run, jax.Array]]:
+    """`(recipe, run, start, data, first, count) -> (run, loss)`; compiled once for all searches."""
+
+    def stretch(rows, run: Run, start: Start, data: Data, first: jax.Array, count: jax.Array):
+        run, _ = train_steps(task, follow(rows), run, start, data, first, count, most=num_steps)
+        return run, mean_loss(task, run[0], start.probes, start.instance)
+
+    return jax.jit(stretch)
+
+
+class Report(NamedTuple):
+    """What a trial has told.
+
+    Attributes:
+        spent: inner steps of the whole search so far.
+        step: inner steps of this trial.
+        loss: on the probes.
+        recipe: shape (num_steps, 2); if it may still change, with the last values held.
+    """
+
+    spent: int
+    step: int
+    loss: float
+    recipe: np.ndarray
+
+
+@dataclass
+class Search:
+    """Runs trials within a budget and keeps what they told.
+
+    Attributes:
+        trainer: of the problem.
+        budget: inner steps of all trials.
+        reports: in order.
+    """
+
+    trainer: Trainer
+    budget: int
+    reports: list[Report] = field(default_factory=list)
+
+    @property
+    def spent(self) -> int:
+        """Inner steps so far."""
+        return self.reports[-1].spent if self.reports else 0
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether another whole trial fits."""
+        return self.spent + self.trainer.num_steps <= self.budget
+
+    def record(self, num_steps: int, step: int, loss: float, rows: np.ndarray) -> None:
+        """Notes that a trial took `num_steps` more and is now at `step`."""
+        self.reports.append(Report(self.spent + num_steps, step, loss, rows))
+
+    def trial(self, rows: np.ndarray) -> Iterator[tuple[int, float]]:
+        """Trains by a recipe; yields step and loss after each stretch. May be left early."""
+        run, before = self.trainer.begin(), 0
+        for step in self.trainer.reports:
+            run, loss = self.trainer.advance(run, rows, before, step)
+            self.record(step - before, step, loss, rows)
+            before = step
+            yield step, loss
+
+    def train(self, rows: np.ndarray) -> float:
+        """Trains a whole trial; returns its final loss."""
+        *_, (_, loss) = self.trial(rows)
+        return loss
+
+
+def incumbents(reports: list[Report]) -> list[Report]:
+    """The best trial so far, wherever that changes.
+
+    Of trials that have come equally far, the one with the lower loss; one that has come further is
+    better whatever its loss.
+    """
+    best: list[Report] = []
+    for report in reports:
+        if not best or (-report.step, report.loss) < (-best[-1].step, best[-1].loss):
+            best.append(report)
+    return best

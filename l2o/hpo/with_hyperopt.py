@@ -1,0 +1,25 @@
+"""Hyperopt's tree-structured Parzen estimator."""
+
+from pathlib import Path
+
+import numpy as np
+
+from l2o.hpo.recipe import SPACE, Hyperparameters, recipe
+from l2o.hpo.search import Search
+
+
+def hyperopt_tpe(search: Search, seed: int, folder: Path) -> None:
+    """Tree-structured Parzen estimator, every trial to its end."""
+    import hyperopt
+
+    del folder
+    num_steps = search.trainer.num_steps
+    hyperopt.fmin(
+        lambda point: search.train(recipe(Hyperparameters(**point), num_steps)),
+        {name: hyperopt.hp.loguniform(name, *np.log(ends)) for name, ends in SPACE.items()},
+        algo=hyperopt.tpe.suggest,
+        max_evals=search.budget // num_steps,
+        rstate=np.random.default_rng(seed),
+        show_progressbar=False,
+        verbose=False,
+    )

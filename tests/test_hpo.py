@@ -1,0 +1,261 @@
+"""Engines search within their budget; what they find and what it cost is reported as it is."""
+
+import itertools
+import json
+import math
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from l2o.cli import main
+from l2o.evaluate import draw_starts, train_settings
+from l2o.hpo import engines
+from l2o.hpo.engines import ENGINES, Engine
+from l2o.hpo.recipe import SPACE, Hyperparameters, follow, recipe
+from l2o.hpo.search import Report, Search, Trainer, incumbents
+from l2o.hpo.summary import Crossing, crossing, engine_result, loss_after
+from l2o.lookup import tasks_to_evaluate
+from l2o.streams import stream
+
+STEPS = 20
+RUNS = 16
+IN_PROCESS = [name for name in ENGINES if name != "ray_pbt"]
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    (task,) = tasks_to_evaluate(["digits_mlp_32"])
+    starts = draw_starts(stream(3, "evaluation"), task, 2)
+    return Trainer(task, jax.tree.map(lambda x: x[1], starts), STEPS), starts
+
+
+def searched(name, trainer, seed, folder):
+    search = Search(trainer, RUNS * STEPS)
+    ENGINES[name].search(search, seed, folder)
+    return search
+
+
+def test_a_recipe_is_a_cosine_between_its_ends():
+    rows = recipe(Hyperparameters(0.2, 0.1, end=0.25), 50)
+    schedule = optax.cosine_decay_schedule(0.2, 50, alpha=0.25)
+    np.testing.assert_allclose(rows[:, 0], [schedule(i) for i in range(50)], rtol=1e-5)
+    np.testing.assert_allclose(rows[:, 1], 0.9)
+    np.testing.assert_allclose(recipe(Hyperparameters(0.2, 0.1, end=1.0), 50)[:, 0], 0.2)
+
+
+def test_following_a_recipe_is_sgd_with_its_schedule():
+    rows = recipe(Hyperparameters(0.2, 0.1, end=0.25), 9)
+    schedule = optax.cosine_decay_schedule(0.2, 9, alpha=0.25)
+    ours, theirs = follow(jax.numpy.asarray(rows)), optax.sgd(schedule, momentum=0.9)
+    params = {"w": jax.numpy.array([1.0, -2.0])}
+    a, b = (params, ours.init(params)), (params, theirs.init(params))
+    for _ in range(9):
+        a, b = (
+            (optax.apply_updates(p, u), s)
+            for tx, (p, state) in ((ours, a), (theirs, b))
+            for u, s in [tx.update(jax.tree.map(lambda x: x**3, p), state, p)]
+        )
+    np.testing.assert_allclose(a[0]["w"], b[0]["w"], rtol=1e-6)
+
+
+def test_a_trial_ends_as_the_evaluation_does(trainer):
+    trainer, starts = trainer
+    rows = recipe(Hyperparameters(0.1, 0.1, end=0.1), STEPS)
+    search = Search(trainer, 10 * STEPS)
+    told = list(search.trial(rows))
+    assert [step for step, _ in told] == trainer.reports == [2, 5, 7, 10, 12, 15, 17, 20]
+    assert [report.spent for report in search.reports] == trainer.reports
+    (curves,) = train_settings(
+        trainer.task, follow, rows[None], starts, num_steps=STEPS, probe_every=STEPS
+    )
+    np.testing.assert_allclose(told[-1][1], curves.final_loss[1], rtol=1e-4)
+    _, loss = trainer.advance(trainer.begin(), rows, 0, STEPS)
+    np.testing.assert_allclose(loss, told[-1][1], rtol=1e-4)
+
+
+def test_a_trial_that_diverges_counts_as_the_cap(trainer):
+    rows = np.full((STEPS, 2), [1e30, 0.0], np.float32)
+    assert Search(trainer[0], STEPS).train(rows) == trainer[0].task.loss_cap
+
+
+@pytest.mark.parametrize("name", IN_PROCESS)
+def test_an_engine_searches_its_space_within_its_budget(name, trainer, tmp_path):
+    search = searched(name, trainer[0], 1, tmp_path)
+    assert search.budget - STEPS < search.spent <= search.budget
+    low, high = np.array(list(SPACE.values())).T
+    for report in search.reports:
+        assert np.all(report.recipe[:, 0] <= high[0] * 1.0001)
+        assert low[0] * 0.9999 <= report.recipe[0, 0]
+        assert np.all((report.recipe[:, 1] >= 0) & (report.recipe[:, 1] <= 0.9901))
+    last = incumbents(search.reports)[-1]
+    whole = [report.loss for report in search.reports if report.step == STEPS]
+    assert last.step == STEPS and last.loss == min(whole) < whole[0]
+
+
+@pytest.mark.parametrize("name", IN_PROCESS)
+def test_a_search_is_a_function_of_its_seed(name, trainer, tmp_path):
+    first, again = (searched(name, trainer[0], 1, tmp_path) for _ in range(2))
+    other = searched(name, trainer[0], 2, tmp_path)
+    losses = [[report.loss for report in search.reports] for search in (first, again, other)]
+    assert losses[0] == losses[1]
+    assert (losses[0] == losses[2]) == (name == "cosine")  # nothing of which is random
+
+
+def test_a_person_begins_in_the_middle_of_the_grid(trainer, tmp_path):
+    reports = searched("cosine", trainer[0], 0, tmp_path).reports
+    points = [
+        (float(rows[0, 0]), float(rows[0, 1])) for _, step, _, rows in reports if step == STEPS
+    ]
+    grid = [10.0 ** (k / 2) for k in (-4, -3, -5, -2, -6, -1, -7, 0, -8)]
+    np.testing.assert_allclose([rate for rate, _ in points[:9]], grid, rtol=1e-5)
+    assert len({rate for rate, _ in points[9:15]}) < 6 and len(set(points)) == RUNS
+    np.testing.assert_allclose(points[0][1], 0.9)
+    np.testing.assert_allclose(reports[7].recipe[-1, 0], 0.0, atol=1e-4)
+
+
+def test_tpe_keeps_a_journal_and_stops_bad_trials_early(trainer, tmp_path):
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    search = searched("optuna_tpe", trainer[0], 1, tmp_path)
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "optuna_tpe_1.journal")))
+    (summary,) = optuna.get_all_study_summaries(storage)
+    study = optuna.load_study(study_name=summary.study_name, storage=storage)
+    states = [trial.state for trial in study.trials]
+    assert len(study.trials) > RUNS and optuna.trial.TrialState.PRUNED in states
+    assert study.best_value == incumbents(search.reports)[-1].loss
+
+
+def a_report(spent, step, loss):
+    return Report(spent, step, loss, np.zeros((4, 2)))
+
+
+def test_what_has_come_further_is_better_and_then_what_is_lower():
+    reports = [
+        a_report(2, 2, 1.0),
+        a_report(4, 4, 3.0),
+        a_report(6, 2, 0.5),
+        a_report(8, 4, 3.0),
+        a_report(10, 4, 2.0),
+    ]
+    assert [report.spent for report in incumbents(reports)] == [2, 4, 10]
+
+
+class FakeCurves:
+    """What of `Curves` is read."""
+
+    def __init__(self, *losses):
+        self.final_loss = np.array(losses)
+        self.diverged = self.final_loss > 5
+        self.test = {"loss": self.final_loss, "accuracy": self.final_loss / 10}
+
+
+def test_curves_over_what_was_spent_are_medians_of_medians():
+    a = [
+        (a_report(4, 4, 0.0), FakeCurves(3.0, 5.0, 4.0)),
+        (a_report(12, 4, 0.0), FakeCurves(1.0, 1.0, 0.0)),
+    ]
+    b = [(a_report(8, 4, 0.0), FakeCurves(2.0, 9.0, 5.5))]
+    assert math.isnan(loss_after(b, 4)) and loss_after(a, 8) == 4.0 and loss_after(a, 12) == 1.0
+    result = engine_result("e", [a, b], [4, 8, 12])
+    np.testing.assert_allclose(result.median, [np.nan, 4.75, 3.25])
+    np.testing.assert_allclose(result.low, [np.nan, 4.375, 2.125])
+    np.testing.assert_allclose(result.high, [np.nan, 5.125, 4.375])
+    assert result.final_loss.median == 3.25 and result.diverged == pytest.approx(2 / 6)
+    mean = np.mean([1.0, 1.0, 0.0, 2.0, 9.0, 5.5])
+    assert result.test == pytest.approx({"loss": mean, "accuracy": mean / 10})
+
+
+def test_lines_cross_where_the_engine_is_as_good():
+    a = [(a_report(4, 4, 0.0), FakeCurves(4.0)), (a_report(12, 4, 0.0), FakeCurves(1.0))]
+    engine = engine_result("e", [a], [4, 8, 12])
+    assert crossing(4.5, 100, engine) == Crossing("e", 4, 25)
+    assert crossing(2.0, 100, engine) == Crossing("e", 12, 9)
+    assert crossing(0.5, 100, engine) == Crossing("e", None, 9)  # an upper bound
+    assert crossing(2.0, None, engine) == Crossing("e", 12, None)
+
+
+TINY = [
+    *("compare-hpo", "--task", "quadratic", "--steps", "20", "--runs", "4"),
+    *("--searches", "2", "--seeds", "3", "--inner-steps", "1", "--engines", "random", "cosine"),
+]
+
+
+def test_a_comparison_from_end_to_end_and_continued(tmp_path, capsys):
+    out = tmp_path / "hpo"
+    arguments = [*TINY, "--policies", "ppo", "--out", str(out)]
+    assert main(arguments) == 0
+    assert "ppo" in capsys.readouterr().out and (out / "hpo.png").stat().st_size > 1000
+    result = json.loads((out / "hpo.json").read_text())
+    task = result["tasks"][0]
+    assert [engine["name"] for engine in task["engines"]] == ["random", "cosine"]
+    assert [policy["name"] for policy in task["policies"]] == ["ppo", "untrained"]
+    ppo = task["policies"][0]
+    assert ppo["inner_steps"] > 0 and ppo["is_seen"]  # the only task there is
+    for crossed in ppo["crossings"]:
+        assert crossed["tasks"] == math.ceil(ppo["inner_steps"] / (crossed["spent"] or 80))
+    files = sorted((out / "searches").rglob("*.npz"))
+    assert len(files) == 4 * len(result["tasks"])
+    before = {path: path.stat().st_mtime_ns for path in files}
+    files[0].unlink()
+    (out / "hpo.json").unlink()
+    assert main([*arguments, "--resume"]) == 0
+    again = json.loads((out / "hpo.json").read_text())
+    assert again["tasks"] == result["tasks"]
+    changed = [path for path in files if path.stat().st_mtime_ns != before[path]]
+    assert changed == files[:1]
+    assert main(arguments) == 2 and "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--engines", "hyperop"], "`engines` must be a known name; got hyperop. Try hyperopt_tpe"),
+        (["--engines", "random", "random"], "--engines must differ; got random random."),
+        (["--policies", "nes"], "--policies must be a known name; got nes. Try nres"),
+        (["--policies", "ppo", "ppo"], "--policies must differ; got ppo ppo."),
+        (["--runs", "1"], "--runs must be at least 2; got 1. Try --runs 16"),
+        (["--steps", "0"], "--steps must be at least 1; got 0. Try --steps 400"),
+        (["--searches", "0"], "--searches must be at least 1; got 0. Try --searches 3"),
+        (["--released", "nowhere"], "nowhere"),
+        (["--task", "digit_mlp"], "--task must be a known name; got digit_mlp. Try digits_mlp"),
+        (["--seed", "-1"], "--seed must be between 0 and 2**32 - 1; got -1."),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, tmp_path, capsys):
+    out = tmp_path / "hpo"
+    assert main(["compare-hpo", *arguments, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert message.replace("`engines`", "--engines") in error and error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_an_engine_that_is_not_installed_says_how_to_get_it(tmp_path, capsys, monkeypatch):
+    absent = Engine(ENGINES["hyperopt_tpe"].search, ("hyperopt_that_is_not_there",))
+    monkeypatch.setattr(engines, "ENGINES", {**ENGINES, "hyperopt_tpe": absent})
+    out = ["--out", str(tmp_path / "hpo")]
+    assert main(["compare-hpo", "--engines", "hyperopt_tpe", *out]) == 2
+    assert "needs hyperopt_that_is_not_there. Try pip install 'l2o[tune]'" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "hpo").exists()
+
+
+@pytest.mark.slow
+def test_a_population_of_ray_searches_within_its_budget(trainer, tmp_path):
+    ray = pytest.importorskip("ray")
+    search = searched("ray_pbt", trainer[0], 1, tmp_path)
+    ray.shutdown()
+    assert search.spent == search.budget
+    last = incumbents(search.reports)[-1]
+    assert last.step == STEPS
+    # What a member did, history and all, is what its recipe says.
+    np.testing.assert_allclose(
+        search.trainer.advance(trainer[0].begin(), last.recipe, 0, STEPS)[1], last.loss, rtol=1e-3
+    )
+    copied = [r for r in search.reports if len(np.unique(r.recipe[:, 0])) > 1]
+    assert copied  # some went on with other rates
+    assert all(a.spent < b.spent for a, b in itertools.pairwise(search.reports))
