@@ -1,6 +1,7 @@
 """Learned optimizers as optax transformations, and their meta-training."""
 
 from l2o import features, nets, optimizers, policies
+from l2o.batches import batch_fraction
 from l2o.comparison import compare
 from l2o.estimators import (
     Estimator,
@@ -39,6 +40,7 @@ __all__ = [
     "Task",
     "TaskFamily",
     "Window",
+    "batch_fraction",
     "compare",
     "es_single",
     "evaluate",

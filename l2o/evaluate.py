@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from l2o.batches import batch_fraction, training_batch
 from l2o.statistics import capped_losses, is_diverged
 from l2o.task import Batch, Data, Instance, Key, Split, Task, check_task
 
@@ -298,7 +299,7 @@ def train_steps(
     def step(i, carry):
         params, opt_state, losses = carry
         k_batch = jax.random.fold_in(start.key, first + i)
-        batch = task.batch(k_batch, start.instance, data, "train")
+        batch = training_batch(task, k_batch, start.instance, data, batch_fraction(opt_state))
         loss, grads = jax.value_and_grad(task.loss)(params, batch, start.instance)
         updates, opt_state = extended.update(grads, opt_state, params, value=loss)
         losses = jax.lax.dynamic_update_index_in_dim(losses, loss.astype(jnp.float32), i, 0)

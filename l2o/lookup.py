@@ -73,7 +73,7 @@ def task_family(name: str) -> TaskFamily:
     Raises:
         ValueError: if there is none, with the nearest names.
     """
-    found = _attribute("task", TASKS.get(name, name), TASKS)
+    found = attribute("task", TASKS.get(name, name), TASKS)
     found = found if isinstance(found, Task | TaskFamily) else _call("task", name, found)
     if isinstance(found, Task):
         return TaskFamily(name=found.name, train=(found,), evaluation=())
@@ -87,7 +87,7 @@ def task_family(name: str) -> TaskFamily:
 
 def task_lines() -> dict[str, str]:
     """Each built-in task with one line about it."""
-    return {name: first_line(_attribute("task", path, ())) for name, path in TASKS.items()}
+    return {name: first_line(attribute("task", path, ())) for name, path in TASKS.items()}
 
 
 def evaluation_tasks(
@@ -155,7 +155,7 @@ def design(name: str) -> Callable[..., LearnedOptimizer]:
     """
     if name in DESIGNS:
         return DESIGNS[name]
-    found = _attribute("optimizer", name, DESIGNS)
+    found = attribute("optimizer", name, DESIGNS)
     if isinstance(found, LearnedOptimizer):
 
         def as_it_is(**config: Any) -> LearnedOptimizer:
@@ -178,7 +178,7 @@ def learned_optimizer(name: str) -> LearnedOptimizer:
     Raises:
         ValueError: if there is none, with the nearest names.
     """
-    found = _attribute("optimizer", name, DESIGNS) if name not in DESIGNS else None
+    found = attribute("optimizer", name, DESIGNS) if name not in DESIGNS else None
     lopt = found if isinstance(found, LearnedOptimizer) else _call("optimizer", name, design(name))
     if not isinstance(lopt, LearnedOptimizer):
         raise ValueError(
@@ -209,7 +209,12 @@ def first_line(thing: Callable[..., Any]) -> str:
     return (thing.__doc__ or "").strip().split("\n")[0]
 
 
-def _attribute(argument: str, path: str, known: Iterable[str]) -> Any:
+def attribute(argument: str, path: str, known: Iterable[str]) -> Any:
+    """What a `module:attribute` names.
+
+    Raises:
+        ValueError: if it cannot be imported; with the nearest of the known names if it is no path.
+    """
     module, _, attribute = path.partition(":")
     if not attribute or not module.strip("."):
         raise unknown(argument, path, known)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from l2o import parallel
+from l2o.batches import batch_fraction, training_batch
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.objective import (
     Best,
@@ -166,7 +167,8 @@ def inner_problem(
         def step(carry, keys):
             params, opt_state = carry
             k_batch, k_measure = keys
-            batch = task.batch(k_batch, state.instance, data, "train")
+            fraction = batch_fraction(opt_state)
+            batch = training_batch(task, k_batch, state.instance, data, fraction)
             loss, grads = jax.value_and_grad(task.loss)(params, batch, state.instance)
             updates, opt_state = tx.update(grads, opt_state, params, value=loss)
             updated = optax.apply_updates(params, updates)

@@ -153,17 +153,24 @@ def summary(name_or_path: str | Path) -> dict[str, Any]:
     return header["summary"]
 
 
+def names() -> list[str]:
+    """Names of the learned optimizers that come with l2o."""
+    return sorted(path.stem for path in _packaged_folder().glob("*.safetensors"))
+
+
+def _packaged_folder() -> Path:
+    return Path(str(importlib.resources.files("l2o.pretrained")))
+
+
 def _find(name_or_path: str | Path) -> Path:
     text, path = str(name_or_path), Path(name_or_path)
     is_name = isinstance(name_or_path, str) and path.name == text and not path.suffix
     if is_name:
-        folder = Path(str(importlib.resources.files("l2o.pretrained")))
-        packaged = folder / f"{text}.safetensors"
+        packaged = _packaged_folder() / f"{text}.safetensors"
         if packaged.is_file():
             return packaged
         if not path.exists():
-            present = sorted(p.stem for p in folder.glob("*.safetensors"))
-            nearest = difflib.get_close_matches(text, present) or present
+            nearest = difflib.get_close_matches(text, names()) or names()
             raise ValueError(
                 f"`name_or_path` must name an optimizer that comes with l2o, or a path; got "
                 f"{text!r}. Try {', '.join([*nearest, f'./{text} for a file or run folder'])}."

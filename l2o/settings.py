@@ -50,7 +50,8 @@ class MetaTraining:
 
     # What a policy is paid, and how it learns; for reinforce and ppo
     reward: tuple[str, ...] = ("log_loss",)
-    """log_loss (its decrease), loss (as evolution strategies have it), or metrics (their gain)."""
+    """log_loss (its decrease), loss (as evolution strategies have it), examples (saved by smaller
+    batches), or metrics (their gain)."""
     reward_weights: tuple[float, ...] = ()
     """Weight of each of the rewards; 1 if not given."""
     reward_on: RewardOn = "train"

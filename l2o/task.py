@@ -52,6 +52,8 @@ class Task:
             this. Without one a non-finite metric masks its member.
         loss_scale: a typical loss at initialisation, by which losses of different tasks are made
             comparable.
+        shrink: `(batch, fraction) -> batch` of the same shapes in which about this fraction of the
+            rows counts, at least one; None if the task has no such batches.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Task:
     maximized: frozenset[str] = frozenset()
     metric_caps: Mapping[str, float] = field(default_factory=dict)
     loss_scale: float = 1.0
+    shrink: Callable[[Batch, jax.Array], Batch] | None = None
 
 
 def check_task(task: Task) -> None:

@@ -107,6 +107,10 @@ def image_mlp(
             size = jnp.int32(batch_size)
         return Batch(images.pixels[rows], images.labels[rows], size)
 
+    def shrink(batch, fraction):
+        size = jnp.maximum(jnp.round(fraction * batch.size), 1.0)
+        return batch._replace(size=size.astype(batch.size.dtype))
+
     def logits(params, pixels, instance):
         x = pixels
         for i in range(len(sizes) - 1):
@@ -145,6 +149,7 @@ def image_mlp(
         maximized=frozenset({"accuracy", "macro_f1"}),
         metric_caps={"accuracy": 0.0, "macro_f1": 0.0},
         loss_scale=float(np.log(num_classes)),
+        shrink=shrink,
     )
 
 

@@ -12,7 +12,9 @@ import scipy.stats
 from user_module import bowl
 
 from l2o import nets
+from l2o.batches import batch_fraction, training_batch
 from l2o.estimators import nres
+from l2o.evaluate import evaluate
 from l2o.objective import Objective
 from l2o.parallel import population_mesh
 from l2o.policies import POLICIES, chooser, scheduler, tensor_controller
@@ -260,9 +262,19 @@ def test_loss_reward_is_the_cost_of_evolution_strategies(task):
     assert error < 0.02
 
 
-def test_environment_trains_as_the_optimizer_that_ships(task):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"core": "gru"},
+        {"knobs": ("batch_fraction", "momentum")},
+        {"base": "optax:lion", "knobs": ("b1",)},
+        {"base": "digits", "learning_rate": 1.0},
+    ],
+    ids=["gru", "batch", "lion", "learned"],
+)
+def test_environment_trains_as_the_optimizer_that_ships(task, changes):
     """Decisions by the most likely action, on the same batches: the same parameters."""
-    lopt = small_policy(core="gru")
+    lopt = small_policy(**changes)
     theta = noisy_theta(lopt)
     environment = training_environment(task, lopt.policy, horizon=HORIZON, window=WINDOW)
     states, _ = episode(environment, lopt.policy, theta, jax.random.key(3))
@@ -270,17 +282,107 @@ def test_environment_trains_as_the_optimizer_that_ships(task):
     tx = lopt.transform(theta, horizon=HORIZON)
     params, instance = states[0].params, states[0].instance
     opt_state = tx.init(params)
+
+    @jax.jit
+    def step(k_batch, params, opt_state):
+        batch = training_batch(task, k_batch, instance, task.data, batch_fraction(opt_state))
+        loss, grads = jax.value_and_grad(task.loss)(params, batch, instance)
+        updates, opt_state = tx.update(grads, opt_state, params, value=loss)
+        return optax.apply_updates(params, updates), opt_state, batch.size
+
+    sizes = []
     for k in range(HORIZON // INTERVAL):
         k_batches, _ = jax.random.split(jax.random.fold_in(k_steps, k))
         for k_batch in jax.random.split(k_batches, INTERVAL):
-            batch = task.batch(k_batch, instance, task.data, "train")
-            loss, grads = jax.value_and_grad(task.loss)(params, batch, instance)
-            updates, opt_state = tx.update(grads, opt_state, params, value=loss)
-            params = optax.apply_updates(params, updates)
+            params, opt_state, size = step(k_batch, params, opt_state)
+            sizes.append(int(size))
+    assert (len(set(sizes)) > 2) == ("batch_fraction" in changes.get("knobs", ()))
     for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(states[-1].params), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
     rates = [float(np.exp(s.knobs.positions[0, 0])) for s in states]
     assert len({round(rate, 6) for rate in rates}) > 3  # it did turn the knob
+
+
+def test_a_smaller_batch_is_its_first_rows_at_least_one(task):
+    key, instance = jax.random.key(0), task.sample(jax.random.key(1))
+    params = task.init(jax.random.key(2), instance)
+    batch = task.batch(key, instance, task.data, "train")
+    quarter = training_batch(task, key, instance, task.data, jnp.float32(0.25))
+    assert quarter.pixels.shape == batch.pixels.shape
+    first = batch._replace(pixels=batch.pixels[:4], labels=batch.labels[:4])
+    log_probs = lambda rows: jax.vmap(
+        lambda x, y: task.loss(
+            params,
+            batch._replace(
+                pixels=jnp.zeros_like(batch.pixels).at[0].set(x),
+                labels=jnp.zeros_like(batch.labels).at[0].set(y),
+                size=jnp.int32(1),
+            ),
+            instance,
+        )
+    )(rows.pixels, rows.labels)
+    expected = np.mean(log_probs(first))
+    np.testing.assert_allclose(task.loss(params, quarter, instance), expected, rtol=1e-5)
+    assert training_batch(task, key, instance, task.data, jnp.float32(0.001)).size == 1
+    assert training_batch(task, key, instance, task.data, None).size == 16
+    bare = dataclasses.replace(task, shrink=None)
+    with pytest.raises(ValueError, match="`task` must have `shrink` for an optimizer that chooses"):
+        training_batch(bare, key, instance, task.data, jnp.float32(0.5))
+
+
+def test_batches_shrink_wherever_an_optimizer_trains(task):
+    """In evaluation and under evolution strategies the loss of this task is the rows that count."""
+    lopt = small_policy(knobs=("batch_fraction",))
+    theta = lopt.init(jax.random.key(0))
+    shrinking = {**theta, "b2": jnp.array([0.0, -3.0])}
+    rows = dataclasses.replace(
+        task, loss=lambda p, b, i: b.size + 0.0 * jnp.sum(p["w0"]), loss_cap=100.0
+    )
+    tx = lambda *, horizon: lopt.transform(shrinking, horizon=horizon)
+    curves = evaluate(jax.random.key(1), rows, {"a": tx}, num_steps=HORIZON, num_seeds=1)
+    # It decides at steps 0, 5, ...; the next batch follows. Factors of exp(-0.9).
+    sizes = [16, *[round(16 * float(np.exp(-0.9 * k))) for k in (1, 2, 3) for _ in range(5)]]
+    np.testing.assert_allclose(curves["a"].train_loss[0, :16], sizes)
+    problem = inner_problem(rows, lopt, horizon=HORIZON, window=WINDOW, objective=Objective("mean"))
+    window = unroll_run(problem, jax.random.key(2), shrinking, problem.data)
+    np.testing.assert_allclose(window.loss[:16], sizes, rtol=1e-6)
+
+
+def test_examples_reward_is_what_was_not_used(task):
+    lopt = small_policy(knobs=("batch_fraction",))
+    reward = Reward(("log_loss", "examples"), weights=(1.0, 2.0))
+    environment = training_environment(
+        task, lopt.policy, horizon=HORIZON, window=WINDOW, reward=reward
+    )
+    shrinking = {**lopt.init(jax.random.key(0)), "b2": jnp.array([0.0, -1.0])}
+    states, outcomes = episode(environment, lopt.policy, shrinking, jax.random.key(3))
+    at = np.exp(-0.3 * np.arange(5))  # the fraction after each decision, in force one step later
+    used = sum((at[k] + 4 * at[k + 1]) / HORIZON for k in range(4))
+    np.testing.assert_allclose(sum(o.rewards[1] for o in outcomes), -used, rtol=1e-5)
+    gained = states[-1].potentials[0] - states[0].potentials[0]
+    np.testing.assert_allclose(sum(o.reward for o in outcomes), gained - 2.0 * used, rtol=1e-4)
+
+
+@pytest.mark.parametrize("core", ["mlp", "gru"])
+def test_agents_with_networks_of_their_own(core):
+    make = lambda **k: tensor_controller("sgdm", [], core=core, hidden_size=3, **k).policy
+    shared, separate = make(), make(networks=2)
+    theta = noisy_theta(tensor_controller("sgdm", [], core=core, hidden_size=3))
+    seen = jax.random.normal(jax.random.key(1), (2, 29))
+    twice = jax.tree.map(lambda t: jnp.stack([t, t]), theta)
+    expected, carry = shared.actor.apply(theta, seen, shared.actor.start(2))
+    found, own_carry = separate.actor.apply(twice, seen, separate.actor.start(2))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(*map(np.asarray, (own_carry, carry)), rtol=1e-5)
+    other = jax.tree.map(lambda t: t.at[1].add(1.0), twice)
+    changed, _ = separate.actor.apply(other, seen, separate.actor.start(2))
+    np.testing.assert_allclose(changed[0], found[0], rtol=1e-6)
+    assert np.all(changed[1] != found[1])
+    drawn = separate.actor.init(jax.random.key(0))
+    assert all(leaf.shape[0] == 2 for leaf in drawn.values())
+    assert any(np.any(leaf[0] != leaf[1]) for leaf in drawn.values())
+    with pytest.raises(ValueError, match="`networks` must be 1 or one for each of the 3 tensors"):
+        separate.knobs.init({k: jnp.ones(2) for k in "abc"}, 10)
 
 
 def test_difference_credit_is_what_an_agent_alone_changed(task):
@@ -468,7 +570,15 @@ def test_the_chosen_optimizer_trains_and_the_others_follow():
     [
         (lambda: scheduler(lowest=1.0, highest=0.1), "`lowest` and `highest` must make a range"),
         (lambda: scheduler(learning_rate=9.0), "`learning_rate` must be in the range 0.0001 to 3"),
-        (lambda: scheduler(base="lion"), "`base` must be one of sgdm, adam; got lion"),
+        (lambda: scheduler(base="lion"), "`base` must be a known name; got lion. Try adam, digits"),
+        (lambda: scheduler(base="optax:lions"), "`base` must be module:attribute that can be"),
+        (lambda: scheduler(base="math:sin"), "`base` must be a function that takes learning_rate"),
+        (
+            lambda: scheduler(base="digits", knobs=["b1"]),
+            "`knobs` of digits must be among batch_fr",
+        ),
+        (lambda: tensor_controller(knobs=["batch_fraction"]), "`knobs` of sgdm must be among mome"),
+        (lambda: tensor_controller(networks=0), "`networks` must be at least 1; got 0"),
         (lambda: scheduler(interval=0), "`interval` must be at least 1; got 0"),
         (lambda: scheduler(head="categorical"), "`head` must be gaussian or squashed"),
         (lambda: scheduler(core="lstm"), "`core` must be mlp or gru; got lstm"),
@@ -488,7 +598,7 @@ def test_bad_policies(make, message):
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
-        (Reward(("recall",)), "got recall. Try log_loss, loss, accuracy, macro_f1"),
+        (Reward(("recall",)), "got recall. Try log_loss, loss, examples, accuracy, macro_f1"),
         (Reward(()), "`reward` must name at least one"),
         (Reward(("loss", "loss")), "`reward` must differ"),
         (Reward(("loss",), weights=(1.0, 2.0)), "`reward_weights` must be one for each of 1"),

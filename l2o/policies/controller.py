@@ -10,9 +10,10 @@ hyperparameters injected; per tensor, each tensor has one of its own.
 """
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,14 @@ from l2o.policies.observation import (
     run_features,
     tensor_features,
 )
-from l2o.policies.policy import Knobs, Policy, PolicyOptimizer, as_learned_optimizer, make_actor
+from l2o.policies.policy import (
+    Knobs,
+    Policy,
+    PolicyOptimizer,
+    as_learned_optimizer,
+    make_actor,
+    separate,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +80,7 @@ KNOBS: Mapping[str, Knob] = {
     "b2": Knob(0.5, 0.99999, 0.3, of_rest=True),
     "weight_decay": Knob(1e-8, 1.0, 0.5),
     "max_norm": Knob(1e-3, 1e3, 0.5),
+    "batch_fraction": Knob(1 / 16, 1.0, 0.3),
 }
 """What can be turned besides the learning rate, whose range the design is given."""
 
@@ -81,6 +90,7 @@ STARTS: Mapping[str, float] = {
     "b2": 0.999,
     "weight_decay": 1e-4,
     "max_norm": 10.0,
+    "batch_fraction": 1.0,
 }
 
 
@@ -111,19 +121,61 @@ class Base(NamedTuple):
     """An optimizer to control.
 
     Attributes:
+        name: of it.
         make: from hyperparameters to the transformation.
         knobs: the hyperparameters that can be turned besides the learning rate.
+        is_learned: whether `make` takes the `horizon`, too.
     """
 
+    name: str
     make: Callable[..., optax.GradientTransformation]
     knobs: tuple[str, ...]
+    is_learned: bool = False
 
 
 BASES: Mapping[str, Base] = {
-    "sgdm": Base(sgdm, ("momentum", "weight_decay", "max_norm")),
-    "adam": Base(adam, ("b1", "b2", "weight_decay", "max_norm")),
+    "sgdm": Base("sgdm", sgdm, ("momentum", "weight_decay", "max_norm")),
+    "adam": Base("adam", adam, ("b1", "b2", "weight_decay", "max_norm")),
 }
 """Base optimizers by name."""
+
+
+def base_of(name: str) -> Base:
+    """The optimizer of this name.
+
+    Args:
+        name: one of `BASES`; "module:attribute" of a function of `learning_rate` that returns an
+            optax transformation, such as "optax:lion", whose knobs are those of its arguments that
+            are in `KNOBS`; or the name of a learned optimizer that comes with l2o, whose steps are
+            multiplied by the rate.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if name in BASES:
+        return BASES[name]
+    from l2o import lookup, release  # they know the designs, of which this is a part
+
+    if ":" not in name:
+        if name not in release.names():
+            raise lookup.unknown("base", name, (*BASES, *release.names()))
+        lopt, theta = release.load(name)
+
+        def direction(learning_rate: Any, horizon: Any) -> optax.GradientTransformation:
+            tx = lopt.transform(theta, horizon=horizon)
+            return optax.chain(tx, optax.scale(learning_rate))
+
+        return Base(name, direction, (), is_learned=True)
+    make = lookup.attribute("base", name, BASES)
+    try:
+        taken = inspect.signature(make).parameters
+    except (TypeError, ValueError):
+        taken = {}
+    if "learning_rate" not in taken:
+        raise ValueError(
+            f"`base` must be a function that takes learning_rate; got {name}. Try optax:lion."
+        )
+    return Base(name, make, tuple(k for k in KNOBS if k in taken and k != "batch_fraction"))
 
 
 class ControllerState(NamedTuple):
@@ -133,11 +185,13 @@ class ControllerState(NamedTuple):
         seen: of the run.
         positions: shape (agents, knobs).
         bases: state of the base optimizer of each agent.
+        batch_fraction: float32 scalar, see `l2o.batches`; () if it is not turned.
     """
 
     seen: Observed
     positions: jax.Array
     bases: tuple[Any, ...]
+    batch_fraction: jax.Array | tuple[()] = ()
 
 
 def scheduler(
@@ -150,11 +204,12 @@ def scheduler(
     head: HeadName = "gaussian",
     core: str = "mlp",
     hidden_size: int = 32,
+    knobs: Sequence[str] = (),
 ) -> PolicyOptimizer:
     """One agent that schedules the learning rate of a whole network.
 
     Args:
-        base: "sgdm" or "adam".
+        base: see `base_of`; for a learned optimizer the rate is a factor of its steps.
         learning_rate: where it starts.
         lowest: smallest rate.
         highest: largest rate.
@@ -163,12 +218,15 @@ def scheduler(
         head: "gaussian", or "squashed" for actions between -1 and 1.
         core: "mlp", or "gru" for an agent with a memory.
         hidden_size: of the network.
+        knobs: what is turned besides: batch_fraction, the part of each batch that counts, and what
+            `tensor_controller` turns.
 
     Raises:
         ValueError: if the range of rates is empty or the start outside it, `interval` < 1, or a
             name is unknown.
     """
-    return _controller("scheduler", dict(locals()), (), per_tensor=False)
+    knobs = list(knobs)
+    return _controller("scheduler", dict(locals()), knobs, per_tensor=False)
 
 
 def tensor_controller(
@@ -182,11 +240,12 @@ def tensor_controller(
     head: HeadName = "gaussian",
     core: str = "mlp",
     hidden_size: int = 32,
+    networks: int = 1,
 ) -> PolicyOptimizer:
-    """One agent for each tensor, all with the same network, that turns its hyperparameters.
+    """One agent for each tensor that turns its hyperparameters.
 
     Args:
-        base: "sgdm" or "adam".
+        base: see `base_of`.
         knobs: what is turned besides the learning rate: momentum (b1 and b2 for adam),
             weight_decay, max_norm (of the tensor's gradient).
         learning_rate: where it starts, for each tensor.
@@ -197,6 +256,8 @@ def tensor_controller(
         head: "gaussian", or "squashed" for actions between -1 and 1.
         core: "mlp", or "gru" for agents with a memory.
         hidden_size: of the network.
+        networks: 1 for one that all agents share; or one for each agent, for models with exactly
+            so many tensors.
 
     Raises:
         ValueError: as `scheduler`, or if the base has no such knob.
@@ -209,14 +270,26 @@ def _controller(
     name: str, config: dict[str, Any], names: Sequence[str], *, per_tensor: bool
 ) -> PolicyOptimizer:
     """The design of this name; `config` holds the arguments of its constructor."""
-    base, learning_rate = config["base"], config["learning_rate"]
+    base, learning_rate = base_of(config["base"]), config["learning_rate"]
     rate = Knob(config["lowest"], config["highest"], config["step"])
-    _check(base, names, learning_rate, rate, config["interval"])
+    _check(base, names, learning_rate, rate, config["interval"], per_tensor=per_tensor)
     table = {"learning_rate": rate, **{n: KNOBS[n] for n in names}}
     start = {"learning_rate": learning_rate, **{n: STARTS[n] for n in names}}
     ends = np.array([knob.ends for knob in table.values()], np.float32)
     steps = np.array([knob.step for knob in table.values()], np.float32)
-    tx = optax.inject_hyperparams(BASES[base].make)(**start)
+    of_base = [n for n in table if n != "batch_fraction"]
+    networks = config.get("networks", 1)
+    if networks < 1:
+        raise ValueError(f"`networks` must be at least 1; got {networks}. Try networks=1.")
+
+    def base_with(horizon: int | jax.Array) -> optax.GradientTransformationExtraArgs:
+        values = {n: start[n] for n in of_base}
+        values |= {"horizon": horizon} if base.is_learned else {}
+        return cast(
+            optax.GradientTransformationExtraArgs, optax.inject_hyperparams(base.make)(**values)
+        )
+
+    tx = base_with(1)  # what it is made with is replaced by what the state holds
 
     def parts(tree: optax.Params) -> list[optax.Params]:
         return jax.tree.leaves(tree) if per_tensor else [tree]
@@ -224,10 +297,17 @@ def _controller(
     def init(params: optax.Params, horizon: int | jax.Array) -> ControllerState:
         encoded = [knob.encode(start[n]) for n, knob in table.items()]
         num_agents = len(parts(params))
+        if networks not in (1, num_agents):
+            raise ValueError(
+                f"`networks` must be 1 or one for each of the {num_agents} tensors; got {networks}."
+                f" Try networks={num_agents}."
+            )
+        fresh = base_with(horizon)
         return ControllerState(
             seen=observed_init(params, horizon),
             positions=jnp.tile(jnp.array(encoded, jnp.float32), (num_agents, 1)),
-            bases=tuple(tx.init(part) for part in parts(params)),
+            bases=tuple(fresh.init(part) for part in parts(params)),
+            batch_fraction=jnp.float32(1.0) if "batch_fraction" in names else (),
         )
 
     def observe(state: ControllerState) -> jax.Array:
@@ -243,17 +323,20 @@ def _controller(
 
     def turn(state: ControllerState, action: jax.Array) -> ControllerState:
         moved = jnp.clip(state.positions + steps * action, ends[:, 0], ends[:, 1])
-        return state._replace(positions=moved)
+        state = state._replace(positions=moved)
+        if "batch_fraction" in names:
+            i = list(table).index("batch_fraction")
+            state = state._replace(batch_fraction=table["batch_fraction"].decode(moved[0, i]))
+        return state
 
     def update(grads, state: ControllerState, params, value: jax.Array):
         steps, bases = [], []
         of_agents = zip(parts(grads), parts(params), state.bases, state.positions, strict=True)
         for grad, param, base_state, position in of_agents:
-            values = {
-                n: knob.decode(x) for (n, knob), x in zip(table.items(), position, strict=True)
-            }
+            at = dict(zip(table, position, strict=True))
+            values = {n: table[n].decode(at[n]) for n in of_base}
             base_state = base_state._replace(hyperparams=base_state.hyperparams | values)
-            step, base_state = tx.update(grad, base_state, param)
+            step, base_state = tx.update(grad, base_state, param, value=value)
             steps.append(step)
             bases.append(base_state)
         updates = jax.tree.structure(grads).unflatten(steps) if per_tensor else steps[0]
@@ -265,11 +348,12 @@ def _controller(
     if config["head"] == "categorical":
         raise ValueError("`head` must be gaussian or squashed; got categorical. Try head=gaussian.")
     head = make_head(config["head"], len(table))
+    actor = make_actor(config["core"], num_features, head.num_outputs, config["hidden_size"])
     return as_learned_optimizer(
         Policy(
             name=name,
             knobs=Knobs(init, observe, turn, update),
-            actor=make_actor(config["core"], num_features, head.num_outputs, config["hidden_size"]),
+            actor=actor if networks == 1 else separate(actor, networks),
             head=head,
             interval=config["interval"],
             config=config,
@@ -278,15 +362,20 @@ def _controller(
 
 
 def _check(
-    base: str, names: Sequence[str], learning_rate: float, rate: Knob, interval: int
+    base: Base,
+    names: Sequence[str],
+    learning_rate: float,
+    rate: Knob,
+    interval: int,
+    *,
+    per_tensor: bool,
 ) -> None:
-    if base not in BASES:
-        raise ValueError(f"`base` must be one of {', '.join(BASES)}; got {base}. Try base=sgdm.")
+    known = base.knobs if per_tensor else (*base.knobs, "batch_fraction")
     for name in names:
-        if name not in BASES[base].knobs:
+        if name not in known:
             raise ValueError(
-                f"`knobs` of {base} must be among {', '.join(BASES[base].knobs)}; got {name}. "
-                f"Try knobs={BASES[base].knobs[0]}."
+                f"`knobs` of {base.name} must be among {', '.join(known) or 'none'}; got {name}. "
+                "Drop it."
             )
     if len(set(names)) < len(names):
         raise ValueError(f"`knobs` must differ; got {', '.join(names)}. Drop one.")

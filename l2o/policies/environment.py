@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from l2o.batches import batch_fraction, training_batch
 from l2o.learned_optimizer import as_float32
 from l2o.policies.policy import Policy
 from l2o.policies.reward import Reward, check_reward, measure, paid
@@ -217,7 +218,7 @@ def training_environment(
         """The interval that follows an action; what it paid is not shared out yet."""
         k_batches, k_measure = jax.random.split(key)
         turned = knobs.turn(state.knobs, action)
-        params, turned, losses = train(k_batches, state, turned, data)
+        params, turned, losses, used = train(k_batches, state, turned, data)
         loss, potentials = measure(reward, task, k_measure, params, state.instance, data)
         count = state.step + interval
         limit = jnp.maximum(task.loss_cap, 2.0 * state.first_loss)
@@ -229,6 +230,7 @@ def training_environment(
             state.potentials,
             potentials,
             losses,
+            used,
             steps_left,
             state.horizon,
             diverged,
@@ -248,19 +250,23 @@ def training_environment(
 
     def train(key: Key, state: TrainingState, turned: Any, data: Data):
         def inner_step(carry, k_batch: Key):
-            params, turned = carry
-            batch = task.batch(k_batch, state.instance, data, "train")
+            params, turned, fraction = carry
+            batch = training_batch(task, k_batch, state.instance, data, fraction)
             loss, grads = jax.value_and_grad(task.loss)(params, batch, state.instance)
             updates, turned = knobs.update(
                 as_float32(grads), turned, as_float32(params), loss.astype(jnp.float32)
             )
             updates = jax.tree.map(lambda u, g: u.astype(g.dtype), updates, grads)
-            return (optax.apply_updates(params, updates), turned), loss.astype(jnp.float32)
+            carry = optax.apply_updates(params, updates), turned, batch_fraction(turned)
+            used = jnp.float32(1.0 if fraction is None else fraction)
+            return carry, (loss.astype(jnp.float32), used)
 
-        (params, turned), losses = jax.lax.scan(
-            inner_step, (state.params, turned), jax.random.split(key, interval)
+        # An optimizer decides at an update, whose batch has been drawn by then.
+        carry = state.params, turned, batch_fraction(state.knobs)
+        (params, turned, _), (losses, used) = jax.lax.scan(
+            inner_step, carry, jax.random.split(key, interval)
         )
-        return params, turned, losses
+        return params, turned, losses, used
 
     seen = jax.eval_shape(lambda key: observe(start(key)).agents, jax.random.key(0))
     repeats = 1 + seen.shape[0] if credit == "difference" else 1

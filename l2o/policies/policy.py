@@ -202,6 +202,22 @@ def gru_actor(num_features: int, num_outputs: int, hidden_size: int) -> Actor:
     return Actor(init=init, start=lambda agents: jnp.zeros((agents, hidden_size)), apply=apply)
 
 
+def separate(actor: Actor, num_agents: int) -> Actor:
+    """An actor with a network of its own for each agent; theta has an agent axis first."""
+
+    def init(key: Key) -> Theta:
+        return jax.vmap(actor.init)(jax.random.split(key, num_agents))
+
+    def apply(theta: Theta, observation: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
+        def of_one(theta: Theta, *one: Any) -> tuple[jax.Array, Carry]:
+            outputs, carry = actor.apply(theta, *jax.tree.map(lambda x: x[None], one))
+            return outputs[0], jax.tree.map(lambda x: x[0], carry)
+
+        return jax.vmap(of_one)(theta, observation, carry)
+
+    return Actor(init=init, start=actor.start, apply=apply)
+
+
 def make_actor(core: str, num_features: int, num_outputs: int, hidden_size: int) -> Actor:
     """The actor with this core, "mlp" or "gru".
 

@@ -5,6 +5,8 @@
     loss       less the loss of each step of the interval, over `Task.loss_scale` and the horizon:
                the sum of a run that does not diverge is less its mean loss, the cost that evolution
                strategies have
+    examples   less the fraction of each batch that counted, over the horizon: what a policy that
+               chooses the size of batches saves; the sum of a run is at least -1
     a metric   its gain on fresh batches, which telescopes to that of the whole run; those not in
                `Task.maximized` gain by falling
 
@@ -24,6 +26,9 @@ from l2o.task import Data, Instance, Key, Split, Task
 
 LOSSES = ("log_loss", "loss")
 
+BUILT_IN = (*LOSSES, "examples")
+"""Rewards that any task can pay; all others are its metrics."""
+
 LOG_FLOOR = 1e-5
 """Added to a loss before its logarithm, so that a solved problem is not worth everything."""
 
@@ -33,7 +38,7 @@ class Reward:
     """What is paid.
 
     Attributes:
-        names: "log_loss", "loss", or metrics of the task.
+        names: "log_loss", "loss", "examples", or metrics of the task.
         weights: of each; all 1 if not given.
         on: split of the fresh batches, "train" or "valid".
         batches: fresh batches of one measurement.
@@ -56,12 +61,12 @@ def check_reward(reward: Reward, task: Task) -> None:
     """Raises a `ValueError` that says what to type if the task cannot pay this reward."""
     if not reward.names:
         raise ValueError("`reward` must name at least one; got none. Try reward=log_loss.")
-    known = (*LOSSES, *metric_names(task))
+    known = (*BUILT_IN, *metric_names(task))
     for name in reward.names:
         if name not in known:
             raise ValueError(
-                f"`reward` must be log_loss, loss or a metric of task {task.name}; got {name}. "
-                f"Try {', '.join(known)}."
+                f"`reward` must be {', '.join(BUILT_IN)} or a metric of task {task.name}; got "
+                f"{name}. Try {', '.join(known)}."
             )
     if len(set(reward.names)) < len(reward.names):
         raise ValueError(f"`reward` must differ; got {' '.join(reward.names)}. Drop one.")
@@ -90,12 +95,12 @@ def check_reward(reward: Reward, task: Task) -> None:
     if not 0 <= reward.penalty < math.inf:
         raise ValueError(f"`penalty` must not be negative; got {reward.penalty}. Try penalty=1.")
     for name in reward.names:
-        if name not in LOSSES and name not in task.metric_caps:
+        if name not in BUILT_IN and name not in task.metric_caps:
             raise ValueError(
                 f"`reward` must have a worst value, so that a run that diverges can be paid; got "
                 f"{name}, which has none in task {task.name}. Add it to metric_caps."
             )
-        measure = "loss" if name in LOSSES else name
+        measure = "loss" if name in BUILT_IN else name
         check_measurement(Objective(measure=measure, measure_on=reward.on), task)
 
 
@@ -106,12 +111,12 @@ def measure(
 
     Returns:
         The loss, a scalar that may be infinite or NaN, and the potentials of shape (names,), whose
-        differences are paid; 0 for "loss", which is paid by the step.
+        differences are paid; 0 for "loss" and "examples", which are paid by the step.
     """
 
     def of_batch(k_batch: Key) -> tuple[jax.Array, dict[str, jax.Array]]:
         batch = task.batch(k_batch, instance, data, reward.on)
-        names = [name for name in reward.names if name not in LOSSES]
+        names = [name for name in reward.names if name not in BUILT_IN]
         found = dict(task.metrics(params, batch, instance)) if names else {}
         gains = {name: -as_cost(Objective(measure=name), task, found[name]) for name in names}
         return task.loss(params, batch, instance), gains
@@ -124,7 +129,8 @@ def measure(
     worst = {name: -as_cost(Objective(measure=name), task, jnp.nan) for name in gains}
     gains = {name: jnp.where(jnp.isfinite(losses), gains[name], worst[name]) for name in gains}
     log_loss = jnp.log(jnp.maximum(capped(losses, task.loss_cap), 0.0) + LOG_FLOOR)
-    potentials = {"log_loss": -log_loss, "loss": jnp.zeros(()), **gains}
+    by_step = {"loss": jnp.zeros(()), "examples": jnp.zeros(())}
+    potentials = {"log_loss": -log_loss, **by_step, **gains}
     return losses, jnp.stack([potentials[name] for name in reward.names])
 
 
@@ -134,6 +140,7 @@ def paid(
     before: jax.Array,
     after: jax.Array,
     losses: jax.Array,
+    used: jax.Array,
     steps_left: jax.Array,
     horizon: jax.Array,
     diverged: jax.Array,
@@ -146,12 +153,16 @@ def paid(
         before: potentials before the decision, shape (names,).
         after: and after it.
         losses: of the steps between, float32 of shape (interval,).
+        used: fractions of their batches that counted, likewise.
         steps_left: of the run, after the decision.
         horizon: steps of the whole run.
         diverged: whether the run ends here because it diverged.
     """
     of_steps = jnp.sum(as_cost(Objective(normalize=True), task, losses))
     lost = jnp.where(diverged, steps_left * as_cost(Objective(normalize=True), task, jnp.inf), 0.0)
-    by_step = -(of_steps + jnp.where(steps_left > 0, lost, 0.0)) / horizon
-    is_loss = jnp.array([name == "loss" for name in reward.names])
-    return jnp.where(is_loss, by_step, after - before)
+    by_step = {
+        "loss": -(of_steps + jnp.where(steps_left > 0, lost, 0.0)) / horizon,
+        "examples": -jnp.sum(used) / horizon,
+    }
+    gains = after - before
+    return jnp.stack([by_step.get(name, gains[i]) for i, name in enumerate(reward.names)])

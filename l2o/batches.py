@@ -1,0 +1,38 @@
+"""Batches of a size that the optimizer chooses: shapes stay, fewer rows count."""
+
+import jax
+import optax
+
+from l2o.task import Batch, Data, Instance, Key, Task
+
+
+def batch_fraction(opt_state: optax.OptState) -> jax.Array | None:
+    """The fraction of its batch that an optimizer wants to count at the next step.
+
+    Args:
+        opt_state: state of any optax transformation.
+
+    Returns:
+        A float32 scalar in (0, 1]; None if the optimizer does not choose.
+    """
+    found = optax.tree.get_all_with_path(opt_state, "batch_fraction")
+    return next((value for _, value in found if not isinstance(value, tuple)), None)
+
+
+def training_batch(
+    task: Task, key: Key, instance: Instance, data: Data, fraction: jax.Array | None
+) -> Batch:
+    """A training batch of which a fraction counts, all of it if that is None.
+
+    Raises:
+        ValueError: if there is a fraction and the task has no `shrink`.
+    """
+    batch = task.batch(key, instance, data, "train")
+    if fraction is None:
+        return batch
+    if task.shrink is None:
+        raise ValueError(
+            f"`task` must have `shrink` for an optimizer that chooses the size of batches; got "
+            f"{task.name}, which has none. Drop the knob batch_fraction."
+        )
+    return task.shrink(batch, fraction)
