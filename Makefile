@@ -32,6 +32,7 @@ wheel: $(VENV)/.installed-dev
 	sh tests/smoke_wheel.sh $(BIN)/python
 
 slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --editable '.[agents]'
 	$(BIN)/python -m pytest -m slow
 
 $(BIN)/python:

@@ -13,6 +13,8 @@ from user_module import bowl_with_splits
 from l2o.policies import chooser, scheduler, tensor_controller
 from l2o.policies.env import TrainingEnv, gymnasium_env
 from l2o.policies.reward import Reward
+from l2o.tasks.digits import digits
+from l2o.tasks.image_mlp import image_mlp
 
 DESIGNS = {
     "scheduler": scheduler(interval=5),
@@ -97,3 +99,31 @@ def test_without_gymnasium(monkeypatch):
 def test_a_horizon_that_is_no_number_of_intervals():
     with pytest.raises(ValueError, match=r"`horizon` must be a multiple of `window`"):
         make("scheduler", horizon=22)
+
+
+@pytest.mark.slow
+def test_an_outside_agent_learns_in_it():
+    """PPO of Stable-Baselines3 finds that the rate, which begins too low, should rise."""
+    ppo = pytest.importorskip("stable_baselines3").PPO
+    task = image_mlp("tiny", digits(), (16,))
+    slow = scheduler(learning_rate=0.003, interval=10)
+    gym = gymnasium_env(TrainingEnv(task, slow, horizon=100, reward=Reward(penalty=0.0)))
+    agent = ppo("MlpPolicy", gym, n_steps=250, batch_size=125, learning_rate=1e-3, seed=0)
+
+    def returns(num_runs: int) -> np.ndarray:
+        totals = []
+        for seed in range(num_runs):
+            seen, _ = gym.reset(seed=seed)
+            over, total = False, 0.0
+            while not over:
+                action, _ = agent.predict(seen, deterministic=True)
+                seen, reward, over, _, _ = gym.step(action)
+                total += reward
+            totals.append(total)
+        return np.array(totals)
+
+    before = returns(20)
+    agent.learn(7500)
+    gained = returns(20) - before  # on the same episodes
+    assert np.mean(gained) > 4 * np.std(gained, ddof=1) / 20**0.5
+    assert np.mean(gained) > 0.5  # the loss is more than a third lower
