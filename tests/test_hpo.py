@@ -106,7 +106,7 @@ def test_a_search_is_a_function_of_its_seed(name, trainer, tmp_path):
 def test_a_person_begins_in_the_middle_of_the_grid(trainer, tmp_path):
     reports = searched("cosine", trainer[0], 0, tmp_path).reports
     points = [
-        (float(rows[0, 0]), float(rows[0, 1])) for _, step, _, rows in reports if step == STEPS
+        (float(rows[0, 0]), float(rows[0, 1])) for _, _, step, _, rows in reports if step == STEPS
     ]
     grid = [10.0 ** (k / 2) for k in (-4, -3, -5, -2, -6, -1, -7, 0, -8)]
     np.testing.assert_allclose([rate for rate, _ in points[:9]], grid, rtol=1e-5)
@@ -129,19 +129,28 @@ def test_tpe_keeps_a_journal_and_stops_bad_trials_early(trainer, tmp_path):
     assert study.best_value == incumbents(search.reports)[-1].loss
 
 
-def a_report(spent, step, loss):
-    return Report(spent, step, loss, np.zeros((4, 2)))
+def a_report(spent, step=4, loss=0.0, trial="a", rate=0.0):
+    return Report(spent, trial, step, loss, np.full((4, 2), rate))
 
 
-def test_what_has_come_further_is_better_and_then_what_is_lower():
+def test_the_incumbent_is_the_trial_whose_last_report_is_the_lowest():
     reports = [
-        a_report(2, 2, 1.0),
-        a_report(4, 4, 3.0),
-        a_report(6, 2, 0.5),
-        a_report(8, 4, 3.0),
-        a_report(10, 4, 2.0),
+        a_report(2, 2, 4.0, "a"),
+        a_report(4, 4, 3.0, "a"),  # the same recipe
+        a_report(6, 2, 1.0, "b"),
+        a_report(8, 4, 5.0, "b"),  # got worse: a is the best again
+        a_report(10, 2, 2.0, "c"),
+        a_report(12, 4, 1.5, "c", rate=0.1),  # went on otherwise
+        a_report(14, 4, 9.0, "d"),
     ]
-    assert [report.spent for report in incumbents(reports)] == [2, 4, 10]
+    found = [(r.spent, r.trial, r.step, r.loss) for r in incumbents(reports)]
+    assert found == [
+        (2, "a", 4, 3.0),
+        (6, "b", 2, 1.0),
+        (8, "a", 4, 3.0),
+        (10, "c", 2, 2.0),
+        (12, "c", 4, 1.5),
+    ]
 
 
 class FakeCurves:
@@ -155,10 +164,10 @@ class FakeCurves:
 
 def test_curves_over_what_was_spent_are_medians_of_medians():
     a = [
-        (a_report(4, 4, 0.0), FakeCurves(3.0, 5.0, 4.0)),
-        (a_report(12, 4, 0.0), FakeCurves(1.0, 1.0, 0.0)),
+        (a_report(4), FakeCurves(3.0, 5.0, 4.0)),
+        (a_report(12), FakeCurves(1.0, 1.0, 0.0)),
     ]
-    b = [(a_report(8, 4, 0.0), FakeCurves(2.0, 9.0, 5.5))]
+    b = [(a_report(8), FakeCurves(2.0, 9.0, 5.5))]
     assert math.isnan(loss_after(b, 4)) and loss_after(a, 8) == 4.0 and loss_after(a, 12) == 1.0
     result = engine_result("e", [a, b], [4, 8, 12])
     np.testing.assert_allclose(result.median, [np.nan, 4.75, 3.25])
@@ -170,7 +179,7 @@ def test_curves_over_what_was_spent_are_medians_of_medians():
 
 
 def test_lines_cross_where_the_engine_is_as_good():
-    a = [(a_report(4, 4, 0.0), FakeCurves(4.0)), (a_report(12, 4, 0.0), FakeCurves(1.0))]
+    a = [(a_report(4), FakeCurves(4.0)), (a_report(12), FakeCurves(1.0))]
     engine = engine_result("e", [a], [4, 8, 12])
     assert crossing(4.5, 100, engine) == Crossing("e", 4, 25)
     assert crossing(2.0, 100, engine) == Crossing("e", 12, 9)

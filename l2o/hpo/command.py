@@ -255,8 +255,8 @@ def search_all(
 def save_reports(path: Path, reports: Sequence[Report]) -> None:
     """Writes reports, as a whole or not at all."""
     buffer = io.BytesIO()
-    spent, step, loss, recipes = (np.array(column) for column in zip(*reports, strict=True))
-    np.savez(buffer, spent=spent, step=step, loss=loss, recipe=recipes)
+    columns = {name: np.array([getattr(r, name) for r in reports]) for name in Report._fields}
+    np.savez(buffer, allow_pickle=False, **columns)
     atomic_write(path, buffer.getvalue())
 
 
@@ -264,7 +264,10 @@ def load_reports(path: Path) -> list[Report]:
     """Reads what `save_reports` wrote."""
     with np.load(path) as file:
         columns = [file[name] for name in Report._fields]
-    return [Report(int(s), int(n), float(x), r) for s, n, x, r in zip(*columns, strict=True)]
+    return [
+        Report(int(spent), str(trial), int(step), float(loss), rows)
+        for spent, trial, step, loss, rows in zip(*columns, strict=True)
+    ]
 
 
 def evaluate_recipes(

@@ -60,7 +60,9 @@ def write_results(
     }
     paths = [folder / "hpo.json", folder / "hpo.png"]
     atomic_write(paths[0], json.dumps(strict(content), indent=1, allow_nan=False).encode())
-    atomic_write(paths[1], plots.png([[panel(result)] for result in results]))
+    atomic_write(
+        paths[1], plots.png([[panel(result)] for result in results], has_shared_legend=True)
+    )
     return paths
 
 
@@ -89,13 +91,18 @@ def panel(result: TaskResult) -> plots.Draw:
                 share = (policy.inner_steps or 0) / tasks
                 if first <= share <= last:
                     axes.plot([share], [loss.median], "|", color=color, markersize=14)
-                    axes.annotate(f"{tasks:,} tasks", (share, loss.median), fontsize=7)
-        plots.label(
-            axes,
-            f"{result.task}, {result.steps} steps",
-            "inner steps of tuning, or of meta-training shared by so many tasks",
-            "final training loss",
-        )
+                    axes.annotate(
+                        f"{policy.name}: {tasks:,} tasks",
+                        (share, loss.median),
+                        xytext=(4, 4),
+                        textcoords="offset points",
+                        fontsize=6,
+                        color=color,
+                    )
+        axes.set_title(f"{result.task}, {result.steps} steps")
+        axes.set_xlabel("inner steps of tuning, or of meta-training\nshared by so many tasks")
+        axes.set_ylabel("final training loss")
+        axes.grid(alpha=0.25)
 
     return draw
 

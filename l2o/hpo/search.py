@@ -1,7 +1,7 @@
 """A search for a recipe on one training problem, and what it has spent."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -76,12 +76,14 @@ class Report(NamedTuple):
 
     Attributes:
         spent: inner steps of the whole search so far.
+        trial: which one.
         step: inner steps of this trial.
         loss: on the probes.
         recipe: shape (num_steps, 2); if it may still change, with the last values held.
     """
 
     spent: int
+    trial: str
     step: int
     loss: float
     recipe: np.ndarray
@@ -95,11 +97,13 @@ class Search:
         trainer: of the problem.
         budget: inner steps of all trials.
         reports: in order.
+        num_trials: begun by `trial`.
     """
 
     trainer: Trainer
     budget: int
     reports: list[Report] = field(default_factory=list)
+    num_trials: int = 0
 
     @property
     def spent(self) -> int:
@@ -111,16 +115,17 @@ class Search:
         """Whether another whole trial fits."""
         return self.spent + self.trainer.num_steps <= self.budget
 
-    def record(self, num_steps: int, step: int, loss: float, rows: np.ndarray) -> None:
+    def record(self, trial: str, num_steps: int, step: int, loss: float, rows: np.ndarray) -> None:
         """Notes that a trial took `num_steps` more and is now at `step`."""
-        self.reports.append(Report(self.spent + num_steps, step, loss, rows))
+        self.reports.append(Report(self.spent + num_steps, trial, step, loss, rows))
 
     def trial(self, rows: np.ndarray) -> Iterator[tuple[int, float]]:
         """Trains by a recipe; yields step and loss after each stretch. May be left early."""
-        run, before = self.trainer.begin(), 0
+        run, before, name = self.trainer.begin(), 0, str(self.num_trials)
+        self.num_trials += 1
         for step in self.trainer.reports:
             run, loss = self.trainer.advance(run, rows, before, step)
-            self.record(step - before, step, loss, rows)
+            self.record(name, step - before, step, loss, rows)
             before = step
             yield step, loss
 
@@ -130,14 +135,23 @@ class Search:
         return loss
 
 
-def incumbents(reports: list[Report]) -> list[Report]:
-    """The best trial so far, wherever that changes.
+def incumbents(reports: Sequence[Report]) -> list[Report]:
+    """The trial whose last report is the lowest so far, wherever the trial or its recipe changes.
 
-    Of trials that have come equally far, the one with the lower loss; one that has come further is
-    better whatever its loss.
+    A trial that gets worse again loses its place to the next best, which comes back as it was then.
     """
+    latest: dict[str, Report] = {}
     best: list[Report] = []
     for report in reports:
-        if not best or (-report.step, report.loss) < (-best[-1].step, best[-1].loss):
-            best.append(report)
+        latest[report.trial] = report
+        leader = min(latest.values(), key=lambda r: r.loss)
+        if best and leader.trial == best[-1].trial and is_same(leader, best[-1]):
+            best[-1] = best[-1]._replace(step=leader.step, loss=leader.loss)
+        else:
+            best.append(leader._replace(spent=report.spent))
     return best
+
+
+def is_same(report: Report, other: Report) -> bool:
+    """Whether two reports are of one recipe."""
+    return np.array_equal(report.recipe, other.recipe)

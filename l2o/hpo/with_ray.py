@@ -43,7 +43,7 @@ def ray_pbt(search: Search, seed: int, folder: Path) -> None:
     class Reports(tune.Callback):
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict, **_: Any):
             rows = np.frombuffer(bytes.fromhex(result["recipe"]), np.float32).reshape(-1, 2)
-            search.record(result["num_steps"], result["step"], result["loss"], rows)
+            search.record(trial.trial_id, result["num_steps"], result["step"], result["loss"], rows)
 
     def explore(config: dict[str, Any]) -> dict[str, Any]:
         return {k: float(np.clip(config[k], *SPACE[k])) for k in TURNED}
