@@ -1,9 +1,10 @@
-"""What policies reach, beside momentum SGD at tuned rates; three studies.
+"""What policies reach, beside momentum SGD at tuned rates; four studies.
 
 `python benchmarks/policies.py STUDY` meta-trains the study's entrants at equal inner steps (a run
 that is there is continued, or used if it is done), then trains evaluation tasks on seeds and
 horizons that none of them saw:
     scheduler  one learning-rate policy, by PPO and by NRES, on digits
+    varied     the same on instances whose best rates lie 256-fold apart, from short windows
     agents     one agent for a badly scaled network, and one a tensor, paid as a team or for the
                difference each made
     macro_f1   a policy that is paid for macro-F1, and one for the loss, on imbalanced digits
@@ -40,7 +41,9 @@ from l2o.run_folder import atomic_write
 from l2o.settings import PRESETS, MetaTraining
 from l2o.statistics import mean_interval, median_interval, speedups
 from l2o.streams import stream
-from l2o.task import Task
+from l2o.task import Task, TaskFamily
+from l2o.tasks.digits import digits, digits_mlp
+from l2o.tasks.image_mlp import image_mlp
 
 TUNED = ("sgdm", "sgdm_cosine")
 
@@ -49,8 +52,8 @@ TUNED = ("sgdm", "sgdm_cosine")
 class Options:
     """Compares ways to meta-train policies."""
 
-    study: Annotated[Literal["scheduler", "agents", "macro_f1"], tyro.conf.Positional]
-    """Which of the three."""
+    study: Annotated[Literal["scheduler", "varied", "agents", "macro_f1"], tyro.conf.Positional]
+    """Which of the four."""
     seeds: int = 16
     """Evaluation runs of each optimizer."""
     inner_steps: float | None = None
@@ -92,14 +95,39 @@ def agent_of_each_tensor() -> LearnedOptimizer:
     return tensor_controller(knobs=[], learning_rate=0.003, lowest=1e-5, highest=30.0, step=0.5)
 
 
+def plain_digits() -> TaskFamily:
+    """Digits without variations, on networks that are not those of the evaluation."""
+    return TaskFamily(
+        name="plain_digits",
+        train=tuple(
+            image_mlp(f"plain_digits_{'x'.join(map(str, hidden))}", digits(), hidden)
+            for hidden in ((48,), (48, 48), (96, 48))
+        ),
+        evaluation=digits_mlp().evaluation,
+    )
+
+
 PPO = replace(PRESETS["scheduler"], evaluate=False, quiet=True)
-SHORT = replace(PPO, horizon=(300, 600))
+SHORT_WINDOWS = replace(PPO, window=150, trace=0.95)
+SHORT = replace(SHORT_WINDOWS, horizon=(300, 600))
+PLAIN = replace(PPO, task=("policies:plain_digits",))
+BY_NRES: dict[str, Any] = {
+    "estimator": "nres",
+    "std": 0.03,
+    "learning_rate": 3e-3,
+    "window": 150,
+    "trace": MetaTraining().trace,
+}
 STUDIES: Mapping[str, Study] = {
     "scheduler": Study(
-        entrants={
-            "ppo": PPO,
-            "nres": replace(PPO, estimator="nres", std=0.03, learning_rate=3e-3),
-        },
+        entrants={"ppo": PLAIN, "nres": replace(PLAIN, **BY_NRES)},
+        tasks=("digits_mlp_32x32", "digits_mlp_128x128", "digits_mlp_64x64x64x64"),
+        horizons=(400, 1000),
+        inner_steps=23e6,
+        metric="accuracy",
+    ),
+    "varied": Study(
+        entrants={"ppo": SHORT_WINDOWS, "nres": replace(PPO, **BY_NRES)},
         tasks=("digits_mlp_32x32", "digits_mlp_128x128"),
         horizons=(400, 1000),
         inner_steps=28.8e6,

@@ -26,10 +26,12 @@ _PPO = replace(
     quiet=True,
 )
 
+_BY_COST = replace(_PPO, std=0.03, window=150, trace=MetaTraining().trace)
+
 WAYS: Mapping[str, MetaTraining] = {
     "ppo": _PPO,
-    "nres": replace(_PPO, estimator="nres", std=0.03, learning_rate=3e-3),
-    "CMA_ES": replace(_PPO, estimator="CMA_ES", std=0.03, num_runs=2),
+    "nres": replace(_BY_COST, estimator="nres", learning_rate=3e-3),
+    "CMA_ES": replace(_BY_COST, estimator="CMA_ES", num_runs=2),
 }
 """Settings of meta-training by name; all take about the same inner steps."""
 
