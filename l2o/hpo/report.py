@@ -113,32 +113,37 @@ def bracketed(interval: Interval) -> str:
     return f"{middle} [{low}, {high}]"
 
 
+def marked(name: str, diverged: float) -> str:
+    """A name, with the share of runs that diverged if there are any."""
+    return f"{name}, {diverged:.0%} diverged" if diverged else name
+
+
 def loss_table(result: TaskResult) -> "Table":
     """Final losses after a run, half of the budget and all of it; policies need no tuning."""
-    table = _table(f"{result.task}, {result.steps} steps: final training loss")
+    table = _table(
+        f"{result.task}, {result.steps} steps: final training loss, and on the test split"
+    )
     metrics = [name for name in result.engines[0].test if name != "loss"]
     table.add_column("", no_wrap=True)
     runs = result.budget // result.steps
     counts = (f"{runs // 2} runs", f"{runs} runs of tuning")
-    for column in ("1 run", *counts, "diverged", *(f"test {m}" for m in metrics[:1])):
+    for column in ("1 run", *counts, *metrics[:1]):
         table.add_column(column, no_wrap=True, justify="right")
     for engine in result.engines:
         median = engine.median
         table.add_row(
-            engine.name,
+            marked(engine.name, engine.diverged),
             number(median[0], 2),
             number(median[runs // 2 - 1], 2),
             bracketed(engine.final_loss),
-            f"{engine.diverged:.0%}",
             *(number(engine.test[m]) for m in metrics[:1]),
         )
     for policy in result.policies:
         table.add_row(
-            policy.name + (" (seen)" if policy.is_seen else ""),
+            marked(policy.name + (" (seen)" if policy.is_seen else ""), policy.diverged),
             "",
             "",
             bracketed(policy.final_loss),
-            f"{policy.diverged:.0%}",
             *(number(policy.test[m]) for m in metrics[:1]),
         )
     return table
