@@ -196,7 +196,8 @@ MISTAKES = {
     ),
     "no such reward": (
         f"{POLICY} --reward f1",
-        "--reward must be log_loss, loss, examples or a metric of task bowl; got f1. Try log_loss, loss, examples.",
+        "--reward must be log_loss, loss, examples or a metric of task bowl; got f1. "
+        "Try log_loss, loss, examples.",
     ),
     "interval": (
         f"{POLICY} --horizon 50 --window 10",
