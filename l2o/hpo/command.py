@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -110,7 +110,7 @@ def run_comparison(options: CompareHPO, console: Console) -> int:
     families = lookup.families_of(options.task)
     config = asdict(options) | asdict(budget) | {"engines": list(engines)}
     del config["out"], config["resume"]
-    folder = RunFolder.open(options.out, config, resume=options.resume).path
+    folder = open_folder(options, config)
     ways = [
         settings_of(way, families, budget.horizon, options.seed, folder / "policies")
         for way in options.policies
@@ -131,6 +131,15 @@ def run_comparison(options: CompareHPO, console: Console) -> int:
     for path in write_results(folder, results, config, seconds):
         console.print(str(path), soft_wrap=True, markup=False)
     return 0
+
+
+def open_folder(options: CompareHPO, config: Mapping[str, Any]) -> Path:
+    """The folder of the comparison, new or continued; mistakes are told in this command's words."""
+    try:
+        return RunFolder.open(options.out, config, resume=options.resume).path
+    except ValueError as error:
+        told = str(error).replace("`run_dir`", "`out`").replace("--run-dir", "--out")
+        raise ValueError(told) from error
 
 
 def resolve(options: CompareHPO) -> Budget:
