@@ -30,9 +30,15 @@ def training_batch(
     batch = task.batch(key, instance, data, "train")
     if fraction is None:
         return batch
+    check_shrinks(task)
+    assert task.shrink is not None
+    return task.shrink(batch, fraction)
+
+
+def check_shrinks(task: Task) -> None:
+    """Raises a `ValueError` that says what to do unless the task's batches can be smaller."""
     if task.shrink is None:
         raise ValueError(
             f"`task` must have `shrink` for an optimizer that chooses the size of batches; got "
             f"{task.name}, which has none. Drop the knob batch_fraction."
         )
-    return task.shrink(batch, fraction)

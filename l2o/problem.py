@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from l2o import parallel
-from l2o.batches import batch_fraction, training_batch
+from l2o.batches import batch_fraction, check_shrinks, training_batch
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.objective import (
     Best,
@@ -134,13 +134,20 @@ def inner_problem(
             its update, up to the task's cap.
 
     Raises:
-        ValueError: if the task is malformed or lacks what the objective measures, or `horizon` and
-            `window` do not fit.
+        ValueError: if the task is malformed or lacks what the objective measures or the optimizer
+            needs, or `horizon` and `window` do not fit.
     """
     check_task(task)
     check_objective(objective, task)
     shortest, longest = (horizon, horizon) if isinstance(horizon, int) else horizon
     check_horizon(shortest, longest, window)
+
+    def first_state(key: Key) -> optax.OptState:
+        params = task.init(key, task.sample(key))
+        return lopt.transform(lopt.init(key), horizon=longest).init(params)
+
+    if batch_fraction(jax.eval_shape(first_state, jax.random.key(0))) is not None:
+        check_shrinks(task)
 
     def start_of(key: Key, num_steps: jax.Array, theta: Theta) -> InnerState:
         k_instance, k_params = jax.random.split(key)

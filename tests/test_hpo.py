@@ -1,5 +1,7 @@
 """Engines search within their budget; what they find and what it cost is reported as it is."""
 
+import dataclasses
+import fcntl
 import itertools
 import json
 import math
@@ -8,15 +10,30 @@ import jax
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 
 from l2o.cli import main
 from l2o.evaluate import draw_starts, train_settings
-from l2o.hpo import engines
+from l2o.hpo import command, engines
+from l2o.hpo.command import BUDGETS, load_reports, save_reports
 from l2o.hpo.engines import ENGINES, Engine
+from l2o.hpo.policies import WAYS, Meta, settings_of
 from l2o.hpo.recipe import SPACE, Hyperparameters, follow, recipe
-from l2o.hpo.search import Report, Search, Trainer, incumbents
-from l2o.hpo.summary import Crossing, crossing, engine_result, loss_after
+from l2o.hpo.report import TaskResult, crossed, crossing_table, loss_table
+from l2o.hpo.search import Report, Search, Trainer, in_force, incumbents
+from l2o.hpo.summary import (
+    Bound,
+    Crossing,
+    crossing,
+    engine_result,
+    losses_after,
+    policy_result,
+    read_off,
+)
 from l2o.lookup import tasks_to_evaluate
+from l2o.meta_training import meta_trained
+from l2o.planning.plan import resolve
+from l2o.run_folder import RunError
 from l2o.streams import stream
 
 STEPS = 20
@@ -162,29 +179,137 @@ class FakeCurves:
         self.test = {"loss": self.final_loss, "accuracy": self.final_loss / 10}
 
 
+def test_only_what_was_in_force_is_evaluated():
+    reports = [a_report(3), a_report(5), a_report(8), a_report(9), a_report(30)]
+    assert [r.spent for r in in_force(reports, [2, 8, 16, 24])] == [8, 9]
+
+
+def test_reports_are_read_as_they_were_written(tmp_path):
+    reports = [a_report(2, 2, 4.0, "a", rate=0.5), a_report(4, 4, 3.0, "b", rate=0.25)]
+    save_reports(tmp_path / "x.npz", reports)
+    for found, written in zip(load_reports(tmp_path / "x.npz"), reports, strict=True):
+        assert found[:4] == written[:4]
+        np.testing.assert_array_equal(found.recipe, written.recipe)
+
+
 def test_curves_over_what_was_spent_are_medians_of_medians():
     a = [
         (a_report(4), FakeCurves(3.0, 5.0, 4.0)),
         (a_report(12), FakeCurves(1.0, 1.0, 0.0)),
     ]
     b = [(a_report(8), FakeCurves(2.0, 9.0, 5.5))]
-    assert math.isnan(loss_after(b, 4)) and loss_after(a, 8) == 4.0 and loss_after(a, 12) == 1.0
-    result = engine_result("e", [a, b], [4, 8, 12])
+    assert np.all(np.isnan(losses_after(b, 4)))
+    np.testing.assert_array_equal(losses_after(a, 8), [3.0, 5.0, 4.0])
+    np.testing.assert_array_equal(losses_after(a, 12), [1.0, 1.0, 0.0])
+    result = engine_result(read_off("e", [a, b], [4, 8, 12]))
     np.testing.assert_allclose(result.median, [np.nan, 4.75, 3.25])
     np.testing.assert_allclose(result.low, [np.nan, 4.375, 2.125])
     np.testing.assert_allclose(result.high, [np.nan, 5.125, 4.375])
     assert result.final_loss.median == 3.25 and result.diverged == pytest.approx(2 / 6)
+    assert result.final_loss.low == 0.0 and result.final_loss.high == 9.0  # of searches and seeds
     mean = np.mean([1.0, 1.0, 0.0, 2.0, 9.0, 5.5])
     assert result.test == pytest.approx({"loss": mean, "accuracy": mean / 10})
 
 
-def test_lines_cross_where_the_engine_is_as_good():
-    a = [(a_report(4), FakeCurves(4.0)), (a_report(12), FakeCurves(1.0))]
-    engine = engine_result("e", [a], [4, 8, 12])
-    assert crossing(4.5, 100, engine) == Crossing("e", 4, 25)
-    assert crossing(2.0, 100, engine) == Crossing("e", 12, 9)
-    assert crossing(0.5, 100, engine) == Crossing("e", None, 9)  # an upper bound
-    assert crossing(2.0, None, engine) == Crossing("e", 12, None)
+def test_lines_cross_where_the_engine_stays_as_good():
+    """A run has 4 steps and meta-training 100: the engine pays what it took, the policy 4."""
+    losses = (4.0, 1.5, 3.0, 1.0)
+    runs = [(a_report(4 * i + 4), FakeCurves(loss)) for i, loss in enumerate(losses)]
+    engine = read_off("e", [runs], [4, 8, 12, 16])
+    at = lambda loss: crossing(np.array([loss]), 100, 4, engine).middle
+    assert at(4.5) == Bound(4, None)  # its first run is as good: nothing is saved
+    assert at(3.5) == Bound(8, 25)
+    assert at(2.0) == Bound(16, 9)  # after 8 steps, too, but not for long
+    assert at(0.5) == Bound(None, 9)  # an upper bound
+    shown = [crossed(crossing(np.array([x]), 100, 4, engine)) for x in (4.5, 3.5, 0.5)]
+    assert shown == ["never [never, never]", "25 [25, 25]", "≤ 9 [≤ 9, ≤ 9]"]
+
+
+def test_crossings_have_intervals_over_searches():
+    """Two searches reach the policy's loss after 8 and after 12 steps; all draws of two of them."""
+    slow = [(a_report(4), FakeCurves(4.0)), (a_report(12), FakeCurves(1.0))]
+    fast = [(a_report(4), FakeCurves(4.0)), (a_report(8), FakeCurves(1.0))]
+    found = crossing(np.array([2.0]), 100, 4, read_off("e", [slow, fast], [4, 8, 12]))
+    assert found == Crossing("e", Bound(12, 13), Bound(8, 25), Bound(12, 13))
+    assert crossed(found) == "13 [13, 25]"
+
+
+def test_a_policy_is_seen_only_on_its_own_tasks_and_free_before_meta_training():
+    engine = read_off("e", [[(a_report(4), FakeCurves(4.0))]], [4, 8])
+    policy = Meta("p", None, None, 100, ["mine"])  # pyright: ignore[reportArgumentType]
+    results = [
+        policy_result(meta, task, FakeCurves(2.0), 4, [engine])  # pyright: ignore[reportArgumentType]
+        for meta in (policy, dataclasses.replace(policy, inner_steps=0, trained_on=()))
+        for task in ("mine", "other")
+    ]
+    assert [result.is_seen for result in results] == [True, False, False, False]
+    assert [len(result.crossings) for result in results] == [1, 1, 0, 0]
+    whole = TaskResult("t", 4, 8, [engine_result(engine)], results[2:])
+    assert crossing_table(whole) is None
+    assert crossing_table(dataclasses.replace(whole, policies=results)).row_count == 1
+
+
+def test_the_table_shows_one_run_half_of_them_and_all():
+    runs = [(a_report(4 * i + 4), FakeCurves(1.0 / (i + 1))) for i in range(8)]
+    result = engine_result(read_off("e", [runs], [4 * i + 4 for i in range(8)]))
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(loss_table(TaskResult("t", 4, 32, [result], [])))
+    row = next(line for line in capture.get().splitlines() if line.strip().startswith("e "))
+    assert row.split()[:4] == ["e", "1", "0.25", "0.12"]
+
+
+def test_engines_with_a_model_draw_a_quarter_at_random(trainer, tmp_path, monkeypatch):
+    import hyperopt
+
+    counts = []
+
+    def suggest(*arguments, n_startup_jobs):
+        counts.append(n_startup_jobs)
+        return hyperopt.rand.suggest(*arguments)
+
+    monkeypatch.setattr(hyperopt.tpe, "suggest", suggest)
+    assert searched("hyperopt_tpe", trainer[0], 0, tmp_path).num_random == 4
+    assert counts == [4] * RUNS
+    many = [Search(trainer[0], runs * STEPS).num_random for runs in (2, 12, 1000)]
+    assert many == [2, 3, 10]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ways_to_meta_train_fit_every_budget(way, tmp_path):
+    """With at least ten outer steps each."""
+    for budget in BUDGETS.values():
+        settings = settings_of(way, ["digits_mlp"], budget.horizon, 0, tmp_path)
+        assert settings.horizon[0] == 300 and settings.horizon[1] >= 1.5 * budget.steps
+        assert 10 * resolve(settings).learner.steps <= budget.inner_steps
+
+
+def test_meta_training_takes_the_inner_steps_it_is_given(tmp_path):
+    settings = dataclasses.replace(
+        settings_of("nres", ["quadratic"], (300, 600), 0, tmp_path), window=10, num_pairs=1
+    )
+    of_one = resolve(settings).learner.steps
+    _, _, summary = meta_trained(settings, 7.2 * of_one, Console(quiet=True))
+    assert summary["inner_steps"] == 7 * of_one and summary["trained_on"]
+
+
+def test_searches_and_reports_are_on_problems_that_differ(tmp_path, monkeypatch):
+    keys, starts = [], []
+    draw, search = command.draw_starts, ENGINES["random"].search
+    monkeypatch.setattr(
+        command, "draw_starts", lambda key, *rest: (keys.append(key), draw(key, *rest))[1]
+    )
+
+    def spy(found, seed, folder):
+        starts.append(found.trainer.start.key)
+        search(found, seed, folder)
+
+    monkeypatch.setattr(command, "ENGINES", {"random": Engine(spy)})
+    arguments = [*TINY[:-2], "random", "--policies", "--out", str(tmp_path / "hpo")]
+    assert main(arguments) == 0
+    searching, reporting = (jax.random.key_data(key) for key in keys)
+    assert np.any(searching != reporting)
+    assert np.any(jax.random.key_data(starts[0]) != jax.random.key_data(starts[1]))
 
 
 TINY = [
@@ -197,23 +322,37 @@ def test_a_comparison_from_end_to_end_and_continued(tmp_path, capsys):
     out = tmp_path / "hpo"
     arguments = [*TINY, "--policies", "ppo", "--out", str(out)]
     assert main(arguments) == 0
-    assert "ppo" in capsys.readouterr().out and (out / "hpo.png").stat().st_size > 1000
+    told = capsys.readouterr().out
+    assert "meta-trained on runs of 300 steps, longer than --steps 20" in told.replace("\n", " ")
+    assert "ppo" in told and (out / "hpo.png").stat().st_size > 1000
     result = json.loads((out / "hpo.json").read_text())
     task = result["tasks"][0]
     assert [engine["name"] for engine in task["engines"]] == ["random", "cosine"]
     assert [policy["name"] for policy in task["policies"]] == ["ppo", "untrained"]
     ppo = task["policies"][0]
     assert ppo["inner_steps"] > 0 and ppo["is_seen"]  # the only task there is
-    for crossed in ppo["crossings"]:
-        assert crossed["tasks"] == math.ceil(ppo["inner_steps"] / (crossed["spent"] or 80))
+    for where in ppo["crossings"]:
+        for spent, tasks in (where[of] for of in ("middle", "early", "late")):
+            saved = (spent or 80) - 20
+            assert tasks == (math.ceil(ppo["inner_steps"] / saved) if saved else None)
+    untrained = task["policies"][1]
+    assert untrained["crossings"] == [] and untrained["final_loss"] != ppo["final_loss"]
     files = sorted((out / "searches").rglob("*.npz"))
     assert len(files) == 4 * len(result["tasks"])
     before = {path: path.stat().st_mtime_ns for path in files}
     files[0].unlink()
     (out / "hpo.json").unlink()
-    assert main([*arguments, "--resume"]) == 0
+    with open(out / "config.json", "rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert main([*arguments, "--resume"]) == 2
+    assert "--out must not be in use" in capsys.readouterr().err
+    recorded = [a for a in arguments if a not in ("--engines", "random", "cosine")]
+    assert main([*recorded, "--resume"]) == 0
+    assert "(1 done before)" in capsys.readouterr().out
     again = json.loads((out / "hpo.json").read_text())
-    assert again["tasks"] == result["tasks"]
+    by_name = lambda task: {engine["name"]: engine for engine in task["engines"]}
+    assert list(map(by_name, again["tasks"])) == list(map(by_name, result["tasks"]))
+    assert result["seconds"] > 0 and again["seconds"] is None
     changed = [path for path in files if path.stat().st_mtime_ns != before[path]]
     assert changed == files[:1]
     assert main(arguments) == 2
@@ -228,9 +367,12 @@ def test_a_comparison_from_end_to_end_and_continued(tmp_path, capsys):
         (["--engines", "random", "random"], "--engines must differ; got random random."),
         (["--policies", "nes"], "--policies must be a known name; got nes. Try nres"),
         (["--policies", "ppo", "ppo"], "--policies must differ; got ppo ppo."),
-        (["--runs", "1"], "--runs must be at least 2; got 1. Try --runs 16"),
-        (["--steps", "0"], "--steps must be at least 1; got 0. Try --steps 400"),
-        (["--searches", "0"], "--searches must be at least 1; got 0. Try --searches 3"),
+        (["--inner-steps", "nan"], "--inner-steps must be at least 1 and finite; got nan. Try"),
+        (["--inner-steps", "inf"], "--inner-steps must be at least 1 and finite; got inf. Try"),
+        (["--task", "user_module:uncapped"], "loss_cap` of task uncapped must be finite for r"),
+        (["--runs", "1"], "--runs must be at least 2 and finite; got 1. Try --runs 16"),
+        (["--steps", "0"], "--steps must be at least 1 and finite; got 0. Try --steps 400"),
+        (["--searches", "0"], "--searches must be at least 1 and finite; got 0. Try --searches 3"),
         (["--released", "nowhere"], "nowhere"),
         (["--task", "digit_mlp"], "--task must be a known name; got digit_mlp. Try digits_mlp"),
         (["--seed", "-1"], "--seed must be between 0 and 2**32 - 1; got -1."),
@@ -270,3 +412,20 @@ def test_a_population_of_ray_searches_within_its_budget(trainer, tmp_path):
     copied = [r for r in search.reports if len(np.unique(r.recipe[:, 0])) > 1]
     assert copied  # some went on with other rates
     assert all(a.spent < b.spent for a, b in itertools.pairwise(search.reports))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["nres", "CMA_ES"])
+def test_other_ways_meta_train(way, tmp_path):
+    assert main([*TINY, "--policies", way, "--out", str(tmp_path)]) == 0
+    (task,) = json.loads((tmp_path / "hpo.json").read_text())["tasks"]
+    assert [policy["name"] for policy in task["policies"]] == [way, "untrained"]
+
+
+@pytest.mark.slow
+def test_a_member_of_ray_that_fails_is_told(trainer, tmp_path):
+    ray = pytest.importorskip("ray")
+    broken = dataclasses.replace(trainer[0], start=None)
+    with pytest.raises(RunError, match="16 of 16 members of ray_pbt failed: "):
+        ENGINES["ray_pbt"].search(Search(broken, RUNS * STEPS), 0, tmp_path)
+    ray.shutdown()

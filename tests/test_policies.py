@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 from user_module import bowl
 
+import l2o
 from l2o import nets
 from l2o.batches import batch_fraction, training_batch
 from l2o.estimators import nres
@@ -268,9 +269,10 @@ def test_loss_reward_is_the_cost_of_evolution_strategies(task):
         {"core": "gru"},
         {"knobs": ("batch_fraction", "momentum")},
         {"base": "optax:lion", "knobs": ("b1",)},
+        {"base": "optax:adafactor"},
         {"base": "digits", "learning_rate": 1.0},
     ],
-    ids=["gru", "batch", "lion", "learned"],
+    ids=["gru", "batch", "lion", "adafactor", "learned"],
 )
 def test_environment_trains_as_the_optimizer_that_ships(task, changes):
     """Decisions by the most likely action, on the same batches: the same parameters."""
@@ -301,6 +303,37 @@ def test_environment_trains_as_the_optimizer_that_ships(task, changes):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
     rates = [float(np.exp(s.knobs.positions[0, 0])) for s in states]
     assert len({round(rate, 6) for rate in rates}) > 3  # it did turn the knob
+
+
+def test_a_learned_base_at_a_rate_of_one_is_itself(task):
+    lopt = small_policy(base="digits", learning_rate=1.0)
+    learned, theta = l2o.load("digits")
+    params = task.init(jax.random.key(2), task.sample(jax.random.key(1)))
+    grads = jax.tree.map(lambda p: p + 0.1, params)
+    found = []
+    for tx in (
+        lopt.transform(lopt.init(jax.random.key(0)), horizon=HORIZON),
+        learned.transform(theta, horizon=HORIZON),
+    ):
+        state = tx.init(params)
+        for _ in range(2):
+            updates, state = tx.update(grads, state, params, value=jnp.float32(1.0))
+        found.append(updates)
+    assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-5), *found))
+
+
+def test_what_a_task_cannot_do_with_batches_is_told_at_once(task):
+    bare = dataclasses.replace(task, shrink=None)
+    shrinks = small_policy(knobs=("batch_fraction",))
+    with pytest.raises(ValueError, match="`task` must have `shrink`"):
+        training_environment(bare, shrinks.policy, horizon=HORIZON, window=WINDOW)
+    with pytest.raises(ValueError, match="`task` must have `shrink`"):
+        inner_problem(bare, shrinks, horizon=HORIZON, window=WINDOW)
+    reward = Reward(("log_loss", "examples"))
+    with pytest.raises(ValueError, match="`reward` can be examples only if scheduler chooses"):
+        training_environment(
+            task, small_policy().policy, horizon=HORIZON, window=WINDOW, reward=reward
+        )
 
 
 def test_a_smaller_batch_is_its_first_rows_at_least_one(task):
@@ -427,6 +460,21 @@ def test_a_run_that_diverges_ends_and_pays(task):
     assert outcome.done
     # Every step of the run counts at the cap.
     np.testing.assert_allclose(outcome.reward, -7.0 - task.loss_cap / task.loss_scale, rtol=1e-5)
+
+
+def test_diverging_saves_no_examples(task):
+    lopt = small_policy(knobs=("batch_fraction",))
+    environment = training_environment(
+        task, lopt.policy, horizon=HORIZON, window=WINDOW, reward=Reward(("examples",))
+    )
+    state = environment.enter(
+        jax.random.key(1), environment.start(jax.random.key(0)), environment.data
+    )
+    broken = state._replace(params=jax.tree.map(lambda p: jnp.nan * p, state.params))
+    _, outcome = environment.step(jax.random.key(2), broken, jnp.zeros((1, 2)), environment.data)
+    np.testing.assert_allclose(outcome.rewards, [-1.0], rtol=1e-6)
+    _, outcome = environment.step(jax.random.key(2), state, jnp.zeros((1, 2)), environment.data)
+    np.testing.assert_allclose(outcome.rewards, [-INTERVAL / HORIZON], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["accuracy", "log_loss"])
@@ -573,6 +621,14 @@ def test_the_chosen_optimizer_trains_and_the_others_follow():
         (lambda: scheduler(base="lion"), "`base` must be a known name; got lion. Try adam, digits"),
         (lambda: scheduler(base="optax:lions"), "`base` must be module:attribute that can be"),
         (lambda: scheduler(base="math:sin"), "`base` must be a function that takes learning_rate"),
+        (
+            lambda: scheduler(base="optax.contrib:dpsgd"),
+            "must be a function that takes learning_rate",
+        ),
+        (
+            lambda: scheduler(base="optax:lbfgs"),
+            "takes steps from gradients.*got optax:lbfgs .*grad",
+        ),
         (
             lambda: scheduler(base="digits", knobs=["b1"]),
             "`knobs` of digits must be among batch_fr",

@@ -36,6 +36,10 @@ def bowl_with_splits() -> l2o.Task:
     )
 
 
+def uncapped() -> l2o.Task:
+    return dataclasses.replace(bowl(), name="uncapped", loss_cap=float("inf"))
+
+
 def empty_range() -> l2o.LearnedOptimizer:
     return scheduler(lowest=1.0, highest=0.1)
 

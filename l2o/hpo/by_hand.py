@@ -1,34 +1,52 @@
-"""What a patient person does: a cosine at rates from the middle of a grid outwards, then more."""
+"""What a patient person does: a cosine at rates from the middle of a grid outwards, then closer."""
 
 from pathlib import Path
 
 from l2o.baselines import LEARNING_RATES
-from l2o.hpo.recipe import Hyperparameters, recipe
+from l2o.hpo.recipe import SPACE, Hyperparameters, recipe
 from l2o.hpo.search import Search
 
 MOMENTA = (0.95, 0.8, 0.98, 0.5, 0.99, 0.0)
 """Tried at the best rate, after 0.9 at all of them."""
 
-FINER = (0.7, 1.4, 0.5, 2.0)
-"""Then factors of the best rate, at the best momentum."""
+WIDEST = 2.0
+"""Factor of the best rate and friction that is tried then, both ways; then its root, and so on."""
 
 
 def cosine(search: Search, seed: int, folder: Path) -> None:
-    """A cosine to zero at nine rates, other momenta at the best, then rates between."""
+    """A cosine to zero at nine rates, other momenta at the best, then closer and closer."""
     del seed, folder
     num_steps = search.trainer.num_steps
     tried: dict[tuple[float, float], float] = {}
 
-    def attempt(rate: float, momentum: float) -> None:
-        if search.has_budget and (rate, momentum) not in tried:
-            point = Hyperparameters(rate, 1.0 - momentum, end=0.0)
-            tried[rate, momentum] = search.train(recipe(point, num_steps))
+    def attempt(rate: float, friction: float) -> None:
+        point = clip("learning_rate", rate), clip("friction", friction)
+        if search.has_budget and point not in tried:
+            tried[point] = search.train(recipe(Hyperparameters(*point, end=0.0), num_steps))
+
+    def best() -> tuple[float, float]:
+        return min(tried, key=tried.__getitem__)
 
     middle = len(LEARNING_RATES) // 2
     for i in sorted(range(len(LEARNING_RATES)), key=lambda i: (abs(i - middle), -i)):
-        attempt(LEARNING_RATES[i], 0.9)
+        attempt(LEARNING_RATES[i], 0.1)
     for momentum in MOMENTA:
-        attempt(min(tried, key=tried.__getitem__)[0], momentum)
-    for factor in FINER:
-        rate, momentum = min(tried, key=tried.__getitem__)
-        attempt(factor * rate, momentum)
+        attempt(best()[0], 1.0 - momentum)
+    factor, num_tried = WIDEST, 0
+    while search.has_budget and len(tried) > num_tried:
+        num_tried = len(tried)
+        for of_rate, of_friction in (
+            (1 / factor, 1.0),
+            (factor, 1.0),
+            (1.0, 1 / factor),
+            (1.0, factor),
+        ):
+            rate, friction = best()
+            attempt(of_rate * rate, of_friction * friction)
+        factor = factor**0.5
+
+
+def clip(name: str, value: float) -> float:
+    """A value within what other engines may try."""
+    low, high = SPACE[name]
+    return min(max(value, low), high)

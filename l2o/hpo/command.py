@@ -1,8 +1,11 @@
 """The whole path of `l2o compare-hpo`: meta-train policies, search, evaluate, write."""
 
+import contextlib
 import io
+import json
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +20,10 @@ from l2o.hpo.engines import ENGINES, INSTALL, check_engines
 from l2o.hpo.policies import Meta, check_ways, released_policy, settings_of, train_policy
 from l2o.hpo.recipe import follow
 from l2o.hpo.report import NOTE, TaskResult, crossing_table, loss_table, write_results
-from l2o.hpo.search import Report, Search, Trainer, incumbents
-from l2o.hpo.summary import Found, engine_result, policy_result
-from l2o.planning.plan import theta_key
-from l2o.run_folder import RunFolder, atomic_write
+from l2o.hpo.search import Report, Search, Trainer, in_force, incumbents
+from l2o.hpo.summary import Found, engine_result, policy_result, read_off
+from l2o.planning import plan
+from l2o.run_folder import RunError, RunFolder, atomic_write
 from l2o.streams import check_seed, stream
 from l2o.task import Key, Task
 
@@ -46,7 +49,8 @@ class CompareHPO:
 
     # How much
     budget: BudgetName = "small"
-    """small: two tasks at most, minutes; medium: hours; large: a day. It sets what follows."""
+    """small: two tasks of a family at most, minutes; medium: hours; large: a day. It sets what
+    follows."""
     steps: int | None = None
     """Inner steps of a run."""
     runs: int | None = None
@@ -72,8 +76,7 @@ class Budget:
     """What a name stands for; see `CompareHPO`.
 
     Attributes:
-        horizon: shortest and longest run of meta-training.
-        tasks: how many are reported on at most, the last of them being the family's last.
+        tasks: of a family that are reported on at most, the last of them being its last.
     """
 
     steps: int
@@ -81,14 +84,21 @@ class Budget:
     searches: int
     seeds: int
     inner_steps: float
-    horizon: tuple[int, int]
     tasks: int | None = None
 
+    @property
+    def horizon(self) -> tuple[int, int]:
+        """Inner steps of the shortest and the longest run of meta-training."""
+        return SHORTEST, SHORTEST * max(1, math.ceil(1.5 * self.steps / SHORTEST))
+
+
+SHORTEST = 300
+"""Inner steps of the shortest run of meta-training, of which all are multiples."""
 
 BUDGETS: Mapping[BudgetName, Budget] = {
-    "small": Budget(400, 16, 3, 8, 1.5e6, (300, 600), tasks=2),
-    "medium": Budget(1000, 48, 8, 16, 1e7, (300, 1500)),
-    "large": Budget(1000, 128, 16, 32, 1e8, (300, 1500)),
+    "small": Budget(400, 16, 3, 8, 1.5e6, tasks=2),
+    "medium": Budget(1000, 48, 8, 16, 1e7),
+    "large": Budget(1000, 128, 16, 32, 1e8),
 }
 
 
@@ -97,49 +107,87 @@ def run_comparison(options: CompareHPO, console: Console) -> int:
 
     Raises:
         ValueError: for a mistake in the options, before anything is run.
-        RunError: if a meta-training run cannot go on.
+        RunError: if a meta-training run or a search cannot go on.
     """
     begun = time.perf_counter()
     check_seed(options.seed)
     budget = resolve(options)
-    engines = options.engines or installed(console)
+    engines = options.engines or recorded_engines(options) or installed(console)
     check_engines(engines)
     check_ways(options.policies)
     released = [released_policy(source) for source in options.released]
-    tasks = chosen(lookup.tasks_to_evaluate(options.task), budget.tasks, console)
+    tasks = chosen(options.task, budget.tasks, console)
     families = lookup.families_of(options.task)
-    config = asdict(options) | asdict(budget) | {"engines": list(engines)}
-    del config["out"], config["resume"]
-    folder = open_folder(options, config)
     ways = [
-        settings_of(way, families, budget.horizon, options.seed, folder / "policies")
+        settings_of(way, families, budget.horizon, options.seed, Path(options.out) / "policies")
         for way in options.policies
     ]
-    policies = []
     for settings in ways:
-        console.print(f"meta-training by {settings.estimator}", highlight=False)
-        policies.append(train_policy(settings, budget.inner_steps, console))
-    policies += released
-    results = []
-    for task in tasks:
-        results.append(compare_on(task, engines, policies, budget, options.seed, folder, console))
-        console.print(loss_table(results[-1]))
-        if policies:
-            console.print(crossing_table(results[-1]))
-    seconds = time.perf_counter() - begun
-    console.print(NOTE, highlight=False)
-    for path in write_results(folder, results, config, seconds):
-        console.print(str(path), soft_wrap=True, markup=False)
+        plan.resolve(settings)  # to find mistakes before anything is written
+    config = asdict(options) | asdict(budget) | {"engines": sorted(engines)}
+    del config["out"], config["resume"]
+    with opened(options, config, console) as folder:
+        if ways and budget.steps < SHORTEST:
+            console.print(
+                f"warning: policies are meta-trained on runs of {SHORTEST} steps, longer than "
+                f"--steps {budget.steps}",
+                soft_wrap=True,
+            )
+        policies = []
+        for settings in ways:
+            console.print(f"meta-training by {settings.estimator}", highlight=False)
+            policies.append(train_policy(settings, budget.inner_steps, console))
+        controls = before(policies, options.seed)
+        results = []
+        for task in tasks:
+            result = compare_on(
+                task,
+                engines,
+                [*policies, *released, *controls],
+                budget,
+                options.seed,
+                folder,
+                console,
+            )
+            results.append(result)
+            console.print(loss_table(result))
+            if table := crossing_table(result):
+                console.print(table)
+        console.print(NOTE, highlight=False)
+        seconds = None if options.resume else time.perf_counter() - begun
+        for path in write_results(folder, results, config, seconds):
+            console.print(str(path), soft_wrap=True, markup=False)
     return 0
 
 
-def open_folder(options: CompareHPO, config: Mapping[str, Any]) -> Path:
-    """The folder of the comparison, new or continued; mistakes are told in this command's words."""
-    try:
-        return RunFolder.open(options.out, config, resume=options.resume).path
-    except ValueError as error:
-        told = str(error).replace("`run_dir`", "`out`").replace("--run-dir", "--out")
-        raise ValueError(told) from error
+@contextlib.contextmanager
+def opened(options: CompareHPO, config: Mapping[str, Any], console: Console) -> Iterator[Path]:
+    """The folder of the comparison, new or continued, kept from other processes.
+
+    Raises:
+        ValueError: if it cannot be, in this command's words.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            run = RunFolder.open(options.out, config, resume=options.resume)
+            stack.enter_context(
+                run.locked(lambda text: console.print(f"warning: {text}", soft_wrap=True))
+            )
+        except ValueError as error:
+            told = str(error).replace("`run_dir`", "`out`").replace("--run-dir", "--out")
+            raise ValueError(told) from error
+        yield run.path
+
+
+def recorded_engines(options: CompareHPO) -> list[str]:
+    """Engines of the comparison that is to be continued; none if there is none."""
+    path = RunFolder(Path(options.out)).config
+    if not options.resume or not path.is_file():
+        return []
+    with contextlib.suppress(ValueError):  # told when it is opened
+        found = json.loads(path.read_bytes())
+        return [name for name in ENGINES if name in found.get("engines", [])]
+    return []
 
 
 def resolve(options: CompareHPO) -> Budget:
@@ -147,9 +195,11 @@ def resolve(options: CompareHPO) -> Budget:
     found = asdict(BUDGETS[options.budget])
     for name in ("steps", "runs", "searches", "seeds", "inner_steps"):
         value = getattr(options, name)
-        if value is not None and value < (least := 2 if name == "runs" else 1):
+        least = 2 if name == "runs" else 1
+        if value is not None and not least <= value < math.inf:
             raise ValueError(
-                f"`{name}` must be at least {least}; got {value}. Try {name}={found[name]}."
+                f"`{name}` must be at least {least} and finite; got {value}. "
+                f"Try {name}={found[name]}."
             )
         found[name] = found[name] if value is None else value
     return Budget(**found)
@@ -169,16 +219,25 @@ def installed(console: Console) -> list[str]:
     return [name for name, engine in ENGINES.items() if not engine.missing]
 
 
-def chosen(tasks: Sequence[Task], most: int | None, console: Console) -> list[Task]:
-    """At most so many of the tasks, the last of them among these; says which are left out."""
-    kept = list(tasks) if most is None or len(tasks) <= most else [*tasks[: most - 1], tasks[-1]]
-    if left_out := [task.name for task in tasks if task not in kept]:
+def chosen(names: Sequence[str], most: int | None, console: Console) -> list[Task]:
+    """The evaluation tasks of these names, of a family at most so many; says which are left out.
+
+    Raises:
+        ValueError: if a name is unknown.
+    """
+    kept: dict[str, Task] = {}
+    for name in names:
+        tasks = lookup.tasks_to_evaluate([name])
+        few = [*tasks[: most - 1], tasks[-1]] if most and len(tasks) > most else tasks
+        kept |= {task.name: task for task in few}
+    named = [task.name for task in lookup.tasks_to_evaluate(names)]
+    if left_out := [name for name in named if name not in kept]:
         console.print(
-            f"not compared on {', '.join(left_out)}, which --budget medium is",
+            f"not compared on {', '.join(left_out)}; name them, or take --budget medium",
             highlight=False,
             soft_wrap=True,
         )
-    return kept
+    return list(kept.values())
 
 
 def compare_on(
@@ -197,17 +256,17 @@ def compare_on(
         for name in engines
     }
     console.print(f"evaluating on {task.name}", soft_wrap=True, markup=False)
-    reports = [report for found in searched.values() for each in found for report in each]
-    curves = iter(evaluate_recipes([r.recipe for r in reports], task, k_report, budget))
     spent = [budget.steps * (i + 1) for i in range(budget.runs)]
-    results = []
-    for name, found in searched.items():
+    judged = {name: [in_force(each, spent) for each in found] for name, found in searched.items()}
+    recipes = [r.recipe for found in judged.values() for each in found for r in each]
+    curves = iter(evaluate_recipes(recipes, task, k_report, budget))
+    of_engines = []
+    for name, found in judged.items():
         runs: list[Found] = [[(report, next(curves)) for report in each] for each in found]
-        results.append(engine_result(name, runs, spent))
-    entrants = [*policies, *before(policies, seed)]
+        of_engines.append(read_off(name, runs, spent))
     optimizers = {
         str(i): lambda *, horizon, p=p: p.lopt.transform(p.theta, horizon=horizon)
-        for i, p in enumerate(entrants)
+        for i, p in enumerate(policies)
     }
     of_policies = evaluate(
         k_report,
@@ -222,17 +281,19 @@ def compare_on(
         task=task.name,
         steps=budget.steps,
         budget=budget.steps * budget.runs,
-        engines=results,
+        engines=[engine_result(searches) for searches in of_engines],
         policies=[
-            policy_result(policy, task.name, of_policies[str(i)], results)
-            for i, policy in enumerate(entrants)
+            policy_result(policy, task.name, of_policies[str(i)], budget.steps, of_engines)
+            for i, policy in enumerate(policies)
         ],
     )
 
 
 def before(policies: Sequence[Meta], seed: int) -> list[Meta]:
     """The first policy before its meta-training, as a control."""
-    return [Meta("untrained", p.lopt, p.lopt.init(theta_key(seed)), 0, []) for p in policies[:1]]
+    return [
+        Meta("untrained", p.lopt, p.lopt.init(plan.theta_key(seed)), 0, []) for p in policies[:1]
+    ]
 
 
 def search_all(
@@ -243,18 +304,23 @@ def search_all(
     folder = folder / task.name.replace(":", "_").replace("/", "_")
     folder.mkdir(parents=True, exist_ok=True)
     found = []
-    began = time.perf_counter()
+    num_read, began = 0, time.perf_counter()
     for i in range(budget.searches):
         path = folder / f"{name}_{seed + i}.npz"
-        if not path.exists():
+        if path.exists():
+            num_read += 1
+        else:
             start = jax.tree.map(lambda x, i=i: x[i], starts)
             search = Search(Trainer(task, start, budget.steps), budget.steps * budget.runs)
             ENGINES[name].search(search, seed + i, folder)
+            if not any(report.step == budget.steps for report in search.reports):
+                raise RunError(f"{name} ended without a whole trial. Leave it out by --engines.")
             save_reports(path, incumbents(search.reports))
         found.append(load_reports(path))
     seconds = time.perf_counter() - began
+    read = f" ({num_read} done before)" if num_read else ""
     console.print(
-        f"{name} on {task.name}: {budget.searches} searches in {seconds:.0f} s",
+        f"{name} on {task.name}: {budget.searches} searches in {seconds:.0f} s{read}",
         highlight=False,
         soft_wrap=True,
     )

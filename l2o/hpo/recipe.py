@@ -8,11 +8,13 @@ import numpy as np
 import optax
 
 SPACE: Mapping[str, tuple[float, float]] = {
-    "learning_rate": (1e-4, 1.0),
+    "learning_rate": (1e-4, 3.0),
     "friction": (0.01, 1.0),
     "end": (1e-3, 1.0),
 }
-"""Range of each of the `Hyperparameters`; all are searched in their logarithm."""
+"""Range of each of the `Hyperparameters`; all are searched in their logarithm.
+
+Rates are those that a policy may set (`l2o.policies.scheduler`)."""
 
 
 class Hyperparameters(NamedTuple):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l2o import plots
-from l2o.hpo.summary import EngineResult, PolicyResult
+from l2o.hpo.summary import Bound, Crossing, EngineResult, PolicyResult
 from l2o.report import environment, strict
 from l2o.report_page import number
 from l2o.run_folder import atomic_write
@@ -38,7 +38,7 @@ class TaskResult:
         steps: inner steps of a run.
         budget: inner steps of a search.
         engines: results.
-        policies: results; the last is the policy before meta-training, if there is one.
+        policies: results; the last is a policy before meta-training, if there is one.
     """
 
     task: str
@@ -49,9 +49,12 @@ class TaskResult:
 
 
 def write_results(
-    folder: Path, results: Sequence[TaskResult], config: Mapping[str, Any], seconds: float
+    folder: Path, results: Sequence[TaskResult], config: Mapping[str, Any], seconds: float | None
 ) -> list[Path]:
-    """Writes `hpo.json` and `hpo.png` into a folder, each as a whole or not at all."""
+    """Writes `hpo.json` and `hpo.png` into a folder, each as a whole or not at all.
+
+    `seconds` are those of the whole comparison; None where a part was done before.
+    """
     content = {
         "config": config,
         "environment": environment(),
@@ -88,8 +91,8 @@ def panel(result: TaskResult) -> plots.Draw:
             )
             axes.fill_between([first, last], loss.low, loss.high, color=color, alpha=0.1)
             for tasks in MARKED:
-                share = (policy.inner_steps or 0) / tasks
-                if first <= share <= last:
+                share = result.steps + (policy.inner_steps or 0) / tasks
+                if policy.inner_steps and first <= share <= last:
                     axes.plot([share], [loss.median], "|", color=color, markersize=14)
                     axes.annotate(
                         f"{policy.name}: {tasks:,} tasks",
@@ -100,7 +103,9 @@ def panel(result: TaskResult) -> plots.Draw:
                         color=color,
                     )
         axes.set_title(f"{result.task}, {result.steps} steps")
-        axes.set_xlabel("inner steps of tuning, or of meta-training\nshared by so many tasks")
+        axes.set_xlabel(
+            "inner steps of tuning, or of a run and meta-training\nshared by so many tasks"
+        )
         axes.set_ylabel("final training loss")
         axes.grid(alpha=0.25)
 
@@ -149,20 +154,29 @@ def loss_table(result: TaskResult) -> "Table":
     return table
 
 
-def crossing_table(result: TaskResult) -> "Table":
-    """From how many tasks on a policy is cheaper than an engine that does as well."""
-    policies = [policy for policy in result.policies if policy.crossings and policy.inner_steps]
+def crossing_table(result: TaskResult) -> "Table | None":
+    """From how many tasks on a policy is cheaper than an engine; None if no cost is known."""
+    policies = [policy for policy in result.policies if policy.crossings]
+    if not policies:
+        return None
     table = _table(f"{result.task}: tasks from which on a policy is cheaper")
     table.add_column("", no_wrap=True)
     for policy in policies:
         table.add_column(f"{policy.name} ({policy.inner_steps:,})", no_wrap=True, justify="right")
     for i, engine in enumerate(result.engines):
-        cells = []
-        for policy in policies:
-            crossed = policy.crossings[i]
-            cells.append(f"{'' if crossed.spent else '≤ '}{crossed.tasks:,}")
-        table.add_row(engine.name, *cells)
+        table.add_row(engine.name, *(crossed(policy.crossings[i]) for policy in policies))
     return table
+
+
+def crossed(crossing: Crossing) -> str:
+    """Numbers of tasks, the fewest first in the brackets."""
+
+    def shown(bound: Bound) -> str:
+        if bound.tasks is None:
+            return "never"
+        return f"{'' if bound.spent else '≤ '}{bound.tasks:,}"
+
+    return f"{shown(crossing.middle)} [{shown(crossing.late)}, {shown(crossing.early)}]"
 
 
 def _table(title: str) -> "Table":
@@ -173,8 +187,9 @@ def _table(title: str) -> "Table":
 
 
 NOTE = """\
-Tuning is on one training problem; losses are of other seeds, medians, with 95 %
-intervals over searches (engines) or seeds (policies, which are not tuned).
-tasks: inner steps of meta-training over those that the engine took to do as well;
-≤ if it did not within its budget."""
+Tuning is on one training problem; losses are medians on other seeds, with 95 % intervals over
+searches and seeds (engines) or seeds (policies: not tuned, one meta-training run each).
+tasks: meta-training over the inner steps that the engine's search took to be as good, and stay so,
+less those of one run, with 95 % intervals; ≤ if it was not within its budget, never if its first
+run was as good."""
 """What the tables are."""

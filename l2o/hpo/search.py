@@ -1,6 +1,7 @@
 """A search for a recipe on one training problem, and what it has spent."""
 
 import functools
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -111,6 +112,11 @@ class Search:
         return self.reports[-1].spent if self.reports else 0
 
     @property
+    def num_random(self) -> int:
+        """Trials that engines with a model draw at random first: a quarter, between 2 and 10."""
+        return min(10, max(2, self.budget // self.trainer.num_steps // 4))
+
+    @property
     def has_budget(self) -> bool:
         """Whether another whole trial fits."""
         return self.spent + self.trainer.num_steps <= self.budget
@@ -150,6 +156,12 @@ def incumbents(reports: Sequence[Report]) -> list[Report]:
         else:
             best.append(leader._replace(spent=report.spent))
     return best
+
+
+def in_force(reports: Sequence[Report], spent: Sequence[int]) -> list[Report]:
+    """The incumbents that are the last after one of these numbers of inner steps, in order."""
+    last = {bisect_right(reports, s, key=lambda r: r.spent) - 1 for s in spent}
+    return [reports[i] for i in sorted(last - {-1})]
 
 
 def is_same(report: Report, other: Report) -> bool:

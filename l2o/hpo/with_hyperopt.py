@@ -1,5 +1,6 @@
 """Hyperopt's tree-structured Parzen estimator."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ def hyperopt_tpe(search: Search, seed: int, folder: Path) -> None:
     hyperopt.fmin(
         lambda point: search.train(recipe(Hyperparameters(**point), num_steps)),
         {name: hyperopt.hp.loguniform(name, *np.log(ends)) for name, ends in SPACE.items()},
-        algo=hyperopt.tpe.suggest,
+        algo=functools.partial(hyperopt.tpe.suggest, n_startup_jobs=search.num_random),
         max_evals=search.budget // num_steps,
         rstate=np.random.default_rng(seed),
         show_progressbar=False,

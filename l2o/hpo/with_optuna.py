@@ -18,7 +18,8 @@ def optuna_tpe(search: Search, seed: int, folder: Path) -> None:
 
     # Resources are counted in reports, of which a whole trial has eight.
     pruner = SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
-    _optimize(search, TPESampler(seed=seed), pruner, folder / f"optuna_tpe_{seed}.journal")
+    sampler = TPESampler(seed=seed, n_startup_trials=search.num_random)
+    _optimize(search, sampler, pruner, folder / f"optuna_tpe_{seed}.journal")
 
 
 def optuna_cmaes(search: Search, seed: int, folder: Path) -> None:
@@ -38,7 +39,8 @@ def _optimize(search: Search, sampler: "BaseSampler", pruner: "BasePruner", jour
     from optuna.trial import TrialState
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    journal.unlink(missing_ok=True)  # of a search that was killed; it starts again
+    for left in (journal, journal.with_name(journal.name + ".lock")):
+        left.unlink(missing_ok=True)  # of a search that was killed; it starts again
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(journal))), sampler=sampler, pruner=pruner
     )

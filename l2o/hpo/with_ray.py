@@ -19,6 +19,7 @@ from l2o.distributed.hosts import cores
 from l2o.evaluate import Start
 from l2o.hpo.recipe import SPACE
 from l2o.hpo.search import Search, Trainer
+from l2o.run_folder import RunError
 from l2o.task import Task
 
 if TYPE_CHECKING:
@@ -29,7 +30,11 @@ TURNED = ("learning_rate", "friction")
 
 
 def ray_pbt(search: Search, seed: int, folder: Path) -> None:
-    """A population that fills the budget; after every report the worst quarter copies the best."""
+    """A population that fills the budget; after every report the worst quarter copies the best.
+
+    Raises:
+        RunError: if a member failed.
+    """
     del folder
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # or `verbose=0` is not quiet
     from ray import tune
@@ -62,7 +67,7 @@ def ray_pbt(search: Search, seed: int, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as storage, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX's about forks, which only start programs here
         connect()
-        tune.Tuner(
+        grid = tune.Tuner(
             tune.with_resources(tune.with_parameters(member(), **sent), {"cpu": 1}),
             param_space=samplers,
             tune_config=tune.TuneConfig(num_samples=size, scheduler=scheduler, reuse_actors=True),
@@ -73,6 +78,11 @@ def ray_pbt(search: Search, seed: int, folder: Path) -> None:
                 callbacks=[Reports()],
             ),
         ).fit()
+    if grid.errors:
+        raise RunError(
+            f"{len(grid.errors)} of {size} members of ray_pbt failed: "
+            f"{str(grid.errors[0]).strip().splitlines()[-1]}. Leave it out by --engines."
+        )
 
 
 def connect() -> None:

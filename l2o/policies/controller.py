@@ -145,9 +145,9 @@ def base_of(name: str) -> Base:
 
     Args:
         name: one of `BASES`; "module:attribute" of a function of `learning_rate` that returns an
-            optax transformation, such as "optax:lion", whose knobs are those of its arguments that
-            are in `KNOBS`; or the name of a learned optimizer that comes with l2o, whose steps are
-            multiplied by the rate.
+            optax transformation that needs no more than gradients, parameters and the loss, such
+            as "optax:lion", whose knobs are those of its arguments that are in `KNOBS`; or the name
+            of a learned optimizer that comes with l2o, whose steps are multiplied by the rate.
 
     Raises:
         ValueError: if there is none.
@@ -171,11 +171,26 @@ def base_of(name: str) -> Base:
         taken = inspect.signature(make).parameters
     except (TypeError, ValueError):
         taken = {}
-    if "learning_rate" not in taken:
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [n for n, p in taken.items() if p.default is p.empty and p.kind not in kinds]
+    if "learning_rate" not in taken or set(needed) - {"learning_rate"}:
         raise ValueError(
-            f"`base` must be a function that takes learning_rate; got {name}. Try optax:lion."
+            f"`base` must be a function that takes learning_rate and needs nothing else; got {name}"
+            f", which needs {', '.join(needed) or 'nothing'}. Try optax:lion."
         )
     return Base(name, make, tuple(k for k in KNOBS if k in taken and k != "batch_fraction"))
+
+
+def check_base(base: Base, tx: optax.GradientTransformationExtraArgs) -> None:
+    """Raises a `ValueError` unless it can take a step with what policies give it."""
+    one = jax.ShapeDtypeStruct((2, 2), jnp.float32)
+    try:
+        jax.eval_shape(lambda x: tx.update(x, tx.init(x), x, value=jnp.sum(x)), one)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`base` must be an optimizer that takes steps from gradients, parameters and the loss "
+            f"at any rate; got {base.name} ({str(error).splitlines()[0]}). Try optax:lion."
+        ) from error
 
 
 class ControllerState(NamedTuple):
@@ -285,11 +300,12 @@ def _controller(
     def base_with(horizon: int | jax.Array) -> optax.GradientTransformationExtraArgs:
         values = {n: start[n] for n in of_base}
         values |= {"horizon": horizon} if base.is_learned else {}
-        return cast(
-            optax.GradientTransformationExtraArgs, optax.inject_hyperparams(base.make)(**values)
-        )
+        fixed = set(inspect.signature(base.make).parameters) - set(values)
+        make = optax.inject_hyperparams(base.make, static_args=fixed)
+        return cast(optax.GradientTransformationExtraArgs, make(**values))
 
     tx = base_with(1)  # what it is made with is replaced by what the state holds
+    check_base(base, tx)
 
     def parts(tree: optax.Params) -> list[optax.Params]:
         return jax.tree.leaves(tree) if per_tensor else [tree]

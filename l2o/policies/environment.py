@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.batches import batch_fraction, training_batch
+from l2o.batches import batch_fraction, check_shrinks, training_batch
 from l2o.learned_optimizer import as_float32
 from l2o.policies.policy import Policy
 from l2o.policies.reward import Reward, check_reward, measure, paid
@@ -144,7 +144,7 @@ def training_environment(
 
     Raises:
         ValueError: if the task is malformed or cannot pay the reward, `horizon`, `window` and the
-            policy's interval do not fit, or the credit does not suit the policy.
+            policy's interval do not fit, or the credit or the reward do not suit the policy.
     """
     check_task(task)
     check_reward(reward, task)
@@ -268,8 +268,16 @@ def training_environment(
         )
         return params, turned, losses, used
 
-    seen = jax.eval_shape(lambda key: observe(start(key)).agents, jax.random.key(0))
-    repeats = 1 + seen.shape[0] if credit == "difference" else 1
+    begun = jax.eval_shape(start, jax.random.key(0))
+    if batch_fraction(begun.knobs) is not None:
+        check_shrinks(task)
+    elif "examples" in reward.names:
+        raise ValueError(
+            f"`reward` can be examples only if {policy.name} chooses the size of batches; got "
+            f"{' '.join(reward.names)}. Drop it, or add the knob batch_fraction."
+        )
+    seen = jax.eval_shape(observe, begun)
+    repeats = 1 + seen.agents.shape[0] if credit == "difference" else 1
     return Environment(
         init=init,
         start=start,

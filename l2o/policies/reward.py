@@ -6,12 +6,12 @@
                the sum of a run that does not diverge is less its mean loss, the cost that evolution
                strategies have
     examples   less the fraction of each batch that counted, over the horizon: what a policy that
-               chooses the size of batches saves; the sum of a run is at least -1
+               chooses the size of batches saves; the sum of a run is between -1 and 0
     a metric   its gain on fresh batches, which telescopes to that of the whole run; those not in
                `Task.maximized` gain by falling
 
 Each is a scalar; what is paid is their weighted sum. A run that diverges ends there, and pays
-`penalty`; for "loss" the steps left count at the task's cap.
+`penalty`; the steps left count at the task's cap for "loss", and as whole batches for "examples".
 """
 
 import math
@@ -154,15 +154,16 @@ def paid(
         after: and after it.
         losses: of the steps between, float32 of shape (interval,).
         used: fractions of their batches that counted, likewise.
-        steps_left: of the run, after the decision.
+        steps_left: of the run after the decision, not negative.
         horizon: steps of the whole run.
         diverged: whether the run ends here because it diverged.
     """
     of_steps = jnp.sum(as_cost(Objective(normalize=True), task, losses))
-    lost = jnp.where(diverged, steps_left * as_cost(Objective(normalize=True), task, jnp.inf), 0.0)
+    worst = as_cost(Objective(normalize=True), task, jnp.inf)
+    lost = jnp.where(diverged, steps_left, 0.0)
     by_step = {
-        "loss": -(of_steps + jnp.where(steps_left > 0, lost, 0.0)) / horizon,
-        "examples": -jnp.sum(used) / horizon,
+        "loss": -(of_steps + lost * worst) / horizon,
+        "examples": -(jnp.sum(used) + lost) / horizon,
     }
     gains = after - before
     return jnp.stack([by_step.get(name, gains[i]) for i, name in enumerate(reward.names)])
