@@ -222,7 +222,7 @@ def test_lines_cross_where_the_engine_stays_as_good():
     assert at(2.0) == Bound(16, 9)  # after 8 steps, too, but not for long
     assert at(0.5) == Bound(None, 9)  # an upper bound
     shown = [crossed(crossing(np.array([x]), 100, 4, engine)) for x in (4.5, 3.5, 0.5)]
-    assert shown == ["never [never, never]", "25 [25, 25]", "≤ 9 [≤ 9, ≤ 9]"]
+    assert shown == ["never\n[never, never]", "25\n[25, 25]", "≤ 9\n[≤ 9, ≤ 9]"]
 
 
 def test_crossings_have_intervals_over_searches():
@@ -231,7 +231,7 @@ def test_crossings_have_intervals_over_searches():
     fast = [(a_report(4), FakeCurves(4.0)), (a_report(8), FakeCurves(1.0))]
     found = crossing(np.array([2.0]), 100, 4, read_off("e", [slow, fast], [4, 8, 12]))
     assert found == Crossing("e", Bound(12, 13), Bound(8, 25), Bound(12, 13))
-    assert crossed(found) == "13 [13, 25]"
+    assert crossed(found) == "13\n[13, 25]"
 
 
 def test_a_policy_is_seen_only_on_its_own_tasks_and_free_before_meta_training():

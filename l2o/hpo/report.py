@@ -162,7 +162,7 @@ def crossing_table(result: TaskResult) -> "Table | None":
     table = _table(f"{result.task}: tasks from which on a policy is cheaper")
     table.add_column("", no_wrap=True)
     for policy in policies:
-        table.add_column(f"{policy.name} ({policy.inner_steps:,})", no_wrap=True, justify="right")
+        table.add_column(f"{policy.name} ({policy.inner_steps:,})", justify="right")
     for i, engine in enumerate(result.engines):
         table.add_row(engine.name, *(crossed(policy.crossings[i]) for policy in policies))
     return table
@@ -176,7 +176,7 @@ def crossed(crossing: Crossing) -> str:
             return "never"
         return f"{'' if bound.spent else '≤ '}{bound.tasks:,}"
 
-    return f"{shown(crossing.middle)} [{shown(crossing.late)}, {shown(crossing.early)}]"
+    return f"{shown(crossing.middle)}\n[{shown(crossing.late)}, {shown(crossing.early)}]"
 
 
 def _table(title: str) -> "Table":
@@ -187,9 +187,9 @@ def _table(title: str) -> "Table":
 
 
 NOTE = """\
-Tuning is on one training problem; losses are medians on other seeds, with 95 % intervals over
-searches and seeds (engines) or seeds (policies: not tuned, one meta-training run each).
-tasks: meta-training over the inner steps that the engine's search took to be as good, and stay so,
-less those of one run, with 95 % intervals; ≤ if it was not within its budget, never if its first
-run was as good."""
+Tuning is on one training problem; losses are medians on other seeds, with 95 %
+intervals over searches and seeds (engines) or seeds (policies: not tuned, one
+meta-training run each). tasks: meta-training over the inner steps that a search
+took to be as good, and stay so, less those of one run, with 95 % intervals; ≤
+if it was not within its budget, never if its first run was as good."""
 """What the tables are."""
