@@ -1,6 +1,7 @@
 """Hyperopt's tree-structured Parzen estimator."""
 
 import functools
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,15 @@ def hyperopt_tpe(search: Search, seed: int, folder: Path) -> None:
 
     del folder
     num_steps = search.trainer.num_steps
-    hyperopt.fmin(
-        lambda point: search.train(recipe(Hyperparameters(**point), num_steps)),
-        {name: hyperopt.hp.loguniform(name, *np.log(ends)) for name, ends in SPACE.items()},
-        algo=functools.partial(hyperopt.tpe.suggest, n_startup_jobs=search.num_random),
-        max_evals=search.budget // num_steps,
-        rstate=np.random.default_rng(seed),
-        show_progressbar=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # Hyperopt 0.3.0 sets shapes of arrays, which NumPy 2.5 warns of.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="hyperopt")
+        hyperopt.fmin(
+            lambda point: search.train(recipe(Hyperparameters(**point), num_steps)),
+            {name: hyperopt.hp.loguniform(name, *np.log(ends)) for name, ends in SPACE.items()},
+            algo=functools.partial(hyperopt.tpe.suggest, n_startup_jobs=search.num_random),
+            max_evals=search.budget // num_steps,
+            rstate=np.random.default_rng(seed),
+            show_progressbar=False,
+            verbose=False,
+        )
