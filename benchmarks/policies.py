@@ -116,7 +116,6 @@ BY_NRES: dict[str, Any] = {
     "std": 0.03,
     "learning_rate": 3e-3,
     "window": 150,
-    "trace": MetaTraining().trace,
 }
 STUDIES: Mapping[str, Study] = {
     "scheduler": Study(

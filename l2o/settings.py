@@ -66,8 +66,8 @@ class MetaTraining:
     """Of the reward of each later decision."""
     baseline: ReturnBaseline = "antithetic"
     """What reinforce subtracts from returns; for the first two, groups have --num-runs runs."""
-    trace: float = 0.95
-    """λ of the generalized advantages of ppo."""
+    trace: float = 1.0
+    """λ of the generalized advantages of ppo; 1 takes whole returns."""
     epochs: int = 4
     """Passes of ppo over a window."""
     minibatches: int = 4
@@ -187,7 +187,6 @@ PRESETS: Mapping[str, MetaTraining] = {
         estimator="ppo",
         horizon=(300, 1500),
         window=300,
-        trace=1.0,
         learning_rate=1e-3,
         steps=2000,
         eval_steps=1000,

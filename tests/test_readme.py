@@ -1,9 +1,14 @@
 """The README's Python is run as it stands, but for the number of outer steps."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from l2o import meta_training
+from l2o.cli import main
+from l2o.planning.plan import resolve
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
@@ -22,3 +27,32 @@ def test_a_block_of_the_readme_runs(block, tmp_path, monkeypatch):
         assert names["loss"] < 0.2
     else:
         assert (tmp_path / "mine.safetensors").stat().st_size > 0
+
+
+def commands() -> list[str]:
+    """Every meta-training that README and docs tell to type, but for placeholders and shells."""
+    pages = [README, *sorted((README.parent / "docs").glob("*.md"))]
+    found = re.findall(
+        r"^(?:l2o meta-train|python meta_train\.py) ([^#\n]+)",
+        "\n".join(page.read_text() for page in pages),
+        flags=re.MULTILINE,
+    )
+    left_out = ("my_module", "$", "--distributed", "--log ")
+    return sorted({line.strip() for line in found if not any(x in line for x in left_out)})
+
+
+def test_there_are_commands():
+    assert len(commands()) > 8
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_of_the_documentation_is_accepted(line, monkeypatch, capsys):
+    """All parts of the run are built; it is not begun."""
+
+    def only_resolve(settings, console):
+        del console
+        resolve(replace(settings, devices=1))
+        return 0
+
+    monkeypatch.setattr(meta_training, "meta_train", only_resolve)
+    assert main(["meta-train", *line.split()]) == 0, capsys.readouterr().err

@@ -26,7 +26,7 @@ _PPO = replace(
     quiet=True,
 )
 
-_BY_COST = replace(_PPO, std=0.03, window=150, trace=MetaTraining().trace)
+_BY_COST = replace(_PPO, std=0.03, window=150)
 
 WAYS: Mapping[str, MetaTraining] = {
     "ppo": _PPO,
