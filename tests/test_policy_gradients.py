@@ -196,7 +196,7 @@ def test_one_pass_of_ppo_without_clipping_is_reinforce(actor):
     noise = optax.tree.random_like(jax.random.key(5), theta.actor)
     theta = theta._replace(actor=jax.tree.map(lambda t, z: t + 0.3 * z, theta.actor, noise))
     settings = PPOSettings(
-        epochs=1, minibatches=1, clip=np.inf, value_clip=np.inf, standardize=False, trace=0.8
+        epochs=1, minibatches=1, clip_ratio=np.inf, value_clip=np.inf, standardize=False, trace=0.8
     )
     learner = ppo_learner(
         {"walk": environment}, actor, HEAD, optax.sgd(1.0), num_pairs=8, settings=settings
@@ -536,8 +536,13 @@ def test_learning_earns_more(name):
         (lambda e: ppo(e, minibatches=3), "`minibatches` must divide the 4 groups; got 3.*=4"),
         (lambda e: ppo(e, epochs=0), "`epochs` must be at least 1"),
         (lambda e: ppo(e, trace=2.0), "`trace` must be in"),
-        (lambda e: ppo(e, clip=0.0), "`clip` must be positive"),
+        (lambda e: ppo(e, clip_ratio=0.0), "`clip_ratio` must be positive"),
         (lambda e: ppo(e, discount=-0.1), "`discount` must be in"),
+        (lambda e: ppo(e, entropy_weight=np.nan), "`entropy_weight` must be finite.*got nan"),
+        (
+            lambda e: reinforce(e, LINEAR, HEAD, num_groups=2, entropy_weight=-1.0),
+            "`entropy_weight` must be finite and not negative; got -1.0",
+        ),
     ],
 )
 def test_bad_arguments(make, message):

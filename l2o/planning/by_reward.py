@@ -66,7 +66,7 @@ def policy_learner(
             trace=settings.trace,
             epochs=settings.epochs,
             minibatches=settings.minibatches,
-            clip=settings.clip_ratio,
+            clip_ratio=settings.clip_ratio,
             entropy_weight=settings.entropy_weight,
         )
         check_ppo(ppo, settings.num_pairs)

@@ -24,7 +24,13 @@ from l2o.policies.advantages import standardized
 from l2o.policies.environment import Environment
 from l2o.policies.heads import Head
 from l2o.policies.policy import Actor
-from l2o.policies.reinforce import Credit, check_discount, credit_of, masked_mean
+from l2o.policies.reinforce import (
+    Credit,
+    check_discount,
+    check_entropy_weight,
+    credit_of,
+    masked_mean,
+)
 from l2o.policies.rollout import (
     ActorCritic,
     Rollout,
@@ -45,7 +51,7 @@ class PPOSettings:
         trace: λ of the generalized advantages.
         epochs: passes over a window.
         minibatches: of each pass, over groups.
-        clip: ε of the ratios; infinite for none.
+        clip_ratio: ε of the ratios; infinite for none.
         value_clip: how far the critic may move from what it said; infinite for none.
         value_weight: of the critic's squared error, halved.
         entropy_weight: of the entropy of actions, which is rewarded.
@@ -56,7 +62,7 @@ class PPOSettings:
     trace: float = 0.95
     epochs: int = 4
     minibatches: int = 4
-    clip: float = 0.2
+    clip_ratio: float = 0.2
     value_clip: float = 0.2
     value_weight: float = 0.5
     entropy_weight: float = 0.0
@@ -71,6 +77,7 @@ class PPOSettings:
 def check_ppo(settings: PPOSettings, num_groups: int) -> None:
     """Raises a `ValueError` that says what to type for a setting out of its range."""
     check_discount(settings.discount)
+    check_entropy_weight(settings.entropy_weight)
     if not 0 <= settings.trace <= 1:
         raise ValueError(f"`trace` must be in [0, 1]; got {settings.trace}. Try trace=0.95.")
     if settings.epochs < 1:
@@ -80,7 +87,7 @@ def check_ppo(settings: PPOSettings, num_groups: int) -> None:
             f"`minibatches` must divide the {num_groups} groups; got {settings.minibatches}. "
             f"Try minibatches={math.gcd(num_groups, 4)}."
         )
-    for name in ("clip", "value_clip"):
+    for name in ("clip_ratio", "value_clip"):
         if not getattr(settings, name) > 0:
             raise ValueError(
                 f"`{name}` must be positive; got {getattr(settings, name)}. Try {name}=0.2."
@@ -109,7 +116,7 @@ def ppo_cost(
     log_prob, entropy = likelihood(theta, actor, head, rollout)
     log_ratio = log_prob - rollout.transitions.log_prob
     ratio = jnp.exp(jnp.clip(log_ratio, -20.0, 20.0))
-    bounded = jnp.clip(ratio, 1.0 - settings.clip, 1.0 + settings.clip)
+    bounded = jnp.clip(ratio, 1.0 - settings.clip_ratio, 1.0 + settings.clip_ratio)
     gain = jnp.minimum(ratio * advantages, bounded * advantages)
     values = value_of(theta.critic, rollout.transitions.observation)
     near = credit.values + jnp.clip(
@@ -122,7 +129,7 @@ def ppo_cost(
         + settings.value_weight * masked_mean(0.5 * error, mask)
         - settings.entropy_weight * randomness
     )
-    is_clipped = (jnp.abs(ratio - 1.0) > settings.clip).astype(jnp.float32)
+    is_clipped = (jnp.abs(ratio - 1.0) > settings.clip_ratio).astype(jnp.float32)
     return cost, {
         "entropy": randomness,
         "critic_error": masked_mean(0.5 * jnp.square(values - credit.targets), mask),

@@ -7,6 +7,7 @@ the value of the last state in place of what lies beyond the window. The critic 
 trained by the same gradient, and does not reach the actor.
 """
 
+import math
 from typing import NamedTuple, get_args
 
 import jax
@@ -88,6 +89,7 @@ def reinforce(
         ValueError: for an argument outside its range.
     """
     check_discount(discount)
+    check_entropy_weight(entropy_weight)
     if baseline not in BASELINES:
         raise ValueError(
             f"`baseline` must be one of {', '.join(BASELINES)}; got {baseline}. Try {BASELINES[0]}."
@@ -163,3 +165,11 @@ def check_discount(discount: float) -> None:
     """Raises a `ValueError` unless the discount is in [0, 1]."""
     if not 0 <= discount <= 1:
         raise ValueError(f"`discount` must be in [0, 1]; got {discount}. Try discount=1.")
+
+
+def check_entropy_weight(weight: float) -> None:
+    """Raises a `ValueError` unless the weight is finite and not negative."""
+    if not 0 <= weight < math.inf:
+        raise ValueError(
+            f"`entropy_weight` must be finite and not negative; got {weight}. Try entropy_weight=0."
+        )
