@@ -141,13 +141,7 @@ def inner_problem(
     check_objective(objective, task)
     shortest, longest = (horizon, horizon) if isinstance(horizon, int) else horizon
     check_horizon(shortest, longest, window)
-
-    def first_state(key: Key) -> optax.OptState:
-        params = task.init(key, task.sample(key))
-        return lopt.transform(lopt.init(key), horizon=longest).init(params)
-
-    if batch_fraction(jax.eval_shape(first_state, jax.random.key(0))) is not None:
-        check_shrinks(task)
+    check_can_train(lopt, task, longest)
 
     def start_of(key: Key, num_steps: jax.Array, theta: Theta) -> InnerState:
         k_instance, k_params = jax.random.split(key)
@@ -221,6 +215,20 @@ def inner_problem(
         data=task.data,
         is_differentiable=objective.is_differentiable,
     )
+
+
+def check_can_train(lopt: LearnedOptimizer, task: Task, horizon: int) -> None:
+    """Raises a `ValueError` that says why, unless the optimizer can train the task.
+
+    It may need a certain number of tensors, or batches that can be smaller.
+    """
+
+    def first_state(key: Key) -> optax.OptState:
+        params = task.init(key, task.sample(key))
+        return lopt.transform(lopt.init(key), horizon=horizon).init(params)
+
+    if batch_fraction(jax.eval_shape(first_state, jax.random.key(0))) is not None:
+        check_shrinks(task)
 
 
 def draw_horizon(key: Key, shortest: int, longest: int, window: int) -> jax.Array:

@@ -42,3 +42,17 @@ def test_chunks_divide_the_run(steps, log_every, of_chunk, between_checkpoints):
     )
     plan = resolve(settings)
     assert (plan.log_every, plan.checkpoint_every) == (of_chunk, between_checkpoints)
+
+
+def test_what_cannot_be_evaluated_is_told_before_meta_training():
+    settings = MetaTraining(
+        task=("user_module:shrinks_in_training",),
+        optimizer="user_module:saves_examples",
+        estimator="ppo",
+        horizon=(50,),
+        num_pairs=4,
+        devices=1,
+    )
+    with pytest.raises(ValueError, match=r"`task` must have `shrink` .*; got bowl, which has none"):
+        resolve(settings)
+    assert resolve(replace(settings, evaluate=False)).learner.steps > 0

@@ -40,6 +40,16 @@ def uncapped() -> l2o.Task:
     return dataclasses.replace(bowl(), name="uncapped", loss_cap=float("inf"))
 
 
+def shrinks_in_training() -> l2o.TaskFamily:
+    """Only the task to meta-train on can have smaller batches."""
+    train = dataclasses.replace(bowl(), name="shrinks", shrink=lambda batch, fraction: batch)
+    return l2o.TaskFamily(name="bowls", train=(train,), evaluation=(bowl(),))
+
+
+def saves_examples() -> l2o.LearnedOptimizer:
+    return scheduler(knobs=["batch_fraction"])
+
+
 def empty_range() -> l2o.LearnedOptimizer:
     return scheduler(lowest=1.0, highest=0.1)
 

@@ -14,6 +14,7 @@ from l2o.partition import Merge, freeze
 from l2o.planning.by_cost import problem_learner
 from l2o.planning.by_reward import policy_learner
 from l2o.planning.population import check_divides, num_devices
+from l2o.problem import check_can_train
 from l2o.settings import MetaTraining
 from l2o.streams import check_seed, stream
 from l2o.task import Key, Task, TaskFamily, check_task
@@ -66,6 +67,8 @@ def resolve(settings: MetaTraining) -> Plan:
     evaluation = lookup.evaluation_tasks(families, settings.eval_tasks)
     for task in evaluation:
         check_task(task)
+        if settings.evaluate:
+            check_can_train(lopt, task, settings.horizon[-1])
     at_most = min(settings.log_every, settings.steps)
     log_every = max(n for n in range(1, at_most + 1) if settings.steps % n == 0)
     return Plan(
