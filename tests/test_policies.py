@@ -418,27 +418,65 @@ def test_agents_with_networks_of_their_own(core):
         separate.knobs.init({k: jnp.ones(2) for k in "abc"}, 10)
 
 
-def test_difference_credit_is_what_an_agent_alone_changed(task):
-    """Its action alone, against none: the reward it made, whatever it is on the other agents."""
-    lopt = tensor_controller(knobs=[], interval=INTERVAL)
-    team, difference = (
-        training_environment(task, lopt.policy, horizon=HORIZON, window=WINDOW, credit=credit)
-        for credit in ("team", "difference")
-    )
-    state = team.enter(jax.random.key(0), team.start(jax.random.key(1)), team.data)
-    action = jnp.array([[3.0], [0.0], [-5.0], [1.0]])
-    paid = lambda a: team.step(jax.random.key(2), state, a, team.data)[1]
-    whole = paid(action)
-    after, outcome = difference.step(jax.random.key(2), state, action, team.data)
-    np.testing.assert_allclose(whole.credit, np.full(4, whole.reward))
-    np.testing.assert_allclose(outcome.reward, whole.reward, rtol=1e-5)
-    expected = [whole.reward - paid(action.at[i].set(0.0)).reward for i in range(4)]
-    np.testing.assert_allclose(outcome.credit, expected, atol=1e-4)
-    assert abs(outcome.credit[1]) < 1e-6  # alike but for rounding
-    assert np.all(np.abs(outcome.credit[::2]) > 1e-4)
+def difference_and_team(task, **changes):
+    """Environments alike but for their credit, and a run of each that has just begun."""
+    policy = tensor_controller(knobs=[], interval=INTERVAL).policy
+    found = []
+    for credit in ("difference", "team"):
+        environment = training_environment(
+            task, policy, horizon=HORIZON, window=WINDOW, credit=credit, **changes
+        )
+        start = environment.start(jax.random.key(1))
+        found += [environment, environment.enter(jax.random.key(0), start, environment.data)]
+    return found
+
+
+def test_difference_credit_is_what_an_agent_changed_from_the_start_of_the_run(task):
+    """Less than the same run in which it never acts and the others do what they did."""
+    difference, state, team, begun = difference_and_team(task)
+    drawn = 2.0 * jax.random.normal(jax.random.key(3), (HORIZON // INTERVAL, 4, 1))
+    actions = drawn.at[:, 1].set(0.0)
+    k_steps = jax.random.split(jax.random.key(2), HORIZON // INTERVAL)
+
+    def rewards(actions):
+        step = lambda state, given: team.step(given[0], state, given[1], team.data)
+        return jax.lax.scan(step, begun, (k_steps, actions))[1].reward
+
+    credits = []
+    for key, action in zip(k_steps, actions, strict=True):
+        state, outcome = difference.step(key, state, action, difference.data)
+        credits.append(outcome.credit)
+    whole = jax.jit(rewards)(actions)
+    np.testing.assert_allclose(outcome.reward, whole[-1], rtol=1e-3, atol=1e-4)
+    for agent in range(4):
+        without = jax.jit(rewards)(actions.at[:, agent].set(0.0))
+        found = np.array(credits)[:, agent]
+        np.testing.assert_allclose(found, whole - without, rtol=1e-3, atol=2e-4)
+    assert np.all(np.abs(np.array(credits)[:, 1]) < 1e-5)  # alike but for rounding
+    assert np.max(np.abs(np.array(credits)[:, 0])) > 0.005
     assert difference.inner_steps == 5 * team.inner_steps
-    same, _ = team.step(jax.random.key(2), state, action, team.data)
-    np.testing.assert_allclose(after.params["w0"], same.params["w0"], rtol=1e-4, atol=1e-5)
+
+
+def test_all_pay_the_penalty_and_who_would_have_diverged_earns_nothing_more(task):
+    difference, state, _, _ = difference_and_team(task, reward=Reward(penalty=7.0))
+    still = jnp.zeros((4, 1))
+    step = lambda state: difference.step(jax.random.key(2), state, still, difference.data)
+    spoilt = lambda tree: jax.tree.map(lambda p: jnp.nan * p, tree)
+    without = state.without._replace(params=spoilt(state.without.params))
+    broken = state._replace(params=spoilt(state.params), without=without)
+    np.testing.assert_allclose(step(broken)[1].credit, -7.0, rtol=1e-5)  # whatever each changed
+    after, outcome = step(state._replace(without=without))
+    worst = -np.log(task.loss_cap + LOG_FLOOR) - state.potentials[0]
+    np.testing.assert_allclose(outcome.credit, outcome.reward - worst, rtol=1e-5)
+    _, outcome = step(after)
+    np.testing.assert_allclose(outcome.credit, outcome.reward, rtol=1e-6)
+
+
+def test_one_agent_cannot_be_paid_by_difference(task):
+    with pytest.raises(ValueError, match="`credit` must be team for scheduler, which has one"):
+        training_environment(
+            task, small_policy().policy, horizon=20, window=10, credit="difference"
+        )
 
 
 def test_a_chooser_cannot_be_paid_by_difference(task):

@@ -90,6 +90,22 @@ class Environment:
     data: Data = ()
 
 
+class Without(NamedTuple):
+    """For each agent, the same run if that agent had never turned its knobs; an agent axis first.
+
+    Attributes:
+        params: its parameters.
+        knobs: see `l2o.policies.policy.Knobs`.
+        potentials: what was measured last.
+        is_over: whether it has diverged, after which it earns nothing.
+    """
+
+    params: optax.Params
+    knobs: Any
+    potentials: jax.Array
+    is_over: jax.Array
+
+
 class TrainingState(NamedTuple):
     """A training run between two decisions.
 
@@ -102,6 +118,7 @@ class TrainingState(NamedTuple):
         potentials: what was measured last, shape (rewards,).
         first_loss: on fresh batches at the start of the run.
         loss: the same when it was measured last.
+        without: for credit by difference, else ().
     """
 
     instance: Instance
@@ -112,6 +129,7 @@ class TrainingState(NamedTuple):
     potentials: jax.Array
     first_loss: jax.Array
     loss: jax.Array
+    without: Without | tuple[()] = ()
 
 
 def training_environment(
@@ -136,10 +154,11 @@ def training_environment(
             run. Multiples of `window`.
         window: inner steps of one window, a multiple of the policy's interval.
         reward: what is paid.
-        credit: "team" gives all agents the whole reward; "difference" gives each what it changed:
-            the reward less what there would have been, on the same batches, had this agent alone
-            let go of its knobs (Wolpert and Tumer 2002). That trains the interval once more for
-            each agent, which `inner_steps` counts.
+        credit: "team" gives all agents the whole reward; "difference" gives each what it changed
+            (Wolpert and Tumer 2002): the reward less that of a second run on the same batches, in
+            which this agent alone has left its knobs where they began, and the others have done
+            what they did. All pay the penalty. Each agent's run is trained along from the first
+            step to the last, which `inner_steps` counts.
         privileged: numbers that tell the critic which task this is.
 
     Raises:
@@ -169,7 +188,7 @@ def training_environment(
         k_instance, k_params = jax.random.split(key)
         instance = task.sample(k_instance)
         params = task.init(k_params, instance)
-        return TrainingState(
+        state = TrainingState(
             instance=instance,
             params=params,
             knobs=knobs.init(as_float32(params), num_steps),
@@ -179,12 +198,22 @@ def training_environment(
             first_loss=jnp.float32(0.0),
             loss=jnp.float32(0.0),
         )
+        return state if credit == "team" else state._replace(without=without_each(state))
+
+    def without_each(state: TrainingState) -> Without:
+        """At the start all are alike."""
+        num_agents = knobs.observe(state.knobs).shape[0]
+        same = Without(state.params, state.knobs, state.potentials, jnp.bool_(False))
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_agents, *jnp.shape(x))), same)
 
     init, start = run_starts(start_of, shortest, longest, window)
 
     def enter(key: Key, state: TrainingState, data: Data) -> TrainingState:
         loss, potentials = measure(reward, task, key, state.params, state.instance, data)
         measured = state._replace(potentials=potentials, first_loss=loss, loss=loss)
+        if isinstance(state.without, Without):
+            of_each = jnp.broadcast_to(potentials, state.without.potentials.shape)
+            measured = measured._replace(without=state.without._replace(potentials=of_each))
         has_begun = state.step > 0
         return jax.tree.map(lambda old, new: jnp.where(has_begun, old, new), state, measured)
 
@@ -206,11 +235,22 @@ def training_environment(
     ) -> tuple[TrainingState, Outcome]:
         after, outcome = decide(key, state, action, data)
         num_agents = action.shape[0]
-        if credit == "team":
+        if not isinstance(state.without, Without):
             return after, outcome._replace(credit=jnp.full(num_agents, outcome.reward))
-        without = jnp.where(jnp.eye(num_agents, dtype=bool)[..., None], 0.0, action)
-        _, otherwise = jax.vmap(decide, (None, None, 0, None))(key, state, without, data)
-        return after, outcome._replace(credit=outcome.reward - otherwise.reward)
+        of_others = jnp.where(jnp.eye(num_agents, dtype=bool)[..., None], 0.0, action)
+
+        def decide_without(old: Without, of_others: jax.Array) -> tuple[Without, jax.Array]:
+            otherwise = state._replace(
+                params=old.params, knobs=old.knobs, potentials=old.potentials, without=()
+            )
+            there, outcome = decide(key, otherwise, of_others, data)
+            is_over = old.is_over | outcome.done
+            new = Without(there.params, there.knobs, there.potentials, is_over)
+            earned = jnp.sum(reward.weight_of_each * outcome.rewards)
+            return new, jnp.where(old.is_over, 0.0, earned)
+
+        without, earned = jax.vmap(decide_without)(state.without, of_others)
+        return after._replace(without=without), outcome._replace(credit=outcome.reward - earned)
 
     def decide(
         key: Key, state: TrainingState, action: jax.Array, data: Data
@@ -276,8 +316,12 @@ def training_environment(
             f"`reward` can be examples only if {policy.name} chooses the size of batches; got "
             f"{' '.join(reward.names)}. Drop it, or add the knob batch_fraction."
         )
-    seen = jax.eval_shape(observe, begun)
-    repeats = 1 + seen.agents.shape[0] if credit == "difference" else 1
+    num_agents = jax.eval_shape(observe, begun).agents.shape[0]
+    if credit == "difference" and num_agents == 1:
+        raise ValueError(
+            f"`credit` must be team for {policy.name}, which has one agent; got {credit}. Drop it."
+        )
+    repeats = 1 + num_agents if credit == "difference" else 1
     return Environment(
         init=init,
         start=start,
