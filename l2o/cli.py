@@ -132,7 +132,7 @@ SPELLINGS = {
     "reference": "--reference",
     "out": "--out",
     "baselines": "--baselines",
-    **{name: f"--{name}" for name in ("engines", "policies", "runs", "searches")},
+    **{name: f"--{name}" for name in ("engines", "policies", "released", "runs", "searches")},
     "inner_steps": "--inner-steps",
     "name_or_path": "RUN_OR_FILE",
 }

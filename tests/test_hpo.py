@@ -5,6 +5,8 @@ import fcntl
 import itertools
 import json
 import math
+import os
+import subprocess
 
 import jax
 import numpy as np
@@ -15,7 +17,13 @@ from rich.console import Console
 from l2o.cli import main
 from l2o.evaluate import draw_starts, train_settings
 from l2o.hpo import command, engines
-from l2o.hpo.command import BUDGETS, load_reports, save_reports
+from l2o.hpo.command import (
+    BUDGETS,
+    CompareHPO,
+    load_reports,
+    recorded_engines,
+    save_reports,
+)
 from l2o.hpo.engines import ENGINES, Engine
 from l2o.hpo.policies import WAYS, Meta, settings_of
 from l2o.hpo.recipe import SPACE, Hyperparameters, follow, recipe
@@ -122,9 +130,8 @@ def test_a_search_is_a_function_of_its_seed(name, trainer, tmp_path):
 
 def test_a_person_begins_in_the_middle_of_the_grid(trainer, tmp_path):
     reports = searched("cosine", trainer[0], 0, tmp_path).reports
-    points = [
-        (float(rows[0, 0]), float(rows[0, 1])) for _, _, step, _, rows in reports if step == STEPS
-    ]
+    whole = [report.recipe for report in reports if report.step == STEPS]
+    points = [(float(rows[0, 0]), float(rows[0, 1])) for rows in whole]
     grid = [10.0 ** (k / 2) for k in (-4, -3, -5, -2, -6, -1, -7, 0, -8)]
     np.testing.assert_allclose([rate for rate, _ in points[:9]], grid, rtol=1e-5)
     assert len({rate for rate, _ in points[9:15]}) < 6 and len(set(points)) == RUNS
@@ -147,7 +154,8 @@ def test_tpe_keeps_a_journal_and_stops_bad_trials_early(trainer, tmp_path):
 
 
 def a_report(spent, step=4, loss=0.0, trial="a", rate=0.0):
-    return Report(spent, trial, step, loss, np.full((4, 2), rate))
+    whole_from = spent if step == 4 else math.inf
+    return Report(spent, trial, step, loss, np.full((4, 2), rate), whole_from)
 
 
 def test_the_incumbent_is_the_trial_whose_last_report_is_the_lowest():
@@ -160,13 +168,13 @@ def test_the_incumbent_is_the_trial_whose_last_report_is_the_lowest():
         a_report(12, 4, 1.5, "c", rate=0.1),  # went on otherwise
         a_report(14, 4, 9.0, "d"),
     ]
-    found = [(r.spent, r.trial, r.step, r.loss) for r in incumbents(reports)]
+    found = [(r.spent, r.trial, r.step, r.loss, r.whole_from) for r in incumbents(reports)]
     assert found == [
-        (2, "a", 4, 3.0),
-        (6, "b", 2, 1.0),
-        (8, "a", 4, 3.0),
-        (10, "c", 2, 2.0),
-        (12, "c", 4, 1.5),
+        (2, "a", 4, 3.0, 4),
+        (6, "b", 2, 1.0, math.inf),
+        (8, "a", 4, 3.0, 4),
+        (10, "c", 2, 2.0, math.inf),
+        (12, "c", 4, 1.5, 12),
     ]
 
 
@@ -188,7 +196,7 @@ def test_reports_are_read_as_they_were_written(tmp_path):
     reports = [a_report(2, 2, 4.0, "a", rate=0.5), a_report(4, 4, 3.0, "b", rate=0.25)]
     save_reports(tmp_path / "x.npz", reports)
     for found, written in zip(load_reports(tmp_path / "x.npz"), reports, strict=True):
-        assert found[:4] == written[:4]
+        assert found[:4] == written[:4] and found.whole_from == written.whole_from
         np.testing.assert_array_equal(found.recipe, written.recipe)
 
 
@@ -232,6 +240,31 @@ def test_crossings_have_intervals_over_searches():
     found = crossing(np.array([2.0]), 100, 4, read_off("e", [slow, fast], [4, 8, 12]))
     assert found == Crossing("e", Bound(12, 13), Bound(8, 25), Bound(12, 13))
     assert crossed(found) == "13\n[13, 25]"
+
+
+def test_a_trial_that_is_not_whole_yet_is_still_to_be_trained():
+    """Half of the searches have no model after 8 of 4 steps a run: half a run more is saved."""
+    halfway = a_report(8, 2)._replace(whole_from=12)
+    slow = [(a_report(4, 2), FakeCurves(4.0)), (halfway, FakeCurves(1.0))]
+    fast = [(a_report(4), FakeCurves(4.0)), (a_report(8), FakeCurves(1.0))]
+    engine = read_off("e", [slow, fast], [4, 8, 12])
+    np.testing.assert_array_equal(engine.whole, [[False, False, True], [True, True, True]])
+    at = lambda loss: crossing(np.array([loss]), 120, 4, engine).middle
+    assert at(5.0) == Bound(4, 60)  # 4 + 2 steps less the policy's 4
+    assert at(2.0) == Bound(8, 20)
+    assert at(0.5) == Bound(None, 15)
+
+
+def test_what_is_damaged_is_named(tmp_path):
+    path = tmp_path / "random_0.npz"
+    save_reports(path, [a_report(4)])
+    for content in (path.read_bytes()[:-30], b"", b"garbage"):
+        path.write_bytes(content)
+        with pytest.raises(RunError, match=r"random_0.npz is damaged.*Delete it, and go on with"):
+            load_reports(path)
+    for content in ("[]", '{"engines": null}', '{"engines": 3}', '{"engines": ["no"]}', "{"):
+        (tmp_path / "config.json").write_text(content)
+        assert recorded_engines(CompareHPO(out=str(tmp_path), resume=True)) == []
 
 
 def test_a_policy_is_seen_only_on_its_own_tasks_and_free_before_meta_training():
@@ -426,6 +459,31 @@ def test_other_ways_meta_train(way, tmp_path):
 def test_a_member_of_ray_that_fails_is_told(trainer, tmp_path):
     ray = pytest.importorskip("ray")
     broken = dataclasses.replace(trainer[0], start=None)
-    with pytest.raises(RunError, match="16 of 16 members of ray_pbt failed: "):
+    with pytest.raises(RunError, match=r"ray_pbt: \d+ of 16 members failed: "):
         ENGINES["ray_pbt"].search(Search(broken, RUNS * STEPS), 0, tmp_path)
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("interrupt", "error", "message"),
+    [
+        (["pkill", "-9", "-n", "-f", "ray::Member"], RunError, "ray_pbt: 1 of 16 members failed"),
+        (["kill", "-INT", str(os.getpid())], KeyboardInterrupt, None),
+    ],
+    ids=["a member dies", "Ctrl-C"],
+)
+def test_a_population_of_ray_that_is_interrupted_is_no_result(
+    trainer, tmp_path, interrupt, error, message
+):
+    ray = pytest.importorskip("ray")
+
+    class Interrupted(Search):
+        def record(self, *report):
+            super().record(*report)
+            if len(self.reports) == 20:
+                subprocess.run(interrupt, check=True)
+
+    with pytest.raises(error, match=message):
+        ENGINES["ray_pbt"].search(Interrupted(trainer[0], RUNS * STEPS), 0, tmp_path)
     ray.shutdown()

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import time
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from l2o.hpo.search import Report, Search, Trainer, in_force, incumbents
 from l2o.hpo.summary import Found, engine_result, policy_result, read_off
 from l2o.planning import plan
 from l2o.run_folder import RunError, RunFolder, atomic_write
+from l2o.settings import MetaTraining
 from l2o.streams import check_seed, stream
 from l2o.task import Key, Task
 
@@ -110,8 +112,10 @@ def run_comparison(options: CompareHPO, console: Console) -> int:
         RunError: if a meta-training run or a search cannot go on.
     """
     begun = time.perf_counter()
-    check_seed(options.seed)
     budget = resolve(options)
+    check_seed(options.seed)
+    check_seed(options.seed + budget.searches - 1)  # each search has its own
+    check_names(options)
     engines = options.engines or recorded_engines(options) or installed(console)
     check_engines(engines)
     check_ways(options.policies)
@@ -136,7 +140,7 @@ def run_comparison(options: CompareHPO, console: Console) -> int:
         policies = []
         for settings in ways:
             console.print(f"meta-training by {settings.estimator}", highlight=False)
-            policies.append(train_policy(settings, budget.inner_steps, console))
+            policies.append(trained(settings, budget.inner_steps, console))
         controls = before(policies, options.seed)
         results = []
         for task in tasks:
@@ -179,6 +183,21 @@ def opened(options: CompareHPO, config: Mapping[str, Any], console: Console) -> 
         yield run.path
 
 
+def trained(settings: MetaTraining, inner_steps: float, console: Console) -> Meta:
+    """A policy, meta-trained or read.
+
+    Raises:
+        RunError: if what its folder holds is of no use.
+    """
+    try:
+        return train_policy(settings, inner_steps, console)
+    except ValueError as error:  # its settings were found right before
+        raise RunError(
+            f"{settings.run_dir} is damaged, or of another version of l2o. Delete it, and go on "
+            "with --resume."
+        ) from error
+
+
 def recorded_engines(options: CompareHPO) -> list[str]:
     """Engines of the comparison that is to be continued; none if there is none."""
     path = RunFolder(Path(options.out)).config
@@ -186,8 +205,17 @@ def recorded_engines(options: CompareHPO) -> list[str]:
         return []
     with contextlib.suppress(ValueError):  # told when it is opened
         found = json.loads(path.read_bytes())
-        return [name for name in ENGINES if name in found.get("engines", [])]
+        names = found.get("engines") if isinstance(found, dict) else None
+        return [name for name in ENGINES if name in names] if isinstance(names, list) else []
     return []
+
+
+def check_names(options: CompareHPO) -> None:
+    """Raises a `ValueError` that says what to type if no task is named, or a release twice."""
+    if not options.task:
+        raise ValueError("`task` must name at least one task; got none. Try task=digits_mlp.")
+    if len(set(options.released)) < len(options.released):
+        raise ValueError(f"`released` must differ; got {' '.join(options.released)}. Drop one.")
 
 
 def resolve(options: CompareHPO) -> Budget:
@@ -336,12 +364,21 @@ def save_reports(path: Path, reports: Sequence[Report]) -> None:
 
 
 def load_reports(path: Path) -> list[Report]:
-    """Reads what `save_reports` wrote."""
-    with np.load(path) as file:
-        columns = [file[name] for name in Report._fields]
+    """Reads what `save_reports` wrote.
+
+    Raises:
+        RunError: if it is damaged.
+    """
+    try:
+        with np.load(path) as file:
+            columns = [file[name] for name in Report._fields]
+    except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise RunError(
+            f"{path} is damaged or of another version. Delete it, and go on with --resume."
+        ) from error
     return [
-        Report(int(spent), str(trial), int(step), float(loss), rows)
-        for spent, trial, step, loss, rows in zip(*columns, strict=True)
+        Report(int(spent), str(trial), int(step), float(loss), rows, float(whole_from))
+        for spent, trial, step, loss, rows, whole_from in zip(*columns, strict=True)
     ]
 
 

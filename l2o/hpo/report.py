@@ -95,9 +95,9 @@ def panel(result: TaskResult) -> plots.Draw:
                 if policy.inner_steps and first <= share <= last:
                     axes.plot([share], [loss.median], "|", color=color, markersize=14)
                     axes.annotate(
-                        f"{policy.name}: {tasks:,} tasks",
+                        f"{tasks:,}",
                         (share, loss.median),
-                        xytext=(4, 4),
+                        xytext=(4, 4 - 7 * i),
                         textcoords="offset points",
                         fontsize=6,
                         color=color,
@@ -131,23 +131,21 @@ def loss_table(result: TaskResult) -> "Table":
     metrics = [name for name in result.engines[0].test if name != "loss"]
     table.add_column("", no_wrap=True)
     runs = result.budget // result.steps
-    counts = (f"{runs // 2} runs", f"{runs} runs of tuning")
-    for column in ("1 run", *counts, *metrics[:1]):
+    before = sorted({1, runs // 2})
+    shown = [f"{n} run" + "s" * (n > 1) for n in before]
+    for column in (*shown, f"{runs} runs of tuning", *metrics[:1]):
         table.add_column(column, no_wrap=True, justify="right")
     for engine in result.engines:
-        median = engine.median
         table.add_row(
             marked(engine.name, engine.diverged),
-            number(median[0], 2),
-            number(median[runs // 2 - 1], 2),
+            *(number(engine.median[n - 1], 2) for n in before),
             bracketed(engine.final_loss),
             *(number(engine.test[m]) for m in metrics[:1]),
         )
     for policy in result.policies:
         table.add_row(
             marked(policy.name + (" (seen)" if policy.is_seen else ""), policy.diverged),
-            "",
-            "",
+            *("" for _ in before),
             bracketed(policy.final_loss),
             *(number(policy.test[m]) for m in metrics[:1]),
         )
@@ -190,6 +188,7 @@ NOTE = """\
 Tuning is on one training problem; losses are medians on other seeds, with 95 %
 intervals over searches and seeds (engines) or seeds (policies: not tuned, one
 meta-training run each). tasks: meta-training over the inner steps that a search
-took to be as good, and stay so, less those of one run, with 95 % intervals; ≤
-if it was not within its budget, never if its first run was as good."""
+took to be as good, and stay so to its end, less those of one run (not less if
+its best trial is still to be trained), with 95 % intervals; ≤ if it was not
+within its budget, never if its first run was as good."""
 """What the tables are."""

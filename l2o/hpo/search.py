@@ -1,6 +1,7 @@
 """A search for a recipe on one training problem, and what it has spent."""
 
 import functools
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -81,6 +82,8 @@ class Report(NamedTuple):
         step: inner steps of this trial.
         loss: on the probes.
         recipe: shape (num_steps, 2); if it may still change, with the last values held.
+        whole_from: inner steps of the whole search after which there was a model trained by this
+            recipe to its end; infinite if there is none.
     """
 
     spent: int
@@ -88,6 +91,7 @@ class Report(NamedTuple):
     step: int
     loss: float
     recipe: np.ndarray
+    whole_from: float = math.inf
 
 
 @dataclass
@@ -123,7 +127,9 @@ class Search:
 
     def record(self, trial: str, num_steps: int, step: int, loss: float, rows: np.ndarray) -> None:
         """Notes that a trial took `num_steps` more and is now at `step`."""
-        self.reports.append(Report(self.spent + num_steps, trial, step, loss, rows))
+        spent = self.spent + num_steps
+        whole_from = spent if step == self.trainer.num_steps else math.inf
+        self.reports.append(Report(spent, trial, step, loss, rows, whole_from))
 
     def trial(self, rows: np.ndarray) -> Iterator[tuple[int, float]]:
         """Trains by a recipe; yields step and loss after each stretch. May be left early."""
@@ -152,7 +158,7 @@ def incumbents(reports: Sequence[Report]) -> list[Report]:
         latest[report.trial] = report
         leader = min(latest.values(), key=lambda r: r.loss)
         if best and leader.trial == best[-1].trial and is_same(leader, best[-1]):
-            best[-1] = best[-1]._replace(step=leader.step, loss=leader.loss)
+            best[-1] = leader._replace(spent=best[-1].spent)
         else:
             best.append(leader._replace(spent=report.spent))
     return best

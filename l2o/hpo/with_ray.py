@@ -33,11 +33,14 @@ def ray_pbt(search: Search, seed: int, folder: Path) -> None:
     """A population that fills the budget; after every report the worst quarter copies the best.
 
     Raises:
-        RunError: if a member failed.
+        RunError: if a member failed, or Ray did.
     """
     del folder
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # or `verbose=0` is not quiet
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # or Ctrl-C ends the search as if it were done
     from ray import tune
+    from ray.exceptions import RayError
+    from ray.tune.error import TuneError
     from ray.tune.schedulers import PopulationBasedTraining
 
     size = search.budget // search.trainer.num_steps
@@ -66,23 +69,36 @@ def ray_pbt(search: Search, seed: int, folder: Path) -> None:
     sent = {"task": trainer.task, "start": packed(trainer.start), "num_steps": trainer.num_steps}
     with tempfile.TemporaryDirectory() as storage, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX's about forks, which only start programs here
-        connect()
-        grid = tune.Tuner(
-            tune.with_resources(tune.with_parameters(member(), **sent), {"cpu": 1}),
-            param_space=samplers,
-            tune_config=tune.TuneConfig(num_samples=size, scheduler=scheduler, reuse_actors=True),
-            run_config=tune.RunConfig(
-                stop={"training_iteration": len(trainer.reports)},
-                storage_path=storage,
-                verbose=0,
-                callbacks=[Reports()],
-            ),
-        ).fit()
+        try:
+            connect()
+            grid = tune.Tuner(
+                tune.with_resources(tune.with_parameters(member(), **sent), {"cpu": 1}),
+                param_space=samplers,
+                tune_config=tune.TuneConfig(
+                    num_samples=size, scheduler=scheduler, reuse_actors=True
+                ),
+                run_config=tune.RunConfig(
+                    stop={"training_iteration": len(trainer.reports)},
+                    storage_path=storage,
+                    verbose=0,
+                    callbacks=[Reports()],
+                    # The others would wait for ever for the reports of one that has died.
+                    failure_config=tune.FailureConfig(fail_fast=True),
+                ),
+            ).fit()
+        except (RayError, TuneError, RuntimeError) as error:
+            raise RunError(failure("Ray failed", error)) from error
     if grid.errors:
-        raise RunError(
-            f"{len(grid.errors)} of {size} members of ray_pbt failed: "
-            f"{str(grid.errors[0]).strip().splitlines()[-1]}. Leave it out by --engines."
-        )
+        number = len(grid.errors)
+        raise RunError(failure(f"{number} of {size} members failed", grid.errors[0]))
+    if search.spent < size * trainer.num_steps:
+        raise RunError("ray_pbt was stopped early. Leave it out by --engines.")
+
+
+def failure(what: str, error: Exception) -> str:
+    """One line about what went wrong in Ray."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"ray_pbt: {what}: {lines[-1][:300]}. Leave it out by --engines."
 
 
 def connect() -> None:
