@@ -153,6 +153,16 @@ def summary(name_or_path: str | Path) -> dict[str, Any]:
     return header["summary"]
 
 
+def checksum(name_or_path: str | Path) -> str:
+    """The sha256 of what a release file holds; see `load`.
+
+    Raises:
+        ValueError: if there is no such file, or it is damaged.
+    """
+    header, _ = _parse(_find(name_or_path))
+    return header["sha256"]
+
+
 def names() -> list[str]:
     """Names of the learned optimizers that come with l2o."""
     return sorted(path.stem for path in _packaged_folder().glob("*.safetensors"))

@@ -3,6 +3,7 @@
 import sys
 import warnings
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +31,7 @@ def make(name: str, **changes) -> TrainingEnv:
 @pytest.mark.parametrize("name", DESIGNS)
 def test_gymnasium_checks_it(name):
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*render.*|.*infinity.*|.*not within.*")
+        warnings.filterwarnings("ignore", message=".*render.*|.*infinity.*")
         check_env(gymnasium_env(make(name)))
 
 
@@ -88,6 +89,14 @@ def test_actions_are_bounded_and_a_reward_is_what_was_asked_for():
     np.testing.assert_array_equal(*(s.knobs.positions for s in turned))
     _, reward, _, info = env.step_env(jax.random.key(1), state, jnp.zeros(1))
     assert set(info) == {"loss"} and reward == info["loss"] < 0
+
+
+def test_gymnasium_is_told_of_mistakes():
+    gym = gymnasium_env(make("scheduler"))
+    with pytest.raises(gymnasium.error.ResetNeeded, match="Call `reset` before"):
+        gym.step(np.zeros(1, np.float32))
+    with pytest.raises(ValueError, match="`seed` must be between 0 and"):
+        gym.reset(seed=2**63 + 5)
 
 
 def test_without_gymnasium(monkeypatch):

@@ -12,7 +12,7 @@ import scipy.stats
 from user_module import bowl
 
 import l2o
-from l2o import nets
+from l2o import nets, release
 from l2o.batches import batch_fraction, training_batch
 from l2o.estimators import nres
 from l2o.evaluate import evaluate
@@ -320,6 +320,17 @@ def test_a_learned_base_at_a_rate_of_one_is_itself(task):
             updates, state = tx.update(grads, state, params, value=jnp.float32(1.0))
         found.append(updates)
     assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-5), *found))
+
+
+def test_a_released_policy_refuses_another_base(tmp_path):
+    lopt = small_policy(base="digits")
+    path = tmp_path / "policy.safetensors"
+    l2o.save(path, lopt, lopt.init(jax.random.key(0)))
+    loaded, _ = l2o.load(path)
+    assert loaded.config["base_sha256"] == release.checksum("digits")
+    with pytest.raises(ValueError, match=r"`base` must be the digits .* of sha256 0123; got"):
+        small_policy(base="digits", base_sha256="0123")
+    assert small_policy().config["base_sha256"] is None
 
 
 def test_what_a_task_cannot_do_with_batches_is_told_at_once(task):

@@ -124,13 +124,13 @@ class Base(NamedTuple):
         name: of it.
         make: from hyperparameters to the transformation.
         knobs: the hyperparameters that can be turned besides the learning rate.
-        is_learned: whether `make` takes the `horizon`, too.
+        sha256: of a learned one's release file, whose `make` takes the `horizon`, too.
     """
 
     name: str
     make: Callable[..., optax.GradientTransformation]
     knobs: tuple[str, ...]
-    is_learned: bool = False
+    sha256: str | None = None
 
 
 BASES: Mapping[str, Base] = {
@@ -165,7 +165,7 @@ def base_of(name: str) -> Base:
             tx = lopt.transform(theta, horizon=horizon)
             return optax.chain(tx, optax.scale(learning_rate))
 
-        return Base(name, direction, (), is_learned=True)
+        return Base(name, direction, (), sha256=release.checksum(name))
     make = lookup.attribute("base", name, BASES)
     try:
         taken = inspect.signature(make).parameters
@@ -220,6 +220,7 @@ def scheduler(
     core: str = "mlp",
     hidden_size: int = 32,
     knobs: Sequence[str] = (),
+    base_sha256: str | None = None,
 ) -> PolicyOptimizer:
     """One agent that schedules the learning rate of a whole network.
 
@@ -235,10 +236,11 @@ def scheduler(
         hidden_size: of the network.
         knobs: what is turned besides: batch_fraction, the part of each batch that counts, and what
             `tensor_controller` turns.
+        base_sha256: of a learned base, which release files of the policy keep.
 
     Raises:
-        ValueError: if the range of rates is empty or the start outside it, `interval` < 1, or a
-            name is unknown.
+        ValueError: if the range of rates is empty or the start outside it, `interval` < 1, a name
+            is unknown, or the learned base is not the one it was.
     """
     knobs = list(knobs)
     return _controller("scheduler", dict(locals()), knobs, per_tensor=False)
@@ -256,6 +258,7 @@ def tensor_controller(
     core: str = "mlp",
     hidden_size: int = 32,
     networks: int = 1,
+    base_sha256: str | None = None,
 ) -> PolicyOptimizer:
     """One agent for each tensor that turns its hyperparameters.
 
@@ -273,6 +276,7 @@ def tensor_controller(
         hidden_size: of the network.
         networks: 1 for one that all agents share; or one for each agent, for models with exactly
             so many tensors.
+        base_sha256: as for `scheduler`.
 
     Raises:
         ValueError: as `scheduler`, or if the base has no such knob.
@@ -286,6 +290,13 @@ def _controller(
 ) -> PolicyOptimizer:
     """The design of this name; `config` holds the arguments of its constructor."""
     base, learning_rate = base_of(config["base"]), config["learning_rate"]
+    if config["base_sha256"] not in (None, base.sha256):
+        raise ValueError(
+            f"`base` must be the {base.name} that this policy was meta-trained with, of sha256 "
+            f"{config['base_sha256'][:12]}; got {str(base.sha256)[:12]}. Install the version of "
+            "l2o that has it."
+        )
+    config["base_sha256"] = base.sha256
     rate = Knob(config["lowest"], config["highest"], config["step"])
     _check(base, names, learning_rate, rate, config["interval"], per_tensor=per_tensor)
     table = {"learning_rate": rate, **{n: KNOBS[n] for n in names}}
@@ -299,7 +310,7 @@ def _controller(
 
     def base_with(horizon: int | jax.Array) -> optax.GradientTransformationExtraArgs:
         values = {n: start[n] for n in of_base}
-        values |= {"horizon": horizon} if base.is_learned else {}
+        values |= {"horizon": horizon} if base.sha256 else {}
         fixed = set(inspect.signature(base.make).parameters) - set(values)
         make = optax.inject_hyperparams(base.make, static_args=fixed)
         return cast(optax.GradientTransformationExtraArgs, make(**values))

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from l2o.policies.env import TrainingEnv
+from l2o.streams import check_seed
 
 
 class GymnasiumEnv(gymnasium.Env):
@@ -34,9 +35,14 @@ class GymnasiumEnv(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts an episode, the same one for the same seed."""
+        """Starts an episode, the same one for the same seed.
+
+        Raises:
+            ValueError: unless the seed is one of the 2³² that JAX tells apart.
+        """
         super().reset(seed=seed, options=options)
         if seed is not None:
+            check_seed(seed)
             self._key = jax.random.key(seed)
         self._key, k_reset = jax.random.split(self._key)
         observation, self._state = self._reset(k_reset, self._params)
@@ -44,6 +50,8 @@ class GymnasiumEnv(gymnasium.Env):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One decision, and the interval of training that follows it."""
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("Call `reset` before the first `step`.")
         self._key, k_step = jax.random.split(self._key)
         self._state, reward, terminated, info = self._step(
             k_step, self._state, np.asarray(action, np.float32), self._params
