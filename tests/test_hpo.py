@@ -468,15 +468,15 @@ def test_a_member_of_ray_that_fails_is_told(trainer, tmp_path):
 @pytest.mark.parametrize(
     ("interrupt", "status", "message"),
     [
-        ("pkill -9 -n -f ray::Member", 2, "error: ray_pbt: 1 of 4 members failed"),
-        ("kill -INT $PPID", 130, "interrupted"),
+        (["pkill", "-9", "-n", "-f", "ray::Member"], 2, "error: ray_pbt: 1 of 4 members failed"),
+        (["kill", "-INT", "parent"], 130, "interrupted"),
     ],
     ids=["a member dies", "Ctrl-C"],
 )
 def test_a_population_of_ray_that_is_interrupted_is_no_result(tmp_path, interrupt, status, message):
     pytest.importorskip("ray")
     script = f"""
-import os
+import os, subprocess
 from l2o.cli import run
 from l2o.hpo.search import Search
 
@@ -485,7 +485,8 @@ record = Search.record
 def interrupted(search, *report):
     record(search, *report)
     if len(search.reports) == 6:
-        os.system({interrupt!r})
+        words = [str(os.getpid()) if word == "parent" else word for word in {interrupt}]
+        subprocess.run(words, check=True)
 
 Search.record = interrupted
 run()
