@@ -13,7 +13,7 @@ from user_module import bowl_with_splits
 
 from l2o.policies import chooser, scheduler, tensor_controller
 from l2o.policies.env import TrainingEnv, gymnasium_env
-from l2o.policies.reward import Reward
+from l2o.policies.reward import LOG_FLOOR, Reward
 from l2o.tasks.digits import digits
 from l2o.tasks.image_mlp import image_mlp
 
@@ -97,6 +97,33 @@ def test_gymnasium_is_told_of_mistakes():
         gym.step(np.zeros(1, np.float32))
     with pytest.raises(ValueError, match="`seed` must be between 0 and"):
         gym.reset(seed=2**63 + 5)
+
+
+def test_a_choice_beyond_the_range_is_the_nearest():
+    env = make("chooser")
+    _, state = env.reset(jax.random.key(0))
+    step = jax.jit(env.step_env)
+    for action, chosen in ((50, 3), (2, 2), (-2, 0)):
+        after, *_ = step(jax.random.key(1), state, jnp.int32(action))
+        assert after.knobs.chosen == chosen
+
+
+def test_the_first_reward_counts_from_the_loss_at_the_start():
+    env = make("scheduler")
+    _, state = env.reset(jax.random.key(0))
+    after, reward, _, _ = env.step_env(jax.random.key(1), state, jnp.zeros(1))
+    fall = np.log(state.loss + LOG_FLOOR) - np.log(after.loss + LOG_FLOOR)
+    np.testing.assert_allclose(reward, fall, rtol=1e-4)
+    assert 0.01 < state.loss == state.first_loss
+
+
+def test_a_run_that_diverges_pays_the_penalty_that_was_asked_for():
+    env = make("scheduler", reward=Reward(("loss",), penalty=7.0))
+    _, state = env.reset(jax.random.key(0))
+    broken = state._replace(params=jax.tree.map(lambda p: jnp.nan * p, state.params))
+    _, reward, terminated, info = env.step_env(jax.random.key(1), broken, jnp.zeros(1))
+    np.testing.assert_allclose(reward, info["loss"] - 7.0, rtol=1e-6)
+    assert terminated
 
 
 def test_without_gymnasium(monkeypatch):

@@ -23,7 +23,7 @@ from l2o.policies.advantages import generalized_advantages, standardized, subtra
 from l2o.policies.environment import training_environment
 from l2o.policies.heads import log_std_of, make_head
 from l2o.policies.observation import NUM_RUN_FEATURES
-from l2o.policies.reward import LOG_FLOOR, Reward, check_reward
+from l2o.policies.reward import LOG_FLOOR, Reward, check_reward, measure
 from l2o.problem import inner_problem, unroll_run
 from l2o.tasks.digits import digits
 from l2o.tasks.image_mlp import image_mlp
@@ -540,6 +540,45 @@ def test_a_run_of_nan_is_paid_a_finite_price(task, name):
     assert outcome.done and np.isfinite(outcome.reward) and outcome.reward <= -1.0
     worst = {"accuracy": 0.0, "log_loss": -np.log(task.loss_cap + LOG_FLOOR)}[name]
     np.testing.assert_allclose(outcome.rewards[0], worst - state.potentials[0], rtol=1e-5)
+
+
+def draws():
+    """A task whose loss is the number between 0 and 1 that its batch is, whatever is learned."""
+    return dataclasses.replace(
+        bowl(),
+        batch=lambda key, instance, data, split: jax.random.uniform(key),
+        loss=lambda params, batch, instance: batch + 0.0 * jnp.sum(params["x"]),
+        loss_scale=1.0,
+    )
+
+
+def test_a_reward_is_measured_on_other_batches_than_those_of_the_interval():
+    policy = scheduler(interval=3).policy
+    reward = Reward(("loss",), batches=3)
+    environment = training_environment(draws(), policy, horizon=3, window=3, reward=reward)
+    step = lambda k: environment.step(k, environment.start(k), jnp.zeros((1, 1)), ())
+    after, outcome = jax.jit(jax.vmap(step))(jax.random.split(jax.random.key(0), 500))
+    trained_on = -outcome.reward  # the mean of three draws, as what is measured is
+    assert np.all(np.abs(trained_on - after.loss) > 1e-6)
+    assert abs(np.corrcoef(trained_on, after.loss)[0, 1]) < 4 / 500**0.5
+
+
+def test_each_batch_of_a_measurement_is_drawn_anew():
+    """The variance of the mean of uniform draws falls as their number."""
+    found = lambda number: jax.vmap(
+        lambda key: measure(Reward(batches=number), draws(), key, {"x": jnp.zeros(3)}, None, ())[0]
+    )(jax.random.split(jax.random.key(0), 1000))
+    for number in (1, 4):
+        assert abs(12 * number * np.var(found(number)) - 1.0) < 4 * (2 / 1000) ** 0.5
+
+
+def test_horizons_are_drawn_from_the_whole_range():
+    environment = training_environment(bowl(), small_policy().policy, horizon=(5, 20), window=5)
+    keys = jax.random.split(jax.random.key(0), 100)
+    for begin in (environment.start, environment.init):
+        states = jax.vmap(begin)(keys)
+        assert set(np.unique(states.horizon)) == {5, 10, 15, 20}
+        np.testing.assert_array_equal(states.knobs.seen.horizon, states.horizon)
 
 
 def test_a_run_that_begins_above_the_cap_has_time_to_come_down(task):

@@ -285,6 +285,58 @@ def test_the_critic_of_ppo_is_not_drawn_on_beyond_its_clip():
     assert gradient(-5.0) > 0.1
 
 
+def one_step_of_ppo(environments, **changes):
+    """The learner, its state before one step of plain gradient descent, after it, and metrics."""
+    learner = ppo_learner(
+        environments,
+        LINEAR,
+        HEAD,
+        optax.sgd(1.0),
+        num_pairs=2,
+        settings=PPOSettings(epochs=1, minibatches=1),
+        **changes,
+    )
+    state = learner.init(jax.random.key(2), LINEAR.init(jax.random.key(0)))
+    after, metrics = jax.jit(learner.step)(jax.random.key(3), state, learner.data)
+    return learner, state, after, metrics
+
+
+def test_environments_of_ppo_count_by_their_weights():
+    """One always pays 1, the other 5: by hand what a critic that says 0 learns, and all means."""
+    pays = lambda much: walk(1, spoil=lambda reward, state: 0.0 * reward + much)
+    _, state, after, metrics = one_step_of_ppo(
+        {"one": pays(1.0), "other": pays(5.0)}, weights={"one": 2.0, "other": 6.0}
+    )
+    moved = after.theta.critic["b2"] - state.theta.critic["b2"]
+    np.testing.assert_allclose(moved, 0.5 * (0.25 * 1.0 + 0.75 * 5.0), rtol=1e-5)
+    np.testing.assert_allclose(metrics["meta_loss"], -4.0, rtol=1e-5)
+    np.testing.assert_allclose(metrics["critic_error"], 0.5 * (0.25 + 0.75 * 25.0), rtol=1e-5)
+
+
+def test_ppo_gives_back_the_running_average():
+    """Whose decay is a tenth at the first step."""
+    learner, state, after, _ = one_step_of_ppo({"walk": walk(2)}, averaging=0.9)
+    for name, first in state.theta.actor.items():
+        last = after.theta.actor[name]
+        np.testing.assert_allclose(learner.theta(after)[name], 0.1 * first + 0.9 * last, rtol=1e-5)
+        assert abs(last - first) > 0.001
+
+
+def test_reinforce_does_not_feel_the_scale_of_rewards():
+    theta = theta_for(walk(2))
+
+    @jax.jit
+    def gradient(scale):
+        environment = walk(2, spoil=lambda reward, state: scale * reward)
+        estimator = reinforce(environment, LINEAR, HEAD, num_groups=4, group_size=2)
+        state = estimator.init(jax.random.key(0), theta)
+        found, _, _ = estimator.estimate(jax.random.key(1), theta, state, ())
+        return jnp.hstack([*found.actor.values(), found.spread])
+
+    np.testing.assert_allclose(gradient(1.0), gradient(5.0), rtol=1e-4)
+    assert np.all(np.abs(gradient(1.0)) > 0.01)
+
+
 @pytest.mark.parametrize("name", ["ppo", "reinforce"])
 def test_entropy_is_rewarded(name):
     environment = walk(3)
@@ -385,7 +437,7 @@ def test_what_follows_an_early_end_does_not_count():
         expected = is_over & ~np.all(is_over, axis=1, keepdims=True)
         np.testing.assert_array_equal(state.is_over, expected)
         waited += np.sum(expected)
-        assert metrics["valid"] == 1.0  # who waits is not broken
+        assert metrics["valid"] == metrics["finite"] == 1.0  # who waits is not broken
     assert waited > 3
 
 
@@ -566,3 +618,13 @@ def test_actor_critic_is_what_is_trained():
     assert isinstance(theta, ActorCritic)
     seen = walk(2).observe(walk(2).start(jax.random.key(0)))
     assert value_of(theta.critic, seen) == 0.0
+
+
+def test_the_critic_goes_by_what_an_agent_sees_all_see_on_average_and_it_alone_sees():
+    """One layer that multiplies the three by 1, 10 and 100; two agents, two decisions."""
+    critic = {"w0": jnp.array([[1.0], [10.0], [100.0]]), "b0": jnp.array([0.5])}
+    seen = Observation(
+        agents=jnp.array([[[1.0], [3.0]], [[-1.0], [0.0]]]), critic=jnp.array([[2.0], [-3.0]])
+    )
+    expected = [[1.0 + 20.0 + 200.5, 3.0 + 20.0 + 200.5], [-1.0 - 5.0 - 299.5, -5.0 - 299.5]]
+    np.testing.assert_allclose(value_of(critic, seen), expected, rtol=1e-6)
