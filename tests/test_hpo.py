@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import optax
 import pytest
 from rich.console import Console
 
+from l2o import release
 from l2o.cli import main
 from l2o.evaluate import draw_starts, train_settings
 from l2o.hpo import command, engines
@@ -40,6 +42,7 @@ from l2o.hpo.summary import (
 )
 from l2o.lookup import tasks_to_evaluate
 from l2o.meta_training import meta_trained
+from l2o.optimizers import learnable_sgdm
 from l2o.planning.plan import resolve
 from l2o.run_folder import RunError
 from l2o.streams import stream
@@ -151,6 +154,51 @@ def test_tpe_keeps_a_journal_and_stops_bad_trials_early(trainer, tmp_path):
     states = [trial.state for trial in study.trials]
     assert len(study.trials) > RUNS and optuna.trial.TrialState.PRUNED in states
     assert study.best_value == incumbents(search.reports)[-1].loss
+
+
+@pytest.mark.parametrize("name", ["optuna_tpe", "optuna_cmaes"])
+def test_a_study_begins_anew_where_one_was_killed(name, trainer, tmp_path, monkeypatch):
+    """With what it had written, and a lock that nobody will release."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    first = searched(name, trainer[0], 1, tmp_path)
+    journal = tmp_path / f"{name}_1.journal"
+    lock = tmp_path / f"{name}_1.journal.lock"
+    lock.symlink_to(journal)  # as Optuna locks
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits for the lock"))
+    again = searched(name, trainer[0], 1, tmp_path)
+    assert [report.loss for report in again.reports] == [report.loss for report in first.reports]
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    assert len(optuna.get_all_study_summaries(storage)) == 1
+
+
+class Bowl(Search):
+    """A search on a loss that is lowest at a rate of 0.01 and a friction of 0.5."""
+
+    def train(self, rows):
+        loss = float(np.abs(np.log(point_of(rows)) - np.log([0.01, 0.5])).sum())
+        self.record(str(len(self.reports)), len(rows), len(rows), loss, rows)
+        return loss
+
+
+def point_of(rows):
+    """The first rate of a recipe and its friction."""
+    return rows[0] * [1.0, -1.0] + [0.0, 1.0]
+
+
+def test_a_person_then_tries_what_is_ever_closer_to_the_best(tmp_path):
+    """Rate and friction, one at a time, by a factor of 2, then its root and the root of that."""
+    search = Bowl(Trainer(None, None, 4), 4 * 26)
+    ENGINES["cosine"].search(search, 0, tmp_path)
+    points = [point_of(report.recipe) for report in search.reports]
+    closer = [
+        *((0.005, 0.5), (0.02, 0.5), (0.01, 0.25)),  # a friction of 1 was tried before
+        *((0.0070711, 0.5), (0.0141421, 0.5), (0.01, 0.353553), (0.01, 0.707107)),
+        *((0.0084090, 0.5), (0.0118921, 0.5), (0.01, 0.420448), (0.01, 0.594604)),
+    ]
+    np.testing.assert_allclose(points[15:], closer, rtol=1e-5)
 
 
 def a_report(spent, step=4, loss=0.0, trial="a", rate=0.0):
@@ -308,6 +356,24 @@ def test_engines_with_a_model_draw_a_quarter_at_random(trainer, tmp_path, monkey
     assert many == [2, 3, 10]
 
 
+def test_optuna_models_what_comes_after_a_quarter_at_random(trainer, tmp_path, monkeypatch):
+    """Until there is a model, what a sampler of the same seed draws is the same."""
+    import optuna
+
+    def rates(folder):
+        search = searched("optuna_tpe", trainer[0], 0, folder)
+        by_trial = {report.trial: report.recipe[0, 0] for report in search.reports}
+        return np.array(list(by_trial.values())[:RUNS])
+
+    modelled, sampler = rates(tmp_path), optuna.samplers.TPESampler
+    monkeypatch.setattr(
+        optuna.samplers, "TPESampler", lambda seed, **rest: sampler(seed=seed, n_startup_trials=99)
+    )
+    (tmp_path / "random").mkdir()
+    at_random = rates(tmp_path / "random")
+    assert np.flatnonzero(modelled != at_random)[0] == 4
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_ways_to_meta_train_fit_every_budget(way, tmp_path):
     """With at least ten outer steps each."""
@@ -343,6 +409,94 @@ def test_searches_and_reports_are_on_problems_that_differ(tmp_path, monkeypatch)
     searching, reporting = (jax.random.key_data(key) for key in keys)
     assert np.any(searching != reporting)
     assert np.any(jax.random.key_data(starts[0]) != jax.random.key_data(starts[1]))
+
+
+def test_everybody_is_judged_on_the_same_problems_none_of_which_is_searched_on(
+    tmp_path, monkeypatch
+):
+    """An engine that finds what a released optimizer does ends as that does."""
+    released = str(tmp_path / "theta.safetensors")
+    lopt = learnable_sgdm(learning_rate=0.1, momentum=0.9)
+    known = {"inner_steps": 600, "trained_on": ["bowl"]}
+    release.save(released, lopt, lopt.init(jax.random.key(0)), known)
+    losses = []
+
+    def search(found, seed, folder):
+        rows = recipe(Hyperparameters(0.1, 0.1, end=1.0), found.trainer.num_steps)
+        losses.extend([found.train(rows), found.train(rows)])
+
+    monkeypatch.setattr(command, "ENGINES", {"random": Engine(search)})
+    arguments = [
+        *("compare-hpo", "--task", "user_module:bowl", "--steps", "10", "--runs", "2"),
+        *("--searches", "3", "--seeds", "3", "--engines", "random", "--policies"),
+        *("--released", released, "--out", str(tmp_path / "hpo")),
+    ]
+    assert main(arguments) == 0
+    (task,) = json.loads((tmp_path / "hpo" / "hpo.json").read_text())["tasks"]
+    (engine,), (policy,) = task["engines"], task["policies"]
+    assert (policy["name"], policy["inner_steps"], policy["is_seen"]) == (released, 600, True)
+    assert [where["engine"] for where in policy["crossings"]] == ["random"]
+    assert policy["final_loss"][0] == pytest.approx(engine["final_loss"][0], rel=1e-4)
+    assert policy["test"] == pytest.approx(engine["test"], rel=1e-4)
+    assert np.median(losses) != pytest.approx(engine["final_loss"][0], rel=1e-2)
+
+
+def test_every_repetition_of_a_search_has_a_seed_of_its_own(tmp_path):
+    (task,) = tasks_to_evaluate(["user_module:bowl"])
+    budget = dataclasses.replace(BUDGETS["small"], steps=8, runs=2, searches=3)
+    key, console = stream(5, "evaluation"), Console(quiet=True)
+    found = command.search_all("random", task, key, budget, 5, tmp_path, console)
+    low, high = np.log(SPACE["learning_rate"])
+    first = [np.exp(np.random.default_rng(seed).uniform(low, high)) for seed in (5, 6, 7)]
+    np.testing.assert_allclose([reports[0].recipe[0, 0] for reports in found], first, rtol=1e-5)
+
+
+def test_an_engine_without_a_whole_trial_is_told_and_nothing_is_kept_of_it(tmp_path, monkeypatch):
+    def search(found, seed, folder):
+        rows = recipe(Hyperparameters(0.1, 0.1, end=1.0), found.trainer.num_steps)
+        next(found.trial(rows))
+
+    monkeypatch.setattr(command, "ENGINES", {"random": Engine(search)})
+    (task,) = tasks_to_evaluate(["user_module:bowl"])
+    budget = dataclasses.replace(BUDGETS["small"], steps=8, runs=2, searches=1)
+    with pytest.raises(RunError, match=r"^random ended without a whole trial\. Leave it out by"):
+        command.search_all(
+            "random", task, stream(0, "evaluation"), budget, 0, tmp_path, Console(quiet=True)
+        )
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_recipes_are_evaluated_in_chunks_each_once_and_in_order(monkeypatch):
+    (task,) = tasks_to_evaluate(["user_module:bowl"])
+    budget = dataclasses.replace(BUDGETS["small"], steps=4, seeds=2)
+    rates = (0.01, 0.03, 0.1, 0.2, 0.3)
+    recipes = [recipe(Hyperparameters(rate, 1.0, end=1.0), 4) for rate in rates]
+    ends = lambda: [
+        curves.final_loss
+        for curves in command.evaluate_recipes(recipes, task, stream(0, "evaluation"), budget)
+    ]
+    at_once = ends()
+    monkeypatch.setattr(command, "RECIPES_AT_ONCE", 3)
+    np.testing.assert_allclose(ends(), at_once, rtol=1e-5)
+    assert len(np.unique(at_once)) == 10
+
+
+def test_a_small_budget_keeps_the_first_and_the_last_task_of_every_family_and_those_named(capsys):
+    console = Console(width=300)
+    chosen = lambda names, most: [task.name for task in command.chosen(names, most, console)]
+    families = ["digits_mlp", "imbalanced_digits_mlp"]
+    ends = ["digits_mlp_32", "digits_mlp_64x64x64x64"]
+    others = ["imbalanced_digits_mlp_32", "imbalanced_digits_mlp_64x64x64x64"]
+    assert chosen([*families, "digits_mlp_64x32"], 2) == [*ends, *others, "digits_mlp_64x32"]
+    left_out = [
+        *("digits_mlp_32x32", "digits_mlp_128x128", "imbalanced_digits_mlp_32x32"),
+        *("imbalanced_digits_mlp_64x32", "imbalanced_digits_mlp_128x128"),
+    ]
+    assert capsys.readouterr().out.startswith(f"not compared on {', '.join(left_out)}; name them")
+    assert chosen(["digits_mlp"], 3) == [ends[0], "digits_mlp_32x32", ends[1]]
+    capsys.readouterr()
+    assert len(chosen(families, None)) == len(chosen(families, 5)) == 10
+    assert not capsys.readouterr().out
 
 
 TINY = [
