@@ -134,9 +134,9 @@ def test_a_search_is_a_function_of_its_seed(name, trainer, tmp_path):
 def test_a_person_begins_in_the_middle_of_the_grid(trainer, tmp_path):
     reports = searched("cosine", trainer[0], 0, tmp_path).reports
     whole = [report.recipe for report in reports if report.step == STEPS]
-    points = [(float(rows[0, 0]), float(rows[0, 1])) for rows in whole]
+    points = [(float(f"{rows[0, 0]:.4g}"), float(f"{rows[0, 1]:.4g}")) for rows in whole]
     grid = [10.0 ** (k / 2) for k in (-4, -3, -5, -2, -6, -1, -7, 0, -8)]
-    np.testing.assert_allclose([rate for rate, _ in points[:9]], grid, rtol=1e-5)
+    np.testing.assert_allclose([rate for rate, _ in points[:9]], grid, rtol=1e-3)
     assert len({rate for rate, _ in points[9:15]}) < 6 and len(set(points)) == RUNS
     np.testing.assert_allclose(points[0][1], 0.9)
     np.testing.assert_allclose(reports[7].recipe[-1, 0], 0.0, atol=1e-4)

@@ -47,6 +47,6 @@ def cosine(search: Search, seed: int, folder: Path) -> None:
 
 
 def clip(name: str, value: float) -> float:
-    """A value within what other engines may try."""
+    """A value within what other engines may try, rounded so that equal ones are known as such."""
     low, high = SPACE[name]
-    return min(max(value, low), high)
+    return float(f"{min(max(value, low), high):.6g}")

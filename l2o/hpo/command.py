@@ -370,7 +370,7 @@ def load_reports(path: Path) -> list[Report]:
         RunError: if it is damaged.
     """
     try:
-        with np.load(path) as file:
+        with open(path, "rb") as raw, np.load(raw) as file:
             columns = [file[name] for name in Report._fields]
     except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise RunError(

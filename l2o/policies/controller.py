@@ -124,13 +124,13 @@ class Base(NamedTuple):
         name: of it.
         make: from hyperparameters to the transformation.
         knobs: the hyperparameters that can be turned besides the learning rate.
-        sha256: of a learned one's release file, whose `make` takes the `horizon`, too.
+        sha256: of a learned one's release file, else empty; its `make` takes the `horizon`, too.
     """
 
     name: str
     make: Callable[..., optax.GradientTransformation]
     knobs: tuple[str, ...]
-    sha256: str | None = None
+    sha256: str = ""
 
 
 BASES: Mapping[str, Base] = {
@@ -220,7 +220,7 @@ def scheduler(
     core: str = "mlp",
     hidden_size: int = 32,
     knobs: Sequence[str] = (),
-    base_sha256: str | None = None,
+    base_sha256: str = "",
 ) -> PolicyOptimizer:
     """One agent that schedules the learning rate of a whole network.
 
@@ -258,7 +258,7 @@ def tensor_controller(
     core: str = "mlp",
     hidden_size: int = 32,
     networks: int = 1,
-    base_sha256: str | None = None,
+    base_sha256: str = "",
 ) -> PolicyOptimizer:
     """One agent for each tensor that turns its hyperparameters.
 
@@ -290,10 +290,10 @@ def _controller(
 ) -> PolicyOptimizer:
     """The design of this name; `config` holds the arguments of its constructor."""
     base, learning_rate = base_of(config["base"]), config["learning_rate"]
-    if config["base_sha256"] not in (None, base.sha256):
+    if config["base_sha256"] not in ("", base.sha256):
         raise ValueError(
             f"`base` must be the {base.name} that this policy was meta-trained with, of sha256 "
-            f"{config['base_sha256'][:12]}; got {str(base.sha256)[:12]}. Install the version of "
+            f"{config['base_sha256'][:12]}; got one of {base.sha256[:12]}. Install the version of "
             "l2o that has it."
         )
     config["base_sha256"] = base.sha256
