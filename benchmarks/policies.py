@@ -86,13 +86,13 @@ class Study:
 
 
 def one_agent() -> LearnedOptimizer:
-    """One agent that turns the rate of all tensors, over six decades from where none diverges."""
-    return scheduler(learning_rate=0.003, lowest=1e-5, highest=30.0, step=0.5)
+    """One agent that turns the rate of all tensors, over six decades, from a low one."""
+    return scheduler(learning_rate=0.0003, lowest=1e-5, highest=30.0, step=0.5)
 
 
 def agent_of_each_tensor() -> LearnedOptimizer:
     """One agent for each tensor that turns its rate, alike in all else."""
-    return tensor_controller(knobs=[], learning_rate=0.003, lowest=1e-5, highest=30.0, step=0.5)
+    return tensor_controller(knobs=[], learning_rate=0.0003, lowest=1e-5, highest=30.0, step=0.5)
 
 
 def plain_digits() -> TaskFamily:

@@ -218,7 +218,7 @@ def inner_problem(
 
 
 def check_can_train(lopt: LearnedOptimizer, task: Task, horizon: int) -> None:
-    """Raises a `ValueError` that says why, unless the optimizer can train the task.
+    """Raises a `ValueError` that says why, and of which task, unless the optimizer can train it.
 
     It may need a certain number of tensors, or batches that can be smaller.
     """
@@ -227,7 +227,11 @@ def check_can_train(lopt: LearnedOptimizer, task: Task, horizon: int) -> None:
         params = task.init(key, task.sample(key))
         return lopt.transform(lopt.init(key), horizon=horizon).init(params)
 
-    if batch_fraction(jax.eval_shape(first_state, jax.random.key(0))) is not None:
+    try:
+        state = jax.eval_shape(first_state, jax.random.key(0))
+    except ValueError as error:
+        raise ValueError(f"{error} The task is {task.name}.") from error
+    if batch_fraction(state) is not None:
         check_shrinks(task)
 
 

@@ -395,7 +395,6 @@ POLICY_SETTINGS = (
     *("reward=('loss',)", "reward=('log_loss', 'loss')", "reward_on=valid", "reward_batches=2"),
     *("penalty=2.0", "discount=0.9", "trace=0.5", "epochs=2", "minibatches=2", "clip_ratio=0.1"),
     *("entropy_weight=0.01", "estimator=reinforce", "optimizer=tensor_controller"),
-    "credit=difference",
 )
 
 
@@ -424,6 +423,11 @@ def test_every_setting_of_policies_changes_the_program(change, policy_base, poli
         value = ast.literal_eval(value)
     dropped = {"minibatches": 4} if value == "reinforce" else {}
     assert program_of(replace(policy_base, **({name: value} | dropped))) != policy_program
+
+
+def test_credit_changes_the_program(policy_base):
+    agents = replace(policy_base, task=("user_module:two_bowls",), optimizer="tensor_controller")
+    assert program_of(replace(agents, credit="difference")) != program_of(agents)
 
 
 @pytest.mark.parametrize("baseline", ["antithetic", "leave_one_out", "value"])

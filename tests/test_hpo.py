@@ -202,8 +202,7 @@ def test_a_person_then_tries_what_is_ever_closer_to_the_best(tmp_path):
 
 
 def a_report(spent, step=4, loss=0.0, trial="a", rate=0.0):
-    whole_from = spent if step == 4 else math.inf
-    return Report(spent, trial, step, loss, np.full((4, 2), rate), whole_from)
+    return Report(spent, trial, step, loss, np.full((4, 2), rate))
 
 
 def test_the_incumbent_is_the_trial_whose_last_report_is_the_lowest():
@@ -216,13 +215,14 @@ def test_the_incumbent_is_the_trial_whose_last_report_is_the_lowest():
         a_report(12, 4, 1.5, "c", rate=0.1),  # went on otherwise
         a_report(14, 4, 9.0, "d"),
     ]
-    found = [(r.spent, r.trial, r.step, r.loss, r.whole_from) for r in incumbents(reports)]
+    found = [(r.spent, r.trial, r.step, r.loss) for r in incumbents(reports)]
     assert found == [
-        (2, "a", 4, 3.0, 4),
-        (6, "b", 2, 1.0, math.inf),
-        (8, "a", 4, 3.0, 4),
-        (10, "c", 2, 2.0, math.inf),
-        (12, "c", 4, 1.5, 12),
+        (2, "a", 2, 4.0),
+        (4, "a", 4, 3.0),
+        (6, "b", 2, 1.0),
+        (8, "a", 4, 3.0),
+        (10, "c", 2, 2.0),
+        (12, "c", 4, 1.5),
     ]
 
 
@@ -244,7 +244,7 @@ def test_reports_are_read_as_they_were_written(tmp_path):
     reports = [a_report(2, 2, 4.0, "a", rate=0.5), a_report(4, 4, 3.0, "b", rate=0.25)]
     save_reports(tmp_path / "x.npz", reports)
     for found, written in zip(load_reports(tmp_path / "x.npz"), reports, strict=True):
-        assert found[:4] == written[:4] and found.whole_from == written.whole_from
+        assert found[:4] == written[:4]
         np.testing.assert_array_equal(found.recipe, written.recipe)
 
 
@@ -291,16 +291,16 @@ def test_crossings_have_intervals_over_searches():
 
 
 def test_a_trial_that_is_not_whole_yet_is_still_to_be_trained():
-    """Half of the searches have no model after 8 of 4 steps a run: half a run more is saved."""
-    halfway = a_report(8, 2)._replace(whole_from=12)
-    slow = [(a_report(4, 2), FakeCurves(4.0)), (halfway, FakeCurves(1.0))]
-    fast = [(a_report(4), FakeCurves(4.0)), (a_report(8), FakeCurves(1.0))]
-    engine = read_off("e", [slow, fast], [4, 8, 12])
-    np.testing.assert_array_equal(engine.whole, [[False, False, True], [True, True, True]])
-    at = lambda loss: crossing(np.array([loss]), 120, 4, engine).middle
-    assert at(5.0) == Bound(4, 60)  # 4 + 2 steps less the policy's 4
-    assert at(2.0) == Bound(8, 20)
-    assert at(0.5) == Bound(None, 15)
+    """The best trial of one of two searches is 3, then 1 of 4 steps short of its end."""
+    curves = [FakeCurves(4.0), FakeCurves(1.0), FakeCurves(1.0)]
+    slow = zip([a_report(4, 1), a_report(8, 3), a_report(12)], curves, strict=True)
+    fast = zip([a_report(4), a_report(8), a_report(12)], curves, strict=True)
+    engine = read_off("e", [list(slow), list(fast)], [2, 4, 8, 12])
+    np.testing.assert_array_equal(engine.rest, [[4, 3, 1, 0], [4, 0, 0, 0]])
+    at = lambda loss: crossing(np.array([loss]), 180, 4, engine).middle
+    assert at(5.0) == Bound(4, 120)  # 4 + 1.5 steps less the policy's 4
+    assert at(2.0) == Bound(8, 40)
+    assert at(0.5) == Bound(None, 23)
 
 
 def test_what_is_damaged_is_named(tmp_path):
@@ -622,7 +622,11 @@ def test_a_member_of_ray_that_fails_is_told(trainer, tmp_path):
 @pytest.mark.parametrize(
     ("interrupt", "status", "message"),
     [
-        (["pkill", "-9", "-n", "-f", "ray::Member"], 2, "error: ray_pbt: 1 of 4 members failed"),
+        (
+            ["pkill", "-9", "-n", "-P", "raylet", "-f", "ray::Member"],
+            2,
+            "error: ray_pbt: 1 of 4 members failed",
+        ),
         (["kill", "-INT", "parent"], 130, "interrupted"),
     ],
     ids=["a member dies", "Ctrl-C"],
@@ -639,7 +643,10 @@ record = Search.record
 def interrupted(search, *report):
     record(search, *report)
     if len(search.reports) == 6:
-        words = [str(os.getpid()) if word == "parent" else word for word in {interrupt}]
+        of_ray = lambda *words: subprocess.check_output(["pgrep", *words], text=True).split()[-1]
+        me = str(os.getpid())
+        words = [me if word == "parent" else word for word in {interrupt}]
+        words = [of_ray("-P", me, "raylet") if word == "raylet" else word for word in words]
         subprocess.run(words, check=True)
 
 Search.record = interrupted

@@ -24,6 +24,7 @@ from l2o.policies.environment import training_environment
 from l2o.policies.heads import log_std_of, make_head
 from l2o.policies.observation import NUM_RUN_FEATURES
 from l2o.policies.reward import LOG_FLOOR, Reward, check_reward, measure
+from l2o.policies.rollout import collector, first_actor_critic
 from l2o.problem import inner_problem, unroll_run
 from l2o.tasks.digits import digits
 from l2o.tasks.image_mlp import image_mlp
@@ -446,7 +447,8 @@ def difference_and_team(task, **changes):
 
 def test_difference_credit_is_what_an_agent_changed_from_the_start_of_the_run(task):
     """Less than the same run in which it never acts and the others do what they did."""
-    difference, state, team, begun = difference_and_team(task)
+    reward = Reward(("log_loss", "loss"), weights=(2.0, 0.5))
+    difference, state, team, begun = difference_and_team(task, reward=reward)
     drawn = 2.0 * jax.random.normal(jax.random.key(3), (HORIZON // INTERVAL, 4, 1))
     actions = drawn.at[:, 1].set(0.0)
     k_steps = jax.random.split(jax.random.key(2), HORIZON // INTERVAL)
@@ -481,8 +483,42 @@ def test_all_pay_the_penalty_and_who_would_have_diverged_earns_nothing_more(task
     after, outcome = step(state._replace(without=without))
     worst = -np.log(task.loss_cap + LOG_FLOOR) - state.potentials[0]
     np.testing.assert_allclose(outcome.credit, outcome.reward - worst, rtol=1e-5)
-    _, outcome = step(after)
-    np.testing.assert_allclose(outcome.credit, outcome.reward, rtol=1e-6)
+    # For good, even if it comes down again.
+    recovered = after._replace(without=after.without._replace(params=state.without.params))
+    for _ in range(2):
+        recovered, outcome = step(recovered)
+        np.testing.assert_allclose(outcome.credit, outcome.reward, rtol=1e-6)
+
+
+def test_every_run_is_without_its_agents_from_its_own_start(task):
+    """In a population whose runs start anew, and so do those they are compared with."""
+    lopt = tensor_controller(knobs=[], interval=INTERVAL, hidden_size=4)
+    environment = training_environment(
+        task, lopt.policy, horizon=(10, 20), window=WINDOW, credit="difference"
+    )
+    theta = first_actor_critic(jax.random.key(0), noisy_theta(lopt), lopt.policy.head, environment)
+    population = collector(
+        environment,
+        lopt.policy.actor,
+        lopt.policy.head,
+        num_groups=3,
+        group_size=2,
+        antithetic=True,
+    )
+    collect = jax.jit(population.collect)
+    groups, num_begun = population.init(jax.random.key(1)), 0
+    for key in jax.random.split(jax.random.key(2), 4):
+        has_begun = np.asarray(groups.state.step) == 0
+        num_begun += np.sum(has_begun)
+        of_each, alike = groups.state.without.params["w0"], groups.state.params["w0"][:, :, None]
+        is_same = np.all(np.asarray(of_each == alike), axis=(2, 3, 4))
+        np.testing.assert_array_equal(is_same, has_begun)
+        assert not np.any(groups.state.without.is_over)
+        groups, rollout, _ = collect(key, theta, groups, environment.data)
+        outcome = rollout.transitions.outcome
+        assert np.all(np.isfinite(outcome.credit))
+        assert np.ptp(outcome.credit, axis=-1).max() > 1e-3
+    assert num_begun > 6
 
 
 def test_one_agent_cannot_be_paid_by_difference(task):

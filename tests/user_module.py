@@ -36,6 +36,22 @@ def bowl_with_splits() -> l2o.Task:
     )
 
 
+def two_bowls() -> l2o.Task:
+    """Two tensors, one of which is stored in other units."""
+    units = {"x": 1.0, "y": 0.1}
+
+    def loss(params, shift, minimum):
+        away = lambda name: units[name] * params[name] - minimum - shift
+        return jnp.sum(jnp.square(away("x"))) + jnp.sum(jnp.square(away("y")))
+
+    return dataclasses.replace(
+        bowl(),
+        name="two_bowls",
+        init=lambda key, minimum: {name: jnp.zeros(3) for name in units},
+        loss=loss,
+    )
+
+
 def uncapped() -> l2o.Task:
     return dataclasses.replace(bowl(), name="uncapped", loss_cap=float("inf"))
 

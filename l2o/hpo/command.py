@@ -4,8 +4,8 @@ import contextlib
 import io
 import json
 import math
+import re
 import time
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from l2o.hpo.report import NOTE, TaskResult, crossing_table, loss_table, write_r
 from l2o.hpo.search import Report, Search, Trainer, in_force, incumbents
 from l2o.hpo.summary import Found, engine_result, policy_result, read_off
 from l2o.planning import plan
+from l2o.problem import check_can_train
 from l2o.run_folder import RunError, RunFolder, atomic_write
 from l2o.settings import MetaTraining
 from l2o.streams import check_seed, stream
@@ -126,8 +127,11 @@ def run_comparison(options: CompareHPO, console: Console) -> int:
         settings_of(way, families, budget.horizon, options.seed, Path(options.out) / "policies")
         for way in options.policies
     ]
-    for settings in ways:
-        plan.resolve(settings)  # to find mistakes before anything is written
+    # Mistakes are found before anything is written.
+    designs = [plan.resolve(settings).lopt for settings in ways]
+    for lopt in (*designs, *(policy.lopt for policy in released)):
+        for task in tasks:
+            check_can_train(lopt, task, budget.steps)
     config = asdict(options) | asdict(budget) | {"engines": sorted(engines)}
     del config["out"], config["resume"]
     with opened(options, config, console) as folder:
@@ -187,14 +191,15 @@ def trained(settings: MetaTraining, inner_steps: float, console: Console) -> Met
     """A policy, meta-trained or read.
 
     Raises:
-        RunError: if what its folder holds is of no use.
+        RunError: if it cannot be, in words that are not about flags of another command.
     """
     try:
         return train_policy(settings, inner_steps, console)
     except ValueError as error:  # its settings were found right before
+        told = re.sub(r",? or another --run-dir|--run-dir", "", str(error))
         raise RunError(
-            f"{settings.run_dir} is damaged, or of another version of l2o. Delete it, and go on "
-            "with --resume."
+            f"{settings.run_dir} cannot be used or gone on with: {told} If it is damaged or of "
+            "another version of l2o, delete it, and go on with --resume."
         ) from error
 
 
@@ -372,14 +377,14 @@ def load_reports(path: Path) -> list[Report]:
     try:
         with open(path, "rb") as raw, np.load(raw) as file:
             columns = [file[name] for name in Report._fields]
-    except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        return [
+            Report(int(spent), str(trial), int(step), float(loss), rows)
+            for spent, trial, step, loss, rows in zip(*columns, strict=True)
+        ]
+    except Exception as error:  # NumPy and zipfile raise nearly everything
         raise RunError(
             f"{path} is damaged or of another version. Delete it, and go on with --resume."
         ) from error
-    return [
-        Report(int(spent), str(trial), int(step), float(loss), rows, float(whole_from))
-        for spent, trial, step, loss, rows, whole_from in zip(*columns, strict=True)
-    ]
 
 
 def evaluate_recipes(

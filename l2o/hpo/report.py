@@ -188,7 +188,7 @@ NOTE = """\
 Tuning is on one training problem; losses are medians on other seeds, with 95 %
 intervals over searches and seeds (engines) or seeds (policies: not tuned, one
 meta-training run each). tasks: meta-training over the inner steps that a search
-took to be as good, and stay so to its end, less those of one run (not less if
-its best trial is still to be trained), with 95 % intervals; ≤ if it was not
-within its budget, never if its first run was as good."""
+took to be as good, and stay so to its end, and to train its best trial to the
+end, less those of one run, with 95 % intervals; ≤ if it was not within its
+budget, never if its first run was as good."""
 """What the tables are."""

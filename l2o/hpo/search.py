@@ -1,7 +1,6 @@
 """A search for a recipe on one training problem, and what it has spent."""
 
 import functools
-import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -82,8 +81,6 @@ class Report(NamedTuple):
         step: inner steps of this trial.
         loss: on the probes.
         recipe: shape (num_steps, 2); if it may still change, with the last values held.
-        whole_from: inner steps of the whole search after which there was a model trained by this
-            recipe to its end; infinite if there is none.
     """
 
     spent: int
@@ -91,7 +88,6 @@ class Report(NamedTuple):
     step: int
     loss: float
     recipe: np.ndarray
-    whole_from: float = math.inf
 
 
 @dataclass
@@ -127,9 +123,7 @@ class Search:
 
     def record(self, trial: str, num_steps: int, step: int, loss: float, rows: np.ndarray) -> None:
         """Notes that a trial took `num_steps` more and is now at `step`."""
-        spent = self.spent + num_steps
-        whole_from = spent if step == self.trainer.num_steps else math.inf
-        self.reports.append(Report(spent, trial, step, loss, rows, whole_from))
+        self.reports.append(Report(self.spent + num_steps, trial, step, loss, rows))
 
     def trial(self, rows: np.ndarray) -> Iterator[tuple[int, float]]:
         """Trains by a recipe; yields step and loss after each stretch. May be left early."""
@@ -148,7 +142,7 @@ class Search:
 
 
 def incumbents(reports: Sequence[Report]) -> list[Report]:
-    """The trial whose last report is the lowest so far, wherever the trial or its recipe changes.
+    """The trial whose last report is the lowest so far, wherever that or how far it is changes.
 
     A trial that gets worse again loses its place to the next best, which comes back as it was then.
     """
@@ -157,9 +151,7 @@ def incumbents(reports: Sequence[Report]) -> list[Report]:
     for report in reports:
         latest[report.trial] = report
         leader = min(latest.values(), key=lambda r: r.loss)
-        if best and leader.trial == best[-1].trial and is_same(leader, best[-1]):
-            best[-1] = leader._replace(spent=best[-1].spent)
-        else:
+        if not best or not is_same(leader, best[-1]):
             best.append(leader._replace(spent=report.spent))
     return best
 
@@ -171,5 +163,6 @@ def in_force(reports: Sequence[Report], spent: Sequence[int]) -> list[Report]:
 
 
 def is_same(report: Report, other: Report) -> bool:
-    """Whether two reports are of one recipe."""
-    return np.array_equal(report.recipe, other.recipe)
+    """Whether two reports are of one trial, as far as each other, by one recipe."""
+    is_as_far = (report.trial, report.step) == (other.trial, other.step)
+    return is_as_far and np.array_equal(report.recipe, other.recipe)

@@ -27,15 +27,15 @@ class Searches:
         spent: inner steps of a search, increasing, after which it is read off.
         losses: final losses of the best recipe so far, shape (searches, spent, seeds); NaN where
             there is none yet.
-        whole: whether the best trial so far has been trained to its end, so that there is a
-            model, shape (searches, spent).
+        rest: inner steps that the best trial so far is short of its end, where there is a model;
+            those of a run where there is no trial yet; shape (searches, spent).
         ends: of every search, the runs with its last recipe.
     """
 
     name: str
     spent: Sequence[int]
     losses: np.ndarray
-    whole: np.ndarray
+    rest: np.ndarray
     ends: Sequence[Curves]
 
 
@@ -126,7 +126,7 @@ def read_off(name: str, searches: Sequence[Found], spent: Sequence[int]) -> Sear
         name=name,
         spent=list(spent),
         losses=np.array([[losses_after(found, s) for s in spent] for found in searches]),
-        whole=np.array([[has_model(found, s) for s in spent] for found in searches]),
+        rest=np.array([[rest_after(found, s) for s in spent] for found in searches]),
         ends=[found[-1][1] for found in searches],
     )
 
@@ -137,10 +137,10 @@ def losses_after(found: Found, spent: int) -> np.ndarray:
     return runs[-1] if runs else np.full_like(found[0][1].final_loss, np.nan)
 
 
-def has_model(found: Found, spent: int) -> bool:
-    """Whether the best trial after so many inner steps has been trained to its end by then."""
-    reports = [report for report, _ in found if report.spent <= spent]
-    return bool(reports) and reports[-1].whole_from <= spent
+def rest_after(found: Found, spent: int) -> int:
+    """Inner steps that the best trial is short of its end after so many of a search."""
+    done = [report.step for report, _ in found if report.spent <= spent]
+    return len(found[0][0].recipe) - (done[-1] if done else 0)
 
 
 def engine_result(searches: Searches) -> EngineResult:
@@ -185,10 +185,9 @@ def policy_result(
 def crossing(losses: np.ndarray, cost: int, num_steps: int, engine: Searches) -> Crossing:
     """Where a policy crosses an engine.
 
-    After S inner steps of search there is a trained model, its best trial, or that trial is yet to
-    be trained to its end, which counts as another run of T steps, by the share of the searches
-    where it is so. The policy has a model after a run. On N tasks the engine has cost N S, or
-    N (S + T), and the policy M + N T.
+    After S inner steps of search and the R that its best trial is short of its end, on average over
+    searches, there is a trained model; of the policy after a run of T steps. On N tasks the engine
+    has cost N (S + R) and the policy M + N T.
 
     Args:
         losses: of the policy on the seeds, shape (seeds,).
@@ -203,11 +202,11 @@ def crossing(losses: np.ndarray, cost: int, num_steps: int, engine: Searches) ->
     drawn = [reach(spent, c, loss) for c, loss in zip(curves, of_policy, strict=True)]
     early, late = np.percentile(drawn, (tail, 100 - tail), method="inverted_cdf")
 
-    to_train = num_steps * np.mean(~engine.whole, axis=0)
+    rest = np.mean(engine.rest, axis=0)
 
     def bound(reached: float) -> Bound:
         at = min(reached, spent[-1])
-        saved = at + to_train[np.searchsorted(spent, at)] - num_steps
+        saved = at + rest[np.searchsorted(spent, at)] - num_steps
         tasks = math.ceil(cost / saved) if saved > 0 else None
         return Bound(int(reached) if math.isfinite(reached) else None, tasks)
 

@@ -293,8 +293,7 @@ def _controller(
     if config["base_sha256"] not in ("", base.sha256):
         raise ValueError(
             f"`base` must be the {base.name} that this policy was meta-trained with, of sha256 "
-            f"{config['base_sha256'][:12]}; got one of {base.sha256[:12]}. Install the version of "
-            "l2o that has it."
+            f"{config['base_sha256'][:12]}; got one of {base.sha256[:12] or 'no checksum'}."
         )
     config["base_sha256"] = base.sha256
     rate = Knob(config["lowest"], config["highest"], config["step"])

@@ -20,6 +20,7 @@ class GymnasiumEnv(gymnasium.Env):
         self._step = jax.jit(env.step_env)
         self._observe = jax.jit(env.observe)
         self._params = env.default_params
+        check_seed(seed)
         self._key = jax.random.key(seed)
         self._state: Any = None
         self.observation_space = gymnasium.spaces.Box(
