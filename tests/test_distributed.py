@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import tyro
 
 from l2o import cli
 from l2o.checkpoint import Checkpoints
@@ -385,7 +386,14 @@ def test_a_port_that_is_taken(capsys):
         ("--horizon 4 8", "--horizon must be the same in every process; got 4 8 in process 0"),
     ],
 )
-def test_settings_that_differ(typed, says, capsys):
+def test_settings_that_differ(typed, says, capsys, monkeypatch):
+    parse, lock = tyro.cli, threading.Lock()
+
+    def one_at_a_time(*arguments, **options):  # tyro is not made for threads
+        with lock:
+            return parse(*arguments, **options)
+
+    monkeypatch.setattr(tyro, "cli", one_at_a_time)
     port = free_port()
     ours = [*SMALL, "--devices", "2", "--run-dir", "not_made", "--connect-timeout", "20"]
     theirs = [*ours, *map(str, flags(1, port))]
