@@ -5,11 +5,13 @@ such arrays, never a matrix with a feature axis (docs/architecture.md, "Where th
 from"). Accumulators start at zero and are not bias-corrected.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Decays = Sequence[float] | jax.Array
 
@@ -37,12 +39,71 @@ def moving_averages(
     return tuple(b * a + (1.0 - b) * x for a, b in zip(averages, decays, strict=True))
 
 
-def rms_normalize(features: Sequence[jax.Array], eps: float = 1e-5) -> list[jax.Array]:
-    """Each feature divided by its root mean square over the tensor: x / sqrt(eps + mean(x²)).
+def means(arrays: Sequence[jax.Array]) -> jax.Array:
+    """The mean of each array, shape (arrays,).
+
+    Those of one shape are summed up in one pass, which computes them on the way and keeps none.
+    """
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for i, x in enumerate(arrays):
+        by_shape.setdefault(x.shape, []).append(i)
+    found, order = [], []
+    for shape, group in by_shape.items():
+        sums = jax.lax.reduce(
+            [arrays[i] for i in group],
+            [jnp.float32(0.0)] * len(group),
+            lambda a, b: [x + y for x, y in zip(a, b, strict=True)],
+            tuple(range(len(shape))),
+        )
+        found.append(jnp.stack(sums) / math.prod(shape))
+        order += group
+    return jnp.concatenate(found)[np.argsort(order)]
+
+
+def rms_scales(features: Sequence[jax.Array], eps: float = 1e-5) -> jax.Array:
+    """What divides each feature by its root mean square over the tensor: 1 / sqrt(eps + mean(x²)).
 
     A feature kept as a row or column has the same mean square as its broadcast.
+
+    Returns:
+        Shape (features,).
     """
-    return [x * jax.lax.rsqrt(eps + jnp.mean(jnp.square(x))) for x in features]
+    return jax.lax.rsqrt(eps + means([jnp.square(x) for x in features]))
+
+
+def rms_normalize(features: Sequence[jax.Array], eps: float = 1e-5) -> list[jax.Array]:
+    """Each feature divided by its root mean square over the tensor; see `rms_scales`."""
+    return scaled(features, rms_scales(features, eps))
+
+
+def scaled(features: Sequence[jax.Array], scales: jax.Array) -> list[jax.Array]:
+    """Each feature times its scale."""
+    return [x * scales[i] for i, x in enumerate(features)]
+
+
+def between_passes(operands: Any, statistics: Any) -> tuple[Any, Any]:
+    """The same values, so that what a second pass makes of the operands is computed anew.
+
+    XLA would see that both passes over a tensor compute the same, and would keep it in between.
+    """
+    return jax.lax.optimization_barrier((operands, statistics))
+
+
+def with_rms_scales(
+    make: Callable[..., list[jax.Array]], *operands: Any, eps: float = 1e-5
+) -> tuple[list[jax.Array], jax.Array]:
+    """Features and their `rms_scales`, computed once for each of the two and not kept between.
+
+    Features outnumber the arrays that they are made of: kept from the pass that sums them up to
+    the one that uses them they would be most of an update's memory.
+
+    Args:
+        make: from the operands to the features.
+        *operands: trees of arrays.
+        eps: see `rms_scales`.
+    """
+    operands, scales = between_passes(operands, rms_scales(make(*operands), eps))
+    return make(*operands), scales
 
 
 def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:

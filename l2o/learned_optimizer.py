@@ -1,5 +1,6 @@
 """What trains: a function from meta-parameters theta to an optax transformation."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -93,6 +94,52 @@ def split_leaves(treedef: Any, template: Any, accumulators: Any) -> list[Any]:
     return [structure.unflatten(row) for row in zip(*columns, strict=True)]
 
 
+SMALL = 2**14
+"""Equal-shaped tensors of up to so many numbers are updated as one."""
+
+
+def update_leaves(
+    update_leaf: Callable[..., tuple[jax.Array, Any]],
+    grads: Sequence[jax.Array],
+    params: Sequence[jax.Array],
+    leaves: Sequence[Any],
+    *shared: Any,
+) -> tuple[list[jax.Array], list[Any]]:
+    """A rule for one tensor, applied to each: updates, and accumulators, of every tensor.
+
+    What a program takes to trace and to compile grows with the number of different shapes, and that
+    of large tensors, not with the number of tensors: those of equal shape share a trace, and small
+    ones of equal shape are stacked and updated as one.
+
+    Args:
+        update_leaf: `(grad, param, accumulators, *shared) -> (update, accumulators)`.
+        grads: of each tensor, of any floating-point dtype; the rule sees float32.
+        params: likewise.
+        leaves: accumulators of each tensor.
+        *shared: what is the same for all.
+
+    Returns:
+        Updates in the dtypes of the gradients, and accumulators.
+    """
+    rule = jax.jit(update_leaf)
+    together = jax.vmap(update_leaf, in_axes=(0, 0, 0, *[None] * len(shared)))
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for i, g in enumerate(grads):
+        by_shape.setdefault(jnp.shape(g), []).append(i)
+    found: dict[int, tuple[jax.Array, Any]] = {}
+    for shape, group in by_shape.items():
+        of_group = [(as_float32(grads[i]), as_float32(params[i]), leaves[i]) for i in group]
+        if len(group) == 1 or math.prod(shape) > SMALL:
+            results = [rule(*of_one, *shared) for of_one in of_group]
+        else:
+            stacked = jax.tree.map(lambda *x: jnp.stack(x), *of_group)
+            result = together(*stacked, *shared)
+            results = [jax.tree.map(lambda x, k=k: x[k], result) for k in range(len(group))]
+        found |= dict(zip(group, results, strict=True))
+    updates = [found[i][0].astype(jnp.result_type(g)) for i, g in enumerate(grads)]
+    return updates, [found[i][1] for i in range(len(grads))]
+
+
 class PerLeafState(NamedTuple):
     """State of a design that treats every tensor by itself.
 
@@ -125,14 +172,20 @@ def per_leaf_transform(
 
     template = init_leaf(jnp.zeros(1))
 
-    def as_float32(x: jax.Array) -> jax.Array:
+    def at_least_1d(x: jax.Array) -> jax.Array:
         return jnp.atleast_1d(jnp.asarray(x, jnp.float32))
+
+    def rule(g: jax.Array, p: jax.Array, leaf: Any, count: jax.Array) -> tuple[jax.Array, Any]:
+        step, leaf = update_leaf(jnp.atleast_1d(g), jnp.atleast_1d(p), leaf, count)
+        return jnp.reshape(step, jnp.shape(g)), leaf
 
     def init(params: optax.Params) -> PerLeafState:
         leaves, treedef = jax.tree.flatten(params)
         return PerLeafState(
             count=jnp.zeros((), jnp.int32),
-            accumulators=join_leaves(treedef, template, [init_leaf(as_float32(p)) for p in leaves]),
+            accumulators=join_leaves(
+                treedef, template, [init_leaf(at_least_1d(p)) for p in leaves]
+            ),
         )
 
     def update(
@@ -143,16 +196,13 @@ def per_leaf_transform(
     ) -> tuple[optax.Updates, PerLeafState]:
         del extra_args
         grads, treedef = jax.tree.flatten(updates)
-        new_updates, new_leaves = [], []
-        for g, p, leaf in zip(
+        new_updates, new_leaves = update_leaves(
+            rule,
             grads,
             treedef.flatten_up_to(require_params(params, design)),
             split_leaves(treedef, template, state.accumulators),
-            strict=True,
-        ):
-            step, leaf = update_leaf(as_float32(g), as_float32(p), leaf, state.count)
-            new_updates.append(jnp.reshape(step, jnp.shape(g)).astype(jnp.result_type(g)))
-            new_leaves.append(leaf)
+            state.count,
+        )
         return treedef.unflatten(new_updates), PerLeafState(
             count=jnp.asarray(optax.safe_increment(state.count)),
             accumulators=join_leaves(treedef, template, new_leaves),

@@ -1,6 +1,7 @@
 """The tiny networks inside learned optimizers, in plain JAX."""
 
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -13,6 +14,10 @@ MLP = dict[str, jax.Array]
 
 SCALAR_WIDTH = 8
 """Layers up to this wide are unrolled into scalar weights; wider ones multiply matrices."""
+
+
+BLOCK = 2**15
+"""Elements of a tensor that wide layers take at a time on CPUs, whose caches hold their units."""
 
 
 def mlp_init(key: Key, sizes: Sequence[int]) -> MLP:
@@ -41,7 +46,10 @@ def mlp_apply(net: MLP, x: jax.Array, activation=jax.nn.relu) -> jax.Array:
 
 
 def mlp_per_parameter(
-    net: MLP, features: Sequence[jax.Array], shared: jax.Array | None = None
+    net: MLP,
+    features: Sequence[jax.Array],
+    shared: jax.Array | None = None,
+    scales: jax.Array | None = None,
 ) -> list[jax.Array]:
     """The ReLU MLP at every element of a tensor, without a matrix of features.
 
@@ -53,19 +61,19 @@ def mlp_per_parameter(
         net: weights; the first layer has `len(features) + len(shared)` inputs, in that order.
         features: arrays that broadcast against each other.
         shared: shape (k,), features that are the same at every element; they fold into the bias.
+        scales: shape (features,), what they are multiplied by; they fold into the first weights.
 
     Returns:
         One array of the tensor's shape for each output.
     """
-    bias = net["b0"]
+    bias, weights = net["b0"], net["w0"][: len(features)]
     if shared is not None:
         bias = bias + shared @ net["w0"][len(features) :]
-    if net["w0"].shape[1] > SCALAR_WIDTH:
-        hidden = bias + sum(x[..., None] * w for x, w in zip(features, net["w0"], strict=False))
-        num_layers = len(net) // 2
-        for i in range(1, num_layers):
-            hidden = jax.nn.relu(hidden) @ net[f"w{i}"] + net[f"b{i}"]
-        return [hidden[..., j] for j in range(hidden.shape[-1])]
+    if scales is not None:
+        weights = weights * scales[:, None]
+    if weights.shape[1] > SCALAR_WIDTH:
+        outputs = _wide(net | {"w0": weights, "b0": bias}, features)
+        return [outputs[..., j] for j in range(outputs.shape[-1])]
 
     def affine(xs: Sequence[jax.Array], w: jax.Array, b: jax.Array) -> list[jax.Array]:
         by_shape: dict[tuple[int, ...], list[int]] = {}
@@ -79,10 +87,33 @@ def mlp_per_parameter(
             outputs.append(total)
         return outputs
 
-    hidden = affine(features, net["w0"], bias)
+    hidden = affine(features, weights, bias)
     for i in range(1, len(net) // 2):
         hidden = affine([jax.nn.relu(h) for h in hidden], net[f"w{i}"], net[f"b{i}"])
     return hidden
+
+
+def _wide(net: MLP, features: Sequence[jax.Array]) -> jax.Array:
+    """The MLP by matrices, shape (*tensor's shape, outputs); in blocks of rows on CPUs."""
+    shape = jnp.broadcast_shapes(*[x.shape for x in features])
+
+    def apply(features: Sequence[jax.Array]) -> jax.Array:
+        # XLA fuses the first layer with what makes the features; they are never stacked.
+        x = net["b0"] + sum(x[..., None] * w for x, w in zip(features, net["w0"], strict=True))
+        for i in range(1, len(net) // 2):
+            x = jax.nn.relu(x) @ net[f"w{i}"] + net[f"b{i}"]
+        return x
+
+    if math.prod(shape) <= BLOCK or shape[0] == 1 or jax.default_backend() != "cpu":
+        return apply(features)
+    is_whole = [x.shape[0] == 1 for x in features]
+
+    def apply_to_row(rows: Sequence[jax.Array]) -> jax.Array:
+        each = iter(rows)
+        return apply([x[0] if w else next(each) for x, w in zip(features, is_whole, strict=True)])
+
+    rows = [x for x, w in zip(features, is_whole, strict=True) if not w]
+    return jax.lax.map(apply_to_row, rows, batch_size=max(1, BLOCK // math.prod(shape[1:])))
 
 
 GRU = dict[str, jax.Array]

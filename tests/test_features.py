@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,6 +47,34 @@ def test_decays_from_offsets():
     """Offset ω multiplies 1 - β by exp(10 ω)."""
     found = features.decays_from_offsets((0.9, 0.99), jnp.array([0.0, 0.01]))
     np.testing.assert_allclose(found, [0.9, 1 - 0.01 * np.exp(0.1)], rtol=1e-6)
+
+
+def test_means_of_arrays_of_several_shapes(key):
+    shapes = [(3, 4), (3, 1), (5,), (3, 4), (1, 4), (2, 1, 3)]
+    keys = jax.random.split(key, len(shapes))
+    arrays = [jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True)]
+    expected = [np.mean(np.asarray(x), dtype=np.float64) for x in arrays]
+    np.testing.assert_allclose(features.means(arrays), expected, rtol=1e-5, atol=1e-6)
+    stacked = [jnp.stack([x, 2.0 * x]) for x in arrays]
+    found = jax.jit(jax.vmap(features.means))(stacked)
+    np.testing.assert_allclose(found, np.outer([1.0, 2.0], expected), rtol=1e-5, atol=1e-6)
+
+
+def test_features_made_twice_are_those_made_once_and_so_are_their_gradients(key):
+    x = jax.random.normal(key, (3, 4))
+    make = lambda x, power: [x, x**2 * power, jnp.sum(x, axis=1, keepdims=True)]
+
+    def twice(x):
+        made, scales = features.with_rms_scales(make, x, jnp.float32(0.5))
+        return features.scaled(made, scales)
+
+    once = lambda x: features.rms_normalize(make(x, 0.5))
+    for a, b in zip(jax.jit(twice)(x), once(x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    total = lambda f: lambda x: sum(jnp.sum(jnp.sin(y)) for y in f(x))
+    np.testing.assert_allclose(
+        jax.grad(total(twice))(x), jax.grad(total(once))(x), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_rms_normalize():

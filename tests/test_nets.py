@@ -55,6 +55,21 @@ FEATURE_SHAPES = {
 }
 
 
+@pytest.mark.parametrize("hidden", [3, nets.SCALAR_WIDTH + 1])
+def test_scales_fold_into_the_first_layer(hidden, key):
+    net = random_net(key, (4, hidden, 3, 2))
+    keys = jax.random.split(key, 3)
+    features = [jax.random.normal(k, (5,)) for k in keys]
+    scales = jnp.array([0.5, 2.0, -1.0])
+    shared = jnp.array([0.7])
+    expected = nets.mlp_per_parameter(
+        net, [x * s for x, s in zip(features, scales, strict=True)], shared
+    )
+    found = nets.mlp_per_parameter(net, features, shared, scales)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("hidden", [3, nets.SCALAR_WIDTH, nets.SCALAR_WIDTH + 1])
 @pytest.mark.parametrize("num_shared", [0, 2])
 @pytest.mark.parametrize("shapes", FEATURE_SHAPES.values(), ids=FEATURE_SHAPES)

@@ -83,7 +83,7 @@ def accumulate(g: jax.Array, leaf: AdafacLeaf, decays: Theta) -> AdafacLeaf:
 
 
 def adafac_features(g: jax.Array, p: jax.Array, leaf: AdafacLeaf) -> list[jax.Array]:
-    """The 28 features, normalised; row and column statistics stay rows and columns."""
+    """The 28 features, not normalised; row and column statistics stay rows and columns."""
     axes = features.factored_axes(g.shape)
     if axes is None:
         columns = leaf.rows
@@ -98,22 +98,20 @@ def adafac_features(g: jax.Array, p: jax.Array, leaf: AdafacLeaf) -> list[jax.Ar
         ]
     (v,) = leaf.second_moment
     r = jax.lax.rsqrt(v + 1e-6)
-    return features.rms_normalize(
-        [
-            g,
-            p,
-            *leaf.momenta,
-            v,
-            *[m * r for m in leaf.momenta],
-            r,
-            *[g * f for f in factors],
-            *leaf.rows,
-            *columns,
-            *[jax.lax.rsqrt(row + 1e-8) for row in leaf.rows],
-            *[jax.lax.rsqrt(column + 1e-8) for column in columns],
-            *[m * f for m, f in zip(leaf.momenta, momentum_factors, strict=True)],
-        ]
-    )
+    return [
+        g,
+        p,
+        *leaf.momenta,
+        v,
+        *[m * r for m in leaf.momenta],
+        r,
+        *[g * f for f in factors],
+        *leaf.rows,
+        *columns,
+        *[jax.lax.rsqrt(row + 1e-8) for row in leaf.rows],
+        *[jax.lax.rsqrt(column + 1e-8) for column in columns],
+        *[m * f for m, f in zip(leaf.momenta, momentum_factors, strict=True)],
+    ]
 
 
 def adafac_mlp(
@@ -151,8 +149,9 @@ def adafac_mlp(
 
         def update_leaf(g, p, leaf, count):
             leaf = accumulate(g, leaf, decays)
+            inputs, scales = features.with_rms_scales(adafac_features, g, p, leaf)
             direction, magnitude = nets.mlp_per_parameter(
-                theta["mlp"], adafac_features(g, p, leaf), features.progress_tanh(count)
+                theta["mlp"], inputs, features.progress_tanh(count), scales
             )
             return -step_mult * direction * jnp.exp(exp_mult * magnitude), leaf
 

@@ -47,9 +47,9 @@ def mlp_lopt(
 
         def update_leaf(g, p, momenta, count):
             momenta = features.moving_averages(momenta, g, DECAYS)
-            inputs = features.rms_normalize([g, p, *momenta])
+            inputs = [g, p, *momenta]
             direction, magnitude = nets.mlp_per_parameter(
-                theta, inputs, features.progress_tanh(count)
+                theta, inputs, features.progress_tanh(count), features.rms_scales(inputs)
             )
             return -step_mult * direction * jnp.exp(exp_mult * magnitude), momenta
 

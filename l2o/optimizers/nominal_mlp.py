@@ -14,6 +14,7 @@ parameters, agreement of gradient and momenta, noise, size and rank. T is the ho
 design needs to be told it; the bound on η keeps an unseen statistic from blowing up a run.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +30,7 @@ from l2o.learned_optimizer import (
     require_horizon,
     require_params,
     split_leaves,
+    update_leaves,
 )
 from l2o.task import Key
 
@@ -67,6 +69,40 @@ def init_leaf(p: jax.Array) -> NominalLeaf:
     """Zero accumulators of a tensor."""
     zeros = jnp.zeros(jnp.shape(p), jnp.float32)
     return NominalLeaf(tuple(zeros for _ in MOMENTUM_DECAYS), zeros)
+
+
+def accumulate(g: jax.Array, leaf: NominalLeaf) -> NominalLeaf:
+    """The accumulators after one more gradient."""
+    momenta = features.moving_averages(leaf.momenta, g, MOMENTUM_DECAYS)
+    (second_moment,) = features.moving_averages([leaf.second_moment], jnp.square(g), [RMS_DECAY])
+    return NominalLeaf(momenta, second_moment)
+
+
+def first_features(
+    g: jax.Array, p: jax.Array, leaf: NominalLeaf, count: jax.Array
+) -> list[jax.Array]:
+    """Eleven of the thirteen features, not normalised; `count` is 1 at the first update.
+
+    Parameter, gradient, momenta, root, momenta and gradient over the root, sign.
+    """
+    unbiased = [
+        m * (1.0 / (1.0 - b**count)) for m, b in zip(leaf.momenta, MOMENTUM_DECAYS, strict=True)
+    ]
+    mean_square = leaf.second_moment * (1.0 / (1.0 - RMS_DECAY**count)) + 1e-24
+    inverse_root = jax.lax.rsqrt(mean_square)
+    scaled = [m * inverse_root for m in unbiased]
+    root = mean_square * inverse_root
+    return [p, g, *unbiased, root, *scaled, g * inverse_root, jnp.sign(g)]
+
+
+GRADIENT, UNBIASED, SCALED, NOMINAL = 1, (2, 3, 4), (6, 7, 8), 7
+"""Where some of them are."""
+
+
+def powers(unit: list[jax.Array]) -> list[jax.Array]:
+    """The other two, of normalised ones: a momentum's signed square, and the gradient cubed."""
+    momentum = unit[UNBIASED[1]]
+    return [momentum * jnp.abs(momentum), unit[GRADIENT] ** 3]
 
 
 def run_statistics(state: NominalState, horizon: int | jax.Array) -> jax.Array:
@@ -124,43 +160,35 @@ def nominal_mlp(
                 accumulators=join_leaves(treedef, template, [init_leaf(p) for p in leaves]),
             )
 
-        def update_leaf(g, p, leaf, count, shared):
-            momenta = features.moving_averages(leaf.momenta, g, MOMENTUM_DECAYS)
-            (second_moment,) = features.moving_averages(
-                [leaf.second_moment], jnp.square(g), [RMS_DECAY]
-            )
-            unbiased = [
-                m * (1.0 / (1.0 - b**count)) for m, b in zip(momenta, MOMENTUM_DECAYS, strict=True)
-            ]
-            mean_square = second_moment * (1.0 / (1.0 - RMS_DECAY**count)) + 1e-24
-            inverse_root = jax.lax.rsqrt(mean_square)
-            scaled = [m * inverse_root for m in unbiased]
-            root = mean_square * inverse_root
-            normalized = features.rms_normalize(
-                [p, g, *unbiased, root, *scaled, g * inverse_root, jnp.sign(g)], eps=1e-30
-            )
-            unit_gradient, unit_momenta, nominal = normalized[1], normalized[2:5], normalized[7]
-            powers = [unit_momenta[1] * jnp.abs(unit_momenta[1]), unit_gradient**3]
-            (correction,) = nets.mlp_per_parameter(
-                theta["direction"], [*normalized, *features.rms_normalize(powers, eps=1e-30)]
-            )
-            (direction,) = features.rms_normalize([nominal + correction], eps=1e-30)
+        def update_leaf(g, p, leaf, count, shared, nominal_rate):
+            leaf = accumulate(g, leaf)
+            make = lambda g, p, leaf: first_features(g, p, leaf, count)
+            inputs, scales = features.with_rms_scales(make, g, p, leaf, eps=1e-30)
+            unit = features.scaled(inputs, scales)
+            agreements = [unit[GRADIENT] * unit[i] for i in UNBIASED]
+            sizes = [jnp.abs(inputs[i]) for i in SCALED[1:]]
+            squares = [jnp.square(x) for x in (p, *powers(unit))]
+            means = features.means([*agreements, *sizes, *squares])
 
-            statistics = jnp.stack(
+            (g, p, leaf, scales), means = features.between_passes((g, p, leaf, scales), means)
+            unit = features.scaled(first_features(g, p, leaf, count), scales)
+            unit_powers = features.scaled(powers(unit), jax.lax.rsqrt(means[6:] + 1e-30))
+            (correction,) = nets.mlp_per_parameter(theta["direction"], [*unit, *unit_powers])
+            (direction,) = features.rms_normalize([unit[NOMINAL] + correction], eps=1e-30)
+
+            statistics = jnp.concatenate(
                 [
-                    0.1 * jnp.clip(jnp.log(jnp.mean(jnp.square(p)) + 1e-30), -30.0, 30.0),
-                    *[jnp.mean(unit_gradient * m) for m in unit_momenta],
-                    *[jnp.log(jnp.mean(jnp.abs(m)) + 1e-3) for m in (scaled[1], scaled[2])],
-                    0.1 * jnp.log(float(g.size)),
-                    0.5 * jnp.float32(g.ndim),
+                    0.1 * jnp.clip(jnp.log(means[5:6] + 1e-30), -30.0, 30.0),
+                    means[:3],
+                    jnp.log(means[3:5] + 1e-3),
+                    jnp.array([0.1 * math.log(g.size), 0.5 * g.ndim], jnp.float32),
                 ]
             )
             (log_rate,) = nets.mlp_apply(
                 theta["schedule"], jnp.concatenate([shared, statistics]), jnp.tanh
             )
-            return jnp.exp(MAX_LOG_RATE * jnp.tanh(log_rate)) * direction, NominalLeaf(
-                momenta, second_moment
-            )
+            rate = nominal_rate * jnp.exp(MAX_LOG_RATE * jnp.tanh(log_rate))
+            return -rate * direction, leaf
 
         def update_fn(updates, state, params=None, *, value=None, **extra_args):
             del extra_args
@@ -181,18 +209,15 @@ def nominal_mlp(
             nominal = rate * jnp.maximum(1.0 - state.count / num_steps, 0.0)
             count = state.count + 1.0
             grads, treedef = jax.tree.flatten(updates)
-            new_updates, new_leaves = [], []
-            for g, p, leaf in zip(
+            new_updates, new_leaves = update_leaves(
+                update_leaf,
                 grads,
                 treedef.flatten_up_to(require_params(params, "nominal_mlp")),
                 split_leaves(treedef, template, state.accumulators),
-                strict=True,
-            ):
-                step, leaf = update_leaf(
-                    jnp.asarray(g, jnp.float32), jnp.asarray(p, jnp.float32), leaf, count, shared
-                )
-                new_updates.append((-nominal * step).astype(jnp.result_type(g)))
-                new_leaves.append(leaf)
+                count,
+                shared,
+                nominal,
+            )
             return treedef.unflatten(new_updates), state._replace(
                 count=jnp.asarray(optax.safe_increment(state.count)),
                 accumulators=join_leaves(treedef, template, new_leaves),
