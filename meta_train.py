@@ -2,7 +2,7 @@
 
 import sys
 
-from l2o.cli import main
+from l2o.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main(["meta-train", *sys.argv[1:]]))
+    run(["meta-train", *sys.argv[1:]])

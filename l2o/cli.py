@@ -14,6 +14,7 @@ from rich.console import Console
 
 from l2o import lookup
 from l2o.baselines import DEFAULT_BASELINES, check_baselines
+from l2o.compilation import use_compilation_cache
 from l2o.data import SOURCES, data_rows, fetch
 from l2o.distributed import cluster
 from l2o.run_folder import RunError
@@ -115,9 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def run() -> None:
-    """Entry point of the console script."""
-    sys.exit(main())
+def run(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the console script: `main`, with JAX's compilation cache."""
+    use_compilation_cache()
+    sys.exit(main(argv))
 
 
 SPELLINGS = {
