@@ -5,6 +5,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -51,6 +52,7 @@ def fit(
     checkpoint_every: int = 100,
     patience: int = 100,
     run: RunFolder | None = None,
+    profile: bool = False,
     on_metrics: Callable[[Mapping[str, Any]], None] | None = None,
     on_warning: Callable[[str], None] = warnings.warn,
     should_stop: Callable[[], bool] | None = None,
@@ -77,16 +79,20 @@ def fit(
         patience: consecutive bad outer steps after which to give up: those in which no training
             loss was finite, or no pair valid.
         run: where metrics and checkpoints go; without it, nowhere.
+        profile: whether the second chunk (or the first, if it is the only one) is traced to the
+            run folder's `profile`.
         on_metrics: takes each line; the first one also holds `compile_seconds`.
         on_warning: takes a line about each damaged checkpoint; by default `warnings.warn`.
         should_stop: asked between chunks; at True, saves and returns early.
 
     Raises:
-        ValueError: if the numbers of steps do not fit.
+        ValueError: if the numbers of steps do not fit, or there is nowhere for the profile.
         RunError: if the run cannot go on: a full disk, no intact checkpoint, no finite loss, or
             another process that has ended.
     """
     _check_steps(num_steps, log_every, checkpoint_every, patience)
+    if profile and run is None and hosts.is_main():
+        raise ValueError("`run` is needed for a profile; got None. Pass a RunFolder.")
     if not hosts.is_main():
         run = on_metrics = None
     k_init, k_steps = jax.random.split(key)
@@ -140,10 +146,13 @@ def fit(
         k_steps, state, data = transfer.place((k_steps, copied, learner.data), layout)
         extra = {"compile_seconds": time.perf_counter() - started}
 
+        traced = min(step + 2 * log_every, num_steps)
         while step < num_steps:
             started = time.perf_counter()
-            state, metrics = compiled(k_steps, state, data)
-            metrics = jax.device_get(transfer.gather(metrics))
+            is_traced = profile and step + log_every == traced
+            with traced_to(run.profile) if run and is_traced else contextlib.nullcontext():
+                state, metrics = compiled(k_steps, state, data)
+                metrics = jax.device_get(transfer.gather(metrics))
             state = transfer.place(state, layout[1])
             seconds = time.perf_counter() - started
             step += log_every
@@ -182,6 +191,11 @@ def fit(
             if is_stopped:
                 break
         return transfer.gather(state)
+
+
+def traced_to(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Traces what is done inside, on the host and on devices, to a file for ui.perfetto.dev."""
+    return jax.profiler.trace(folder, create_perfetto_trace=True)
 
 
 @contextlib.contextmanager

@@ -135,6 +135,7 @@ def train(settings: MetaTraining, plan: Plan, run: RunFolder | None, console: Co
             log_every=plan.log_every,
             checkpoint_every=plan.checkpoint_every,
             run=run,
+            profile=settings.profile and hosts.is_main(),
             on_metrics=on_metrics,
             on_warning=lambda text: _warn(console, text),
             should_stop=should_stop,

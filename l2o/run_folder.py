@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def profile(self) -> Path:
+        """A trace of what takes how long."""
+        return self.path / "profile"
+
+    @property
     def theta(self) -> Path:
         """The release file."""
         return self.path / "theta.safetensors"

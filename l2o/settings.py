@@ -127,6 +127,8 @@ class MetaTraining:
     devices: int | None = None
     """Devices to spread the population over; as many as divide it if not given. CPU cores count,
     and so do the devices of all processes."""
+    profile: bool = False
+    """Write a trace of the second chunk to the run folder's `profile`, for ui.perfetto.dev."""
     log: tuple[Tracker, ...] = ()
     """Trackers besides metrics.jsonl."""
     quiet: bool = False
@@ -147,7 +149,7 @@ class MetaTraining:
 
 UNRECORDED = frozenset(
     {
-        *("run_dir", "resume", "log", "quiet", "evaluate", "devices"),
+        *("run_dir", "resume", "log", "quiet", "evaluate", "devices", "profile"),
         *("distributed", "coordinator", "num_processes", "process_id", "connect_timeout"),
     }
 )

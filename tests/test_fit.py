@@ -1,4 +1,6 @@
 import dataclasses
+import gzip
+import json
 import signal
 
 import jax
@@ -129,6 +131,18 @@ def test_one_trace_a_run(learner, tmp_path):
     counted = Learner(learner.init, step, learner.theta, learner.steps, learner.data)
     fit(KEY, counted, THETA, **SCHEDULE, run=RunFolder.open(tmp_path, {}))
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("num_steps", [15, 5])
+def test_one_chunk_is_traced_on_request(learner, tmp_path, num_steps):
+    run = RunFolder.open(tmp_path, {})
+    fit(KEY, learner, THETA, num_steps=num_steps, log_every=5, run=run, profile=True)
+    (path,) = run.profile.glob("**/perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    chunks = [e for e in events if e.get("name", "").startswith("PjitFunction(chunk)")]
+    assert len(events) > 10 and len(chunks) <= 1
+    with pytest.raises(ValueError, match="`run` is needed for a profile"):
+        fit(KEY, learner, THETA, num_steps=5, log_every=5, profile=True)
 
 
 def test_devices_share_one_program_and_agree(tmp_path):
