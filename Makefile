@@ -1,6 +1,7 @@
 # make demo   from nothing to a learned optimizer, compared with tuned Adam (about 8 minutes)
 # make test   format, lint, types, tests, notebook and wheel
 # make slow   the long tests
+# make bench  how fast updates and meta-training are, each beside Adam, and whether the bars hold
 #
 # PYTHON chooses the interpreter, each with a virtual environment of its own:
 #   make test PYTHON=python3.13
@@ -9,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint unit notebook wheel slow clean
+.PHONY: demo test lint unit notebook wheel slow bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python meta_train.py demo $(if $(wildcard runs/demo/config.json),--resume)
@@ -34,6 +35,13 @@ wheel: $(VENV)/.installed-dev
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[agents]'
 	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/update_cost.py
+	$(BIN)/python benchmarks/throughput.py --estimators pes
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/end_to_end.py
+	$(BIN)/python benchmarks/bars.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import optax
 import tyro
+from measuring import environment
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -213,22 +214,6 @@ def run(options: Options, console: Console) -> dict[str, Any]:
         "environment": environment(),
         "options": {k: v for k, v in asdict(options).items() if k != "out"},
         "rows": rows,
-    }
-
-
-def environment() -> dict[str, Any]:
-    """What the figures were computed with and on."""
-    import platform
-
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": models[0] if models else platform.machine(),
-        "cores": len(hosts.cores()),
-        "load_before": os.getloadavg()[0],
     }
 
 
