@@ -156,7 +156,8 @@ class PerLeafState(NamedTuple):
 def per_leaf_transform(
     design: str,
     init_leaf: Callable[[jax.Array], Any],
-    update_leaf: Callable[[jax.Array, jax.Array, Any, jax.Array], tuple[jax.Array, Any]],
+    update_leaf: Callable[[jax.Array, jax.Array, Any, Any], tuple[jax.Array, Any]],
+    of_count: Callable[[jax.Array], Any] = lambda count: count,
 ) -> optax.GradientTransformationExtraArgs:
     """An optax transformation from a rule for one tensor.
 
@@ -166,8 +167,10 @@ def per_leaf_transform(
     Args:
         design: name for error messages.
         init_leaf: `(param) -> accumulators`, of the same structure for every tensor.
-        update_leaf: `(grad, param, accumulators, count) -> (update, accumulators)`; `count` is 0
-            at the first call, and `update` is what `optax.apply_updates` adds.
+        update_leaf: `(grad, param, accumulators, of_count(count)) -> (update, accumulators)`;
+            `update` is what `optax.apply_updates` adds.
+        of_count: what the rule needs of the number of updates, 0 at the first, such as an embedding
+            of it; computed once for all tensors.
     """
 
     template = init_leaf(jnp.zeros(1))
@@ -175,8 +178,8 @@ def per_leaf_transform(
     def at_least_1d(x: jax.Array) -> jax.Array:
         return jnp.atleast_1d(jnp.asarray(x, jnp.float32))
 
-    def rule(g: jax.Array, p: jax.Array, leaf: Any, count: jax.Array) -> tuple[jax.Array, Any]:
-        step, leaf = update_leaf(jnp.atleast_1d(g), jnp.atleast_1d(p), leaf, count)
+    def rule(g: jax.Array, p: jax.Array, leaf: Any, shared: Any) -> tuple[jax.Array, Any]:
+        step, leaf = update_leaf(jnp.atleast_1d(g), jnp.atleast_1d(p), leaf, shared)
         return jnp.reshape(step, jnp.shape(g)), leaf
 
     def init(params: optax.Params) -> PerLeafState:
@@ -201,7 +204,7 @@ def per_leaf_transform(
             grads,
             treedef.flatten_up_to(require_params(params, design)),
             split_leaves(treedef, template, state.accumulators),
-            state.count,
+            of_count(state.count),
         )
         return treedef.unflatten(new_updates), PerLeafState(
             count=jnp.asarray(optax.safe_increment(state.count)),

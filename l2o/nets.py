@@ -1,6 +1,7 @@
 """The tiny networks inside learned optimizers, in plain JAX."""
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -27,10 +28,12 @@ def mlp_init(key: Key, sizes: Sequence[int]) -> MLP:
     corrected for the truncation, as in Haiku and the published learned optimizers.
     """
     net: MLP = {}
-    layers = zip(jax.random.split(key, len(sizes) - 1), sizes[:-1], sizes[1:], strict=True)
-    for i, (k_layer, inputs, outputs) in enumerate(layers):
-        normal = jax.random.truncated_normal(k_layer, -2.0, 2.0, (inputs, outputs))
-        net[f"w{i}"] = normal / jnp.sqrt(inputs)
+    layers = list(itertools.pairwise(sizes))
+    ends = list(itertools.accumulate(inputs * outputs for inputs, outputs in layers))
+    normal = jax.random.truncated_normal(key, -2.0, 2.0, (ends[-1],))  # one draw compiles faster
+    for i, ((inputs, outputs), end) in enumerate(zip(layers, ends, strict=True)):
+        weights = normal[end - inputs * outputs : end].reshape(inputs, outputs)
+        net[f"w{i}"] = weights / jnp.sqrt(inputs)
         net[f"b{i}"] = jnp.zeros((outputs,))
     return net
 
@@ -45,10 +48,23 @@ def mlp_apply(net: MLP, x: jax.Array, activation=jax.nn.relu) -> jax.Array:
     return x
 
 
+def folded_bias(net: MLP, shared: jax.Array) -> jax.Array:
+    """The first layer's bias with inputs that are the same at every element folded in.
+
+    Args:
+        net: weights.
+        shared: shape (k,), the last inputs of the first layer.
+
+    Returns:
+        Shape (units,), for `mlp_per_parameter`.
+    """
+    return net["b0"] + shared @ net["w0"][-len(shared) :]
+
+
 def mlp_per_parameter(
     net: MLP,
     features: Sequence[jax.Array],
-    shared: jax.Array | None = None,
+    bias: jax.Array | None = None,
     scales: jax.Array | None = None,
 ) -> list[jax.Array]:
     """The ReLU MLP at every element of a tensor, without a matrix of features.
@@ -58,17 +74,17 @@ def mlp_per_parameter(
     times arrays, which XLA fuses with whatever made the features.
 
     Args:
-        net: weights; the first layer has `len(features) + len(shared)` inputs, in that order.
+        net: weights; the features are the first inputs of its first layer.
         features: arrays that broadcast against each other.
-        shared: shape (k,), features that are the same at every element; they fold into the bias.
+        bias: of the first layer, with the other inputs folded in; see `folded_bias`.
         scales: shape (features,), what they are multiplied by; they fold into the first weights.
 
     Returns:
         One array of the tensor's shape for each output.
     """
-    bias, weights = net["b0"], net["w0"][: len(features)]
-    if shared is not None:
-        bias = bias + shared @ net["w0"][len(features) :]
+    weights = net["w0"][: len(features)]
+    if bias is None:
+        bias = net["b0"]
     if scales is not None:
         weights = weights * scales[:, None]
     if weights.shape[1] > SCALAR_WIDTH:
@@ -80,10 +96,10 @@ def mlp_per_parameter(
         for i, x in enumerate(xs):
             by_shape.setdefault(x.shape, []).append(i)
         outputs = []
-        for j in range(w.shape[1]):
-            total = b[j]
+        for of_output, total in zip(jnp.unstack(w.T), b, strict=True):
+            scalars = jnp.unstack(of_output)
             for group in by_shape.values():
-                total = total + functools.reduce(jnp.add, [w[i, j] * xs[i] for i in group])
+                total = total + functools.reduce(jnp.add, [scalars[i] * xs[i] for i in group])
             outputs.append(total)
         return outputs
 

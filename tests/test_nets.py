@@ -61,11 +61,11 @@ def test_scales_fold_into_the_first_layer(hidden, key):
     keys = jax.random.split(key, 3)
     features = [jax.random.normal(k, (5,)) for k in keys]
     scales = jnp.array([0.5, 2.0, -1.0])
-    shared = jnp.array([0.7])
+    bias = nets.folded_bias(net, jnp.array([0.7]))
     expected = nets.mlp_per_parameter(
-        net, [x * s for x, s in zip(features, scales, strict=True)], shared
+        net, [x * s for x, s in zip(features, scales, strict=True)], bias
     )
-    found = nets.mlp_per_parameter(net, features, shared, scales)
+    found = nets.mlp_per_parameter(net, features, bias, scales)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -78,11 +78,11 @@ def test_per_parameter_equals_the_matrix_form(hidden, num_shared, shapes, key):
     net = random_net(key, (3 + num_shared, hidden, 3, 2))
     keys = jax.random.split(key, 4)
     features = [jax.random.normal(k, shape) for k, shape in zip(keys, each, strict=False)]
-    shared = jax.random.normal(keys[3], (num_shared,)) if num_shared else None
-    columns = [jnp.broadcast_to(x, full) for x in features]
-    columns += [jnp.full(full, s) for s in (shared if num_shared else [])]
+    shared = jax.random.normal(keys[3], (num_shared,))
+    bias = nets.folded_bias(net, shared) if num_shared else None
+    columns = [jnp.broadcast_to(x, full) for x in features] + [jnp.full(full, s) for s in shared]
     expected = nets.mlp_apply(net, jnp.stack(columns, axis=-1))
-    found = jax.jit(nets.mlp_per_parameter)(net, features, shared)
+    found = jax.jit(nets.mlp_per_parameter)(net, features, bias)
     assert len(found) == 2
     for j, output in enumerate(found):
         np.testing.assert_allclose(

@@ -32,53 +32,53 @@ class AdafacLeaf(NamedTuple):
     Attributes:
         momenta: three arrays of the tensor's shape.
         second_moment: one array of the tensor's shape.
-        rows: three arrays with the largest axis reduced to 1; the full shape below rank 2.
-        columns: three arrays with the second largest axis reduced to 1; below rank 2 they are
-            single zeros that stay so.
+        rows: shape (3, *tensor's with the largest axis reduced to 1); (3, *tensor's) below rank 2.
+        columns: shape (3, *tensor's with the second largest axis reduced to 1); below rank 2 a
+            zero of shape (1,) that stays so.
     """
 
     momenta: tuple[jax.Array, ...]
     second_moment: tuple[jax.Array, ...]
-    rows: tuple[jax.Array, ...]
-    columns: tuple[jax.Array, ...]
+    rows: jax.Array
+    columns: jax.Array
 
 
 def init_leaf(p: jax.Array) -> AdafacLeaf:
     """Zero accumulators for a parameter of rank 1 or more."""
 
-    def zeros(num: int, reduced_axis: int | None = None) -> tuple[jax.Array, ...]:
+    def factored(reduced_axis: int | None) -> jax.Array:
         shape = list(p.shape)
         if reduced_axis is not None:
             shape[reduced_axis] = 1
-        return tuple(jnp.zeros(shape) for _ in range(num))
+        return jnp.zeros((len(FACTORED_DECAYS), *shape))
 
-    axes = features.factored_axes(p.shape)
-    k = len(FACTORED_DECAYS)
+    smaller, larger = features.factored_axes(p.shape) or (None, None)
     return AdafacLeaf(
-        momenta=zeros(len(MOMENTUM_DECAYS)),
-        second_moment=zeros(len(RMS_DECAYS)),
-        rows=zeros(k) if axes is None else zeros(k, reduced_axis=axes[1]),
-        columns=tuple(jnp.zeros(1) for _ in range(k))
-        if axes is None
-        else zeros(k, reduced_axis=axes[0]),
+        momenta=tuple(jnp.zeros(p.shape) for _ in MOMENTUM_DECAYS),
+        second_moment=tuple(jnp.zeros(p.shape) for _ in RMS_DECAYS),
+        rows=factored(larger),
+        columns=jnp.zeros(1) if smaller is None else factored(smaller),
     )
 
 
 def accumulate(g: jax.Array, leaf: AdafacLeaf, decays: Theta) -> AdafacLeaf:
     """The accumulators after one more gradient; all decays but momentum's are clipped to [0, 1]."""
     rms_decays = jnp.clip(decays["rms"], 0.0, 1.0)
-    factored_decays = jnp.clip(decays["factored"], 0.0, 1.0)
+    factored_decays = jnp.clip(decays["factored"], 0.0, 1.0).reshape(-1, *[1] * g.ndim)
     square = jnp.square(g) + 1e-30
-    axes = features.factored_axes(g.shape)
-    row = square if axes is None else jnp.mean(square, axis=axes[1], keepdims=True)
-    column = square if axes is None else jnp.mean(square, axis=axes[0], keepdims=True)
+
+    def averages(before: jax.Array, reduced_axis: int | None) -> jax.Array:
+        reduced = square
+        if reduced_axis is not None:
+            reduced = jnp.mean(square, axis=reduced_axis, keepdims=True)
+        return factored_decays * before + (1.0 - factored_decays) * reduced
+
+    smaller, larger = features.factored_axes(g.shape) or (None, None)
     return AdafacLeaf(
         momenta=features.moving_averages(leaf.momenta, g, decays["momentum"]),
         second_moment=features.moving_averages(leaf.second_moment, jnp.square(g), rms_decays),
-        rows=features.moving_averages(leaf.rows, row, factored_decays),
-        columns=leaf.columns
-        if axes is None
-        else features.moving_averages(leaf.columns, column, factored_decays),
+        rows=averages(leaf.rows, larger),
+        columns=leaf.columns if smaller is None else averages(leaf.columns, smaller),
     )
 
 
@@ -87,15 +87,14 @@ def adafac_features(g: jax.Array, p: jax.Array, leaf: AdafacLeaf) -> list[jax.Ar
     axes = features.factored_axes(g.shape)
     if axes is None:
         columns = leaf.rows
-        factors = [features.clipped_rsqrt(d + 1e-9) for d in leaf.rows]
-        momentum_factors = [jax.lax.rsqrt(d + 1e-6) for d in leaf.rows]
+        factors = list(features.clipped_rsqrt(leaf.rows + 1e-9))
+        momentum_factors = list(jax.lax.rsqrt(leaf.rows + 1e-6))
     else:
         columns = leaf.columns
-        factors = momentum_factors = [
-            features.clipped_rsqrt(row / (jnp.mean(row, axis=axes[0], keepdims=True) + 1e-9))
-            * features.clipped_rsqrt(column)
-            for row, column in zip(leaf.rows, leaf.columns, strict=True)
-        ]
+        mean = jnp.mean(leaf.rows, axis=1 + axes[0], keepdims=True)
+        of_rows = features.clipped_rsqrt(leaf.rows / (mean + 1e-9))
+        of_columns = features.clipped_rsqrt(columns)
+        factors = momentum_factors = [r * c for r, c in zip(of_rows, of_columns, strict=True)]
     (v,) = leaf.second_moment
     r = jax.lax.rsqrt(v + 1e-6)
     return [
@@ -108,8 +107,8 @@ def adafac_features(g: jax.Array, p: jax.Array, leaf: AdafacLeaf) -> list[jax.Ar
         *[g * f for f in factors],
         *leaf.rows,
         *columns,
-        *[jax.lax.rsqrt(row + 1e-8) for row in leaf.rows],
-        *[jax.lax.rsqrt(column + 1e-8) for column in columns],
+        *jax.lax.rsqrt(leaf.rows + 1e-8),
+        *jax.lax.rsqrt(columns + 1e-8),
         *[m * f for m, f in zip(leaf.momenta, momentum_factors, strict=True)],
     ]
 
@@ -147,15 +146,16 @@ def adafac_mlp(
             "factored": features.decays_from_offsets(FACTORED_DECAYS, theta["factored_decays"]),
         }
 
-        def update_leaf(g, p, leaf, count):
+        def first_bias(count):
+            return nets.folded_bias(theta["mlp"], features.progress_tanh(count))
+
+        def update_leaf(g, p, leaf, bias):
             leaf = accumulate(g, leaf, decays)
             inputs, scales = features.with_rms_scales(adafac_features, g, p, leaf)
-            direction, magnitude = nets.mlp_per_parameter(
-                theta["mlp"], inputs, features.progress_tanh(count), scales
-            )
+            direction, magnitude = nets.mlp_per_parameter(theta["mlp"], inputs, bias, scales)
             return -step_mult * direction * jnp.exp(exp_mult * magnitude), leaf
 
-        return per_leaf_transform("adafac_mlp", init_leaf, update_leaf)
+        return per_leaf_transform("adafac_mlp", init_leaf, update_leaf, first_bias)
 
     config = {
         "hidden_size": hidden_size,

@@ -45,15 +45,17 @@ def mlp_lopt(
         def init_leaf(p: jax.Array) -> tuple[jax.Array, ...]:
             return tuple(jnp.zeros_like(p) for _ in DECAYS)
 
-        def update_leaf(g, p, momenta, count):
+        def first_bias(count):
+            return nets.folded_bias(theta, features.progress_tanh(count))
+
+        def update_leaf(g, p, momenta, bias):
             momenta = features.moving_averages(momenta, g, DECAYS)
             inputs = [g, p, *momenta]
-            direction, magnitude = nets.mlp_per_parameter(
-                theta, inputs, features.progress_tanh(count), features.rms_scales(inputs)
-            )
+            scales = features.rms_scales(inputs)
+            direction, magnitude = nets.mlp_per_parameter(theta, inputs, bias, scales)
             return -step_mult * direction * jnp.exp(exp_mult * magnitude), momenta
 
-        return per_leaf_transform("mlp_lopt", init_leaf, update_leaf)
+        return per_leaf_transform("mlp_lopt", init_leaf, update_leaf, first_bias)
 
     config = {
         "hidden_size": hidden_size,
