@@ -2,13 +2,11 @@
 
 import fnmatch
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import jax
 
 from l2o.learned_optimizer import Theta
 from l2o.leaves import named_leaves
-from l2o.problem import Problem
 
 Merge = Callable[[Theta], Theta]
 """From the part that is meta-trained to the whole theta."""
@@ -55,13 +53,3 @@ def freeze(theta: Theta, patterns: Sequence[str]) -> tuple[Theta, Merge]:
         return jax.tree.structure(theta).unflatten((leaves | trained).values())
 
     return trained, merge
-
-
-def with_frozen(problem: Problem, merge: Merge) -> Problem:
-    """The problem as a function of the trained part of theta."""
-    return replace(
-        problem,
-        init=lambda key, trained: problem.init(key, merge(trained)),
-        start=lambda key, trained: problem.start(key, merge(trained)),
-        unroll=lambda key, trained, state, data: problem.unroll(key, merge(trained), state, data),
-    )

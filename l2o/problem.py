@@ -1,7 +1,7 @@
 """One inner training run, a window at a time: the seam between tasks and estimators."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -86,6 +86,16 @@ class Problem:
     horizon: int
     data: Data = ()
     is_differentiable: bool = True
+
+
+def reparametrized(problem: Problem, merge: Callable[[Any], Theta]) -> Problem:
+    """The problem as a function of what `merge` makes theta of."""
+    return replace(
+        problem,
+        init=lambda key, part: problem.init(key, merge(part)),
+        start=lambda key, part: problem.start(key, merge(part)),
+        unroll=lambda key, part, state, data: problem.unroll(key, merge(part), state, data),
+    )
 
 
 def unroll_run(problem: Problem, key: Key, theta: Theta, data: Data) -> Window:

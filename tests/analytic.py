@@ -157,12 +157,12 @@ class Toy(NamedTuple):
 def pes_pair(delta, done, mask, accumulated, perturbation, std, credit):
     """A pair's gradient and its next ξ, in the notation of algorithms.md §13; `delta` by step."""
     score = score_of(perturbation, std)
-    felt = jax.tree.map(jnp.add, score_of(accumulated, std), score)
+    felt = score_of(accumulated, std) + score
     is_next, carried = credit_window(done, felt, score, credit)
     both = lambda x: jnp.stack([x, x])
     window = Window(loss=both(delta), done=both(done), mask=both(mask), finite=both(mask))
     gradient = pair_gradient(PairOutcome(window, felt, score, is_next), delta)
-    return gradient, jax.tree.map(lambda s: s * std**2, carried)
+    return gradient, carried * std**2
 
 
 def replicate(estimator, theta, *, num_replicates: int, skip: int, take: int, seed: int = 0):

@@ -163,10 +163,10 @@ def test_twelve_steps_of_the_original(name, lopt, atol):
 
 
 def over_pairs(delta, done, mask, accumulated, perturbation, std, credit):
-    """`pes_pair` of every pair: arrays of shape (steps, pairs) and trees of (pairs, ...)."""
+    """`pes_pair` of every pair: arrays of shape (steps, pairs) and (pairs, meta-parameters)."""
     one = lambda *args: pes_pair(*args, std, credit)
     gradients, carried = jax.vmap(one)(delta.T, done.T, mask.T, accumulated, perturbation)
-    return jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients), carried
+    return jnp.mean(gradients, axis=0), carried
 
 
 PRINTED = {
@@ -216,9 +216,14 @@ def test_printed_pes_values_with_exclusive_credit():
 def stored_losses():
     inputs = traces("es_pes/in/")
     delta = jnp.asarray(inputs["loss_pos"] - inputs["loss_neg"])
-    accumulated = {k: jnp.asarray(inputs[f"accumulator_{k}"]) for k in "ab"}
-    perturbation = {k: jnp.asarray(inputs[f"vec_pos_{k}"]) for k in "ab"}
+    accumulated, perturbation = vectors(inputs, "accumulator_"), vectors(inputs, "vec_pos_")
     return inputs, delta, accumulated, perturbation
+
+
+def vectors(arrays, name):
+    """The tensors a and b of theta as one vector, along the last axis."""
+    batch = np.shape(arrays[f"{name}b"])
+    return jnp.concatenate([jnp.reshape(arrays[name + k], (*batch, -1)) for k in "ab"], axis=-1)
 
 
 def test_estimators_on_stored_losses():
@@ -230,19 +235,16 @@ def test_estimators_on_stored_losses():
         delta, jnp.asarray(done), jnp.asarray(mask), accumulated, perturbation, std, "inclusive"
     )
     expected = traces("pes/out/")
-    for k in "ab":
-        np.testing.assert_allclose(gradient[k], expected[f"grad_{k}"], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(carried[k], expected[f"new_accumulator_{k}"], rtol=1e-5)
+    np.testing.assert_allclose(gradient, vectors(expected, "grad_"), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(carried, vectors(expected, "new_accumulator_"), rtol=1e-5)
 
     def one(d, m, e):
         both = jnp.stack([m, m])
         return pair_gradient(pair_outcome(Window(both, both, both, both), e, std), d)
 
     gradients = jax.vmap(one)(delta.T, jnp.asarray(mask).T, perturbation)
-    expected = traces("es/out/")
-    for k in "ab":
-        found = jnp.mean(gradients[k], axis=0)
-        np.testing.assert_allclose(found, expected[f"grad_{k}"], rtol=1e-4, atol=1e-5)
+    expected = vectors(traces("es/out/"), "grad_")
+    np.testing.assert_allclose(jnp.mean(gradients, axis=0), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_meta_gradient_of_a_learning_rate():

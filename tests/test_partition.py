@@ -12,7 +12,8 @@ from analytic import THETA, decay_problem
 from l2o.estimators import pes
 from l2o.fit import fit
 from l2o.learner import gradient_learner
-from l2o.partition import freeze, with_frozen
+from l2o.partition import freeze
+from l2o.problem import reparametrized
 
 TREE = {
     "layers": [{"w": jnp.ones(2), "b": jnp.zeros(1)}, {"w": 2 * jnp.ones(2)}],
@@ -65,7 +66,7 @@ def test_a_frozen_leaf_is_neither_perturbed_nor_decayed():
         return problem.unroll(key, both["frozen"] + both["trained"], state, data)
 
     trained, merge = freeze(theta, ("frozen",))
-    estimator = pes(with_frozen(replace(problem, unroll=spied), merge), num_pairs=2, std=0.1)
+    estimator = pes(reparametrized(replace(problem, unroll=spied), merge), num_pairs=2, std=0.1)
     learner = gradient_learner(estimator, optax.adamw(0.1, weight_decay=1.0))
     state = fit(jax.random.key(0), learner, trained, num_steps=2, log_every=2, checkpoint_every=2)
     whole = merge(learner.theta(state))

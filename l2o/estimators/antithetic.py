@@ -1,4 +1,8 @@
-"""What evolution strategies share: antithetic pairs with common random numbers, and shaping."""
+"""What evolution strategies share: antithetic pairs with common random numbers, and shaping.
+
+To them theta is one vector: perturbations, scores and gradients of its many small tensors would
+each be a program's many small kernels.
+"""
 
 import math
 from collections.abc import Callable
@@ -20,7 +24,7 @@ from l2o.estimators.population import (
     window_mean,
 )
 from l2o.learned_optimizer import Theta
-from l2o.problem import InnerState, Problem, Window
+from l2o.problem import InnerState, Problem, Window, reparametrized
 from l2o.task import Data, Key
 
 Shaping = Literal["none", "sign", "centered_rank", "standardize"]
@@ -64,35 +68,50 @@ class PairOutcome(NamedTuple):
 
     Attributes:
         window: of both members, fields of shape (2, steps).
-        score: sum of ε/σ² over the perturbations ε that the run has felt, a tree like theta.
+        score: sum of ε/σ² over the perturbations ε that the run has felt, a vector like theta.
         score_of_next: the same for the run that follows within the window.
         is_next: shape (steps,), whether a step belongs to the run that follows.
     """
 
     window: Window
-    score: Theta
-    score_of_next: Theta
+    score: jax.Array
+    score_of_next: jax.Array
     is_next: jax.Array
 
 
-EstimatePair = Callable[[Key, Theta, Any, jax.Array | float, Data], tuple[PairOutcome, Any]]
-"""`(key, theta, state, std, data) -> (outcome, state)` of one pair."""
+InitPair = Callable[[Problem, Key, jax.Array], Any]
+"""`(problem, key, theta) -> state` of one pair; the problem is a function of the vector theta."""
+
+EstimatePair = Callable[
+    [Problem, Key, jax.Array, Any, jax.Array | float, Data], tuple[PairOutcome, Any]
+]
+"""`(problem, key, theta, state, std, data) -> (outcome, state)` of one pair; likewise."""
 
 
-def draw_perturbation(key: Key, theta: Theta, std: float | jax.Array) -> Theta:
-    """Normal noise of standard deviation `std`, a tree like theta, in one draw."""
+def as_vector(problem: Problem, theta: Theta) -> tuple[Problem, jax.Array]:
+    """Theta as one vector, and the problem as a function of such vectors."""
     flat, unravel = ravel_pytree(theta)
-    return unravel(std * jax.random.normal(key, flat.shape))
+    return reparametrized(problem, unravel), flat
 
 
-def score_of(perturbation: Theta, std: float | jax.Array) -> Theta:
+def like(theta: Theta, vector: jax.Array) -> Theta:
+    """A tree like theta from a vector."""
+    return ravel_pytree(theta)[1](vector)
+
+
+def draw_perturbation(key: Key, theta: jax.Array, std: float | jax.Array) -> jax.Array:
+    """Normal noise of standard deviation `std`, a vector like theta."""
+    return std * jax.random.normal(key, theta.shape)
+
+
+def score_of(perturbation: jax.Array, std: float | jax.Array) -> jax.Array:
     """ε/σ², the gradient of the log density of theta + ε with respect to theta."""
-    return jax.tree.map(lambda e: e / std**2, perturbation)
+    return perturbation / std**2
 
 
-def both_signs(theta: Theta, perturbation: Theta) -> Theta:
-    """theta + ε and theta - ε along a new first axis."""
-    return jax.tree.map(lambda t, e: jnp.stack([t + e, t - e]), theta, perturbation)
+def both_signs(theta: jax.Array, perturbation: jax.Array) -> jax.Array:
+    """theta + ε and theta - ε, shape (2, meta-parameters)."""
+    return jnp.stack([theta + perturbation, theta - perturbation])
 
 
 def as_pair(state: InnerState) -> InnerState:
@@ -114,8 +133,8 @@ def plus_member(state: InnerState) -> InnerState:
 def unroll_pair(
     problem: Problem,
     key: Key,
-    theta: Theta,
-    perturbation: Theta,
+    theta: jax.Array,
+    perturbation: jax.Array,
     state: InnerState,
     data: Data,
     axes: InnerState = PAIRED,
@@ -130,14 +149,14 @@ def unroll_pair(
     return jax.vmap(problem.unroll, (None, 0, axes, None), (PAIRED, 0))(key, thetas, state, data)
 
 
-def pair_outcome(window: Window, perturbation: Theta, std: float | jax.Array) -> PairOutcome:
+def pair_outcome(window: Window, perturbation: jax.Array, std: float | jax.Array) -> PairOutcome:
     """The outcome of a pair whose window belongs to a single run, with one perturbation."""
     score = score_of(perturbation, std)
     return PairOutcome(window, score, score, jnp.zeros(window.loss.shape[-1], bool))
 
 
-def pair_gradient(outcome: PairOutcome, delta: jax.Array) -> Theta:
-    """½ (A s + B s'): the pair's meta-gradient from its loss differences and scores.
+def pair_gradient(outcome: PairOutcome, delta: jax.Array) -> jax.Array:
+    """½ (A s + B s'): the pair's meta-gradient, a vector, from its loss differences and scores.
 
     Args:
         outcome: what the pair saw.
@@ -148,9 +167,7 @@ def pair_gradient(outcome: PairOutcome, delta: jax.Array) -> Theta:
     delta = jnp.where(mask, delta, 0.0) / jnp.maximum(jnp.sum(mask), 1)
     of_run = jnp.sum(jnp.where(outcome.is_next, 0.0, delta))
     of_next = jnp.sum(jnp.where(outcome.is_next, delta, 0.0))
-    return jax.tree.map(
-        lambda s, n: 0.5 * (of_run * s + of_next * n), outcome.score, outcome.score_of_next
-    )
+    return 0.5 * (of_run * outcome.score + of_next * outcome.score_of_next)
 
 
 def centered_rank_delta(losses: jax.Array, population: jax.Array) -> jax.Array:
@@ -189,7 +206,7 @@ def shaped_deltas(
 
 def antithetic_estimator(
     problem: Problem,
-    init_pair: Callable[[Key, Theta], Any],
+    init_pair: InitPair,
     estimate_pair: EstimatePair,
     *,
     num_steps: int,
@@ -199,7 +216,7 @@ def antithetic_estimator(
 
     Args:
         problem: what to unroll.
-        init_pair: `(key, theta) -> state`.
+        init_pair: what a pair starts with.
         estimate_pair: what a pair does in one estimate.
         num_steps: inner steps of one member in one estimate.
         **options: see `EvolutionOptions`.
@@ -215,23 +232,28 @@ def antithetic_estimator(
 
     def members(keys: Key, theta: Theta, states: Any, step: jax.Array, data: Data):
         std = schedule(step)
-        outcomes, states = jax.vmap(estimate_pair, (0, None, 0, None, None))(
-            keys, theta, states, std, data
-        )
+        of_vector, flat = as_vector(problem, theta)
+        pair = lambda key, state: estimate_pair(of_vector, key, flat, state, std, data)
+        outcomes, states = jax.vmap(pair)(keys, states)
         valid = jax.vmap(is_finite)(outcomes.window)
         deltas = shaped_deltas(outcomes.window, valid, std, shaping, mesh)
         gradients = jax.vmap(pair_gradient)(outcomes, deltas)
         estimates: MemberEstimate = jax.vmap(member_estimate)(gradients, outcomes.window, valid)
         return estimates, states
 
+    def init(key: Key, theta: Theta) -> Any:
+        of_vector, flat = as_vector(problem, theta)
+        return init_pair(of_vector, key, flat)
+
     return population_estimator(
         problem,
-        init_pair,
+        init,
         members,
         num_members=num_pairs,
         steps=2 * num_pairs * num_steps,
         mesh=mesh,
         name="num_pairs",
+        combine=lambda mean, num_valid, theta: like(theta, mean),
     )
 
 

@@ -28,4 +28,4 @@ def es_single(problem: Problem, **options: Unpack[EvolutionOptions]) -> Estimato
         ValueError: if `num_pairs` < 1 or not a multiple of the mesh's devices, `std` <= 0, or
             `shaping` is unknown.
     """
-    return persistent_estimator(problem, redraw="every_run", start=problem.start, **options)
+    return persistent_estimator(problem, redraw="every_run", start="together", **options)

@@ -18,7 +18,6 @@ from l2o.estimators.antithetic import (
     pair_outcome,
 )
 from l2o.estimators.estimator import Estimator
-from l2o.learned_optimizer import Theta
 from l2o.problem import Problem, unroll_run
 from l2o.task import Data, Key
 
@@ -39,7 +38,12 @@ def full_es(problem: Problem, **options: Unpack[EvolutionOptions]) -> Estimator:
     """
 
     def estimate_pair(
-        key: Key, theta: Theta, state: tuple[()], std: jax.Array | float, data: Data
+        problem: Problem,
+        key: Key,
+        theta: jax.Array,
+        state: tuple[()],
+        std: jax.Array | float,
+        data: Data,
     ) -> tuple[PairOutcome, tuple[()]]:
         k_perturbation, k_run = jax.random.split(key)
         perturbation = draw_perturbation(k_perturbation, theta, std)
@@ -48,5 +52,5 @@ def full_es(problem: Problem, **options: Unpack[EvolutionOptions]) -> Estimator:
         return pair_outcome(window, perturbation, std), state
 
     return antithetic_estimator(
-        problem, lambda key, theta: (), estimate_pair, num_steps=problem.horizon, **options
+        problem, lambda problem, key, theta: (), estimate_pair, num_steps=problem.horizon, **options
     )

@@ -29,4 +29,4 @@ def nres(problem: Problem, **options: Unpack[EvolutionOptions]) -> Estimator:
         ValueError: if `num_pairs` < 1 or not a multiple of the mesh's devices, `std` <= 0, or
             `shaping` is unknown.
     """
-    return persistent_estimator(problem, redraw="every_run", start=problem.init, **options)
+    return persistent_estimator(problem, redraw="every_run", **options)

@@ -8,7 +8,6 @@ Sohl-Dickstein 2021, antithetic form; Li, Harrison, Sohl-Dickstein, Smith, Metz 
 new one every window gives PES, one a run NRES.
 """
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple, Unpack
 
 import jax
@@ -24,7 +23,6 @@ from l2o.estimators.antithetic import (
     unroll_pair,
 )
 from l2o.estimators.estimator import Estimator
-from l2o.learned_optimizer import Theta
 from l2o.problem import InnerState, Problem
 from l2o.task import Data, Key
 
@@ -37,22 +35,22 @@ class PersistentPair(NamedTuple):
 
     Attributes:
         inner: both members' training runs, as `unroll_pair` returns them.
-        felt: Σ ε/σ² over the perturbations since the run began, a tree like theta.
-        perturbation: the last ε, a tree like theta.
-        score: ε/σ² of the last, a tree like theta.
+        felt: Σ ε/σ² over the perturbations since the run began, a vector like theta.
+        perturbation: the last ε, a vector like theta.
+        score: ε/σ² of the last, a vector like theta.
         is_due: whether the next window draws a new one.
     """
 
     inner: InnerState
-    felt: Theta
-    perturbation: Theta
-    score: Theta
+    felt: jax.Array
+    perturbation: jax.Array
+    score: jax.Array
     is_due: jax.Array
 
 
 def credit_window(
-    done: jax.Array, felt: Theta, score: Theta, credit: Credit = "exclusive"
-) -> tuple[jax.Array, Theta]:
+    done: jax.Array, felt: jax.Array, score: jax.Array, credit: Credit = "exclusive"
+) -> tuple[jax.Array, jax.Array]:
     """Which steps of a window belong to the run that follows, and what that has felt afterwards.
 
     Args:
@@ -63,21 +61,20 @@ def credit_window(
             gives the last step of a run to the run that follows.
 
     Returns:
-        A mask of shape (window,), and a tree like theta.
+        A mask of shape (window,), and a vector like theta.
     """
     ended = jnp.cumsum(done) > 0
     is_next = ended if credit == "inclusive" else jnp.roll(ended, 1).at[0].set(False)
     # A run that ended with the window has been replaced by one that felt nothing yet.
     weight = jnp.where(done[-1], 0.0 if credit == "exclusive" else 1.0, 1.0)
-    carried = jax.tree.map(lambda f, s: jnp.where(ended[-1], weight * s, f), felt, score)
-    return is_next, carried
+    return is_next, jnp.where(ended[-1], weight * score, felt)
 
 
 def persistent_estimator(
     problem: Problem,
     *,
     redraw: Redraw,
-    start: Callable[[Key, Theta], InnerState],
+    start: Literal["staggered", "together"] = "staggered",
     credit: Credit = "exclusive",
     **options: Unpack[EvolutionOptions],
 ) -> Estimator:
@@ -86,15 +83,16 @@ def persistent_estimator(
     Args:
         problem: what to unroll.
         redraw: when a pair draws a new perturbation.
-        start: the first run of a pair, `problem.init` or `problem.start`.
+        start: whether the first run of a pair is at a random stage or at its first step.
         credit: see `credit_window`.
         **options: see `EvolutionOptions`.
     """
 
-    def init_pair(key: Key, theta: Theta) -> PersistentPair:
-        zeros = jax.tree.map(jnp.zeros_like, theta)
+    def init_pair(problem: Problem, key: Key, theta: jax.Array) -> PersistentPair:
+        run = problem.init if start == "staggered" else problem.start
+        zeros = jnp.zeros_like(theta)
         return PersistentPair(
-            inner=as_pair(start(key, theta)),
+            inner=as_pair(run(key, theta)),
             felt=zeros,
             perturbation=zeros,
             score=zeros,
@@ -102,14 +100,18 @@ def persistent_estimator(
         )
 
     def estimate_pair(
-        key: Key, theta: Theta, state: PersistentPair, std: jax.Array | float, data: Data
+        problem: Problem,
+        key: Key,
+        theta: jax.Array,
+        state: PersistentPair,
+        std: jax.Array | float,
+        data: Data,
     ) -> tuple[PairOutcome, PersistentPair]:
         k_perturbation, k_unroll = jax.random.split(key)
         drawn = draw_perturbation(k_perturbation, theta, std)
-        if_due = lambda new, old: jax.tree.map(lambda n, o: jnp.where(state.is_due, n, o), new, old)
-        perturbation = if_due(drawn, state.perturbation)
-        score = if_due(score_of(drawn, std), state.score)
-        felt = if_due(jax.tree.map(jnp.add, state.felt, score), state.felt)
+        perturbation = jnp.where(state.is_due, drawn, state.perturbation)
+        score = jnp.where(state.is_due, score_of(drawn, std), state.score)
+        felt = jnp.where(state.is_due, state.felt + score, state.felt)
         inner, window = unroll_pair(problem, k_unroll, theta, perturbation, state.inner, data)
         done = window.done[0]
         is_next, carried = credit_window(done, felt, score, credit)

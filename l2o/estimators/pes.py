@@ -33,6 +33,4 @@ def pes(
         ValueError: if `num_pairs` < 1 or not a multiple of the mesh's devices, `std` <= 0, or
             `shaping` is unknown.
     """
-    return persistent_estimator(
-        problem, redraw="every_window", start=problem.init, credit=credit, **options
-    )
+    return persistent_estimator(problem, redraw="every_window", credit=credit, **options)

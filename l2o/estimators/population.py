@@ -18,7 +18,7 @@ class MemberEstimate(NamedTuple):
     """What one member (one run, or one antithetic pair of runs) contributes to an estimate.
 
     Attributes:
-        gradient: its meta-gradient, a tree like theta; zero where `valid` is 0.
+        gradient: its meta-gradient, in any form that `combine` takes; zero where `valid` is 0.
         valid: 1.0, or 0.0 for a member that is left out.
         measured: 1.0, or 0.0 where the meta-loss is not finite.
         meta_loss: mean over its steps and runs; zero where `measured` is 0.
@@ -81,7 +81,7 @@ def population_estimator(
     steps: int,
     mesh: Mesh | None,
     name: str = "num_members",
-    combine: Callable[[Any, jax.Array], Theta] = lambda mean, num_valid: mean,
+    combine: Callable[[Any, jax.Array, Theta], Theta] = lambda mean, num_valid, theta: mean,
 ) -> Estimator:
     """An estimator from what its members do: the mean of the valid members' gradients.
 
@@ -96,8 +96,8 @@ def population_estimator(
         steps: inner steps of one estimate, over all members.
         mesh: devices to spread the members over.
         name: what the caller calls the number of members.
-        combine: from the mean over the valid members of what they return as gradients, and their
-            number, to the meta-gradient.
+        combine: from the mean over the valid members of what they return as gradients, their
+            number and theta to the meta-gradient, a tree like theta.
 
     Raises:
         ValueError: if `num_members` is not a multiple of the mesh's devices.
@@ -131,6 +131,6 @@ def population_estimator(
             "finite": sums.finite / num_members,
             "valid": sums.valid / num_members,
         }
-        return combine(mean, num_valid), Population(states, state.step + 1), metrics
+        return combine(mean, num_valid, theta), Population(states, state.step + 1), metrics
 
     return Estimator(init=init, estimate=estimate, steps=steps, data=problem.data)

@@ -20,7 +20,6 @@ from l2o.estimators.antithetic import (
     unroll_pair,
 )
 from l2o.estimators.estimator import Estimator
-from l2o.learned_optimizer import Theta
 from l2o.problem import InnerState, Problem
 from l2o.task import Data, Key
 
@@ -39,8 +38,16 @@ def truncated_es(problem: Problem, **options: Unpack[EvolutionOptions]) -> Estim
             `shaping` is unknown.
     """
 
+    def init_pair(problem: Problem, key: Key, theta: jax.Array) -> InnerState:
+        return problem.init(key, theta)
+
     def estimate_pair(
-        key: Key, theta: Theta, state: InnerState, std: jax.Array | float, data: Data
+        problem: Problem,
+        key: Key,
+        theta: jax.Array,
+        state: InnerState,
+        std: jax.Array | float,
+        data: Data,
     ) -> tuple[PairOutcome, InnerState]:
         k_perturbation, k_unroll = jax.random.split(key)
         perturbation = draw_perturbation(k_perturbation, theta, std)
@@ -48,5 +55,5 @@ def truncated_es(problem: Problem, **options: Unpack[EvolutionOptions]) -> Estim
         return pair_outcome(window, perturbation, std), plus_member(both)
 
     return antithetic_estimator(
-        problem, problem.init, estimate_pair, num_steps=problem.window, **options
+        problem, init_pair, estimate_pair, num_steps=problem.window, **options
     )

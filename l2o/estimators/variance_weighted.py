@@ -19,9 +19,11 @@ from l2o.estimators.antithetic import (
     ALIKE,
     PAIRED,
     as_schedule,
+    as_vector,
     both_signs,
     check_options,
     draw_perturbation,
+    like,
     pair_gradient,
     pair_outcome,
     plus_member,
@@ -68,28 +70,28 @@ def variance_weighted(
 
     def members(keys: Key, theta: Theta, states: Any, step: jax.Array, data: Data):
         sigma = schedule(step)
-        theta = parallel.varying(theta)  # or each device would get the gradient of all
+        of_vector, flat = as_vector(problem, theta)
+        flat = parallel.varying(flat)  # or each device would get the gradient of all
 
         def pair(key: Key, state: InnerState):
             k_perturbation, k_unroll = jax.random.split(key)
-            perturbation = draw_perturbation(k_perturbation, theta, sigma)
+            perturbation = draw_perturbation(k_perturbation, flat, sigma)
 
-            def member(theta: Theta, state: InnerState):
-                def cost(theta: Theta):
-                    after, window = problem.unroll(k_unroll, theta, state, data)
+            def member(theta: jax.Array, state: InnerState):
+                def cost(theta: jax.Array):
+                    after, window = of_vector.unroll(k_unroll, theta, state, data)
                     return window_mean(window), (after, window)
 
                 return jax.grad(cost, has_aux=True)(theta)
 
             gradients, (both, window) = jax.vmap(member, (0, ALIKE), (0, (PAIRED, 0)))(
-                both_signs(theta, perturbation), state
+                both_signs(flat, perturbation), state
             )
             outcome = pair_outcome(window, perturbation, sigma)
             evolved = pair_gradient(outcome, window.loss[0] - window.loss[1])
-            backpropagated = jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)
             both_kinds = {
                 "evolved": moments(evolved),
-                "backpropagated": moments(backpropagated),
+                "backpropagated": moments(jnp.mean(gradients, axis=0)),
             }
             return member_estimate(both_kinds, window, is_finite(window)), plus_member(both)
 
@@ -103,30 +105,27 @@ def variance_weighted(
         steps=2 * num_pairs * problem.window,
         mesh=mesh,
         name="num_pairs",
-        combine=lambda mean, num_valid: weigh(mean["evolved"], mean["backpropagated"]),
+        combine=lambda mean, num_valid, theta: like(
+            theta, weigh(mean["evolved"], mean["backpropagated"])
+        ),
     )
 
 
-def moments(gradient: Theta) -> tuple[Theta, Theta]:
+Moments = tuple[jax.Array, jax.Array]
+"""The mean, and the mean of the square, each a vector like theta."""
+
+
+def moments(gradient: jax.Array) -> Moments:
     """A gradient and its square; where it is not finite, 0 and infinity."""
-    finite = jax.tree.map(jnp.isfinite, gradient)
-    first = jax.tree.map(lambda g, ok: jnp.where(ok, g, 0.0), gradient, finite)
-    second = jax.tree.map(lambda g, ok: jnp.where(ok, g**2, jnp.inf), gradient, finite)
-    return first, second
+    finite = jnp.isfinite(gradient)
+    return jnp.where(finite, gradient, 0.0), jnp.where(finite, gradient**2, jnp.inf)
 
 
-def weigh(one: tuple[Theta, Theta], other: tuple[Theta, Theta]) -> Theta:
-    """The mean of two estimates, each given by its first two moments, by inverse variance.
-
-    The variance of the first must be finite.
-    """
-
-    def combine(mean, square, other_mean, other_square):
-        variance, other_variance = variance_of(mean, square), variance_of(other_mean, other_square)
-        share = 1.0 / (1.0 + variance / other_variance)
-        return share * mean + (1.0 - share) * other_mean
-
-    return jax.tree.map(combine, *one, *other)
+def weigh(one: Moments, other: Moments) -> jax.Array:
+    """The mean of two estimates by inverse variance; that of the first must be finite."""
+    variance, other_variance = variance_of(*one), variance_of(*other)
+    share = 1.0 / (1.0 + variance / other_variance)
+    return share * one[0] + (1.0 - share) * other[0]
 
 
 def variance_of(mean: jax.Array, square: jax.Array) -> jax.Array:

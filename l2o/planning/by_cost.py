@@ -12,9 +12,9 @@ from l2o.evolution import SCHEDULED_STD, evolution_learner
 from l2o.learned_optimizer import LearnedOptimizer
 from l2o.learner import Learner, gradient_learner
 from l2o.objective import Objective
-from l2o.partition import Merge, with_frozen
+from l2o.partition import Merge
 from l2o.planning.common import OF_REWARDS, check_unused, meta_optimizer, shares_of
-from l2o.problem import Problem, inner_problem
+from l2o.problem import Problem, inner_problem, reparametrized
 from l2o.settings import MetaTraining
 from l2o.task import TaskFamily
 
@@ -33,7 +33,7 @@ def problem_learner(
     check_unused(settings, OF_REWARDS, "reinforce and ppo")
     objective = objective_of(settings)
     problems = {
-        task.name: with_frozen(
+        task.name: reparametrized(
             inner_problem(
                 task,
                 lopt,
