@@ -30,6 +30,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from l2o.compilation import long_running
 from l2o.distributed import hosts, transfer
 from l2o.distributed.cluster import Member
 from l2o.estimators import pes
@@ -112,7 +113,7 @@ def child(layout: Layout, options: Options, member: Member | None) -> None:
         key = jax.random.key(0)
         state = jax.jit(learner.init)(key, lopt.init(key))
         chunk = jax.jit(chunk_of(learner, options.outer_steps))
-        compiled = chunk.lower(key, state, learner.data).compile()
+        compiled = chunk.lower(key, state, learner.data).compile(long_running())
         layout_of = compiled.input_shardings[0]
         key, state, data = transfer.place((key, state, learner.data), layout_of)
         for _ in sys.stdin:

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from l2o import parallel
+from l2o.compilation import long_running
 from l2o.distributed import hosts, transfer
 from l2o.estimators import Estimator
 from l2o.fit import chunk_of
@@ -99,7 +100,7 @@ def meta_training(learner: Learner, theta: Any) -> tuple[Program, dict[str, Any]
     key = jax.random.key(1)
     state = jax.jit(learner.init)(key, theta)
     jitted = jax.jit(chunk_of(learner, 1), donate_argnums=1)
-    compiled = jitted.lower(key, state, learner.data).compile()
+    compiled = jitted.lower(key, state, learner.data).compile(long_running())
     layout = compiled.input_shardings[0]
     key, first, data = transfer.place((key, state, learner.data), layout)
     carry = [first]
@@ -157,7 +158,8 @@ def plain_training(setting: Setting) -> tuple[Program, dict[str, Any]]:
     spread = parallel.over_devices(members, size, setting.mesh)
     key, indices = jax.random.key(0), jax.numpy.arange(size)
     runs = jax.jit(jax.vmap(start))(jax.random.split(key, size))
-    compiled = jax.jit(spread, donate_argnums=1).lower(indices, runs, key, task.data).compile()
+    lowered = jax.jit(spread, donate_argnums=1).lower(indices, runs, key, task.data)
+    compiled = lowered.compile(long_running())
     layout = compiled.input_shardings[0]
     indices, first, key, data = transfer.place((indices, runs, key, task.data), layout)
     carry = [first]

@@ -5,6 +5,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2o.checkpoint import Checkpoints
+from l2o.compilation import long_running
 from l2o.distributed import hosts, transfer
 from l2o.learned_optimizer import Theta
 from l2o.learner import Learner, MetaState
@@ -106,7 +108,19 @@ def fit(
             log.truncate_after(step)
         return state
 
-    state = hosts.on_main(restore) or jax.jit(learner.init)(k_init, theta)
+    def init(key: Key, theta: Theta) -> MetaState:
+        # Copies, because `theta` may sit in the state twice, and belongs to the caller.
+        return jax.tree.map(jnp.copy, learner.init(key, theta))
+
+    started = time.perf_counter()
+    program = jax.jit(chunk_of(learner, log_every), donate_argnums=1)
+    lower = lambda: program.lower(*_strong((k_steps, abstract, learner.data)))
+    state, lowered = hosts.on_main(restore), None
+    if state is None:
+        with ThreadPoolExecutor(1) as pool:  # XLA compiles one program while JAX traces the other
+            compiling = pool.submit(jax.jit(init).lower(k_init, theta).compile)
+            lowered = lower()
+        state = compiling.result()(k_init, theta)
     with hosts.all_present():
         state, is_saved = transfer.from_main((state, jnp.bool_(run is not None)))
     step, is_saved = int(state.step), bool(is_saved)
@@ -135,15 +149,10 @@ def fit(
     is_due = False
     saving = last_saved
     with hosts.all_present(where):
-        started = time.perf_counter()
-        program = chunk_of(learner, log_every)
-        arguments = (k_steps, state, learner.data)
         # Ahead of time: nothing can compile a second time.
-        compiled = jax.jit(program, donate_argnums=1).lower(*_strong(arguments)).compile()
+        compiled = (lowered or lower()).compile(long_running())
         layout = compiled.input_shardings[0]
-        # A copy, because `theta` may sit in the state twice, and belongs to the caller.
-        copied = jax.tree.map(lambda x: jnp.array(x, dtype=x.dtype, copy=True), state)
-        k_steps, state, data = transfer.place((k_steps, copied, learner.data), layout)
+        k_steps, state, data = transfer.place((k_steps, state, learner.data), layout)
         extra = {"compile_seconds": time.perf_counter() - started}
 
         traced = min(step + 2 * log_every, num_steps)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from l2o.compilation import long_running
 from l2o.diagnosis.summary import REFERENCES, Diagnosis, Job, ReferenceChoice, Runs, summarize
 from l2o.estimators import Estimator, full_es, full_grad
 from l2o.estimators.estimator import EstimatorState
@@ -36,9 +37,6 @@ WIDTH = 128
 
 MIN_RUNS = 8
 """Runs of an estimator with so large a population that equal inner steps would allow fewer."""
-
-FAST_COMPILATION: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
-"""Compiles in two thirds of the time what runs no slower; compiling is half of the work."""
 
 MakeProblem = Callable[[int, int], Problem]
 """`(horizon, window) -> Problem`."""
@@ -216,7 +214,7 @@ def sample_runs(
 
     begun = time.perf_counter()
     lowered = jax.jit(jax.vmap(run, (0, 0, None, None))).lower(*arguments(0))
-    batch = lowered.compile(FAST_COMPILATION)
+    batch = lowered.compile(long_running())
     compiled = time.perf_counter()
     chunks, seconds = [], []
     for i in range(-(-num_runs // size)):
