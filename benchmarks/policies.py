@@ -35,7 +35,7 @@ from l2o.distributed import hosts
 from l2o.evaluate import Curves, evaluate
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.meta_training import meta_trained
-from l2o.planning.plan import theta_key
+from l2o.planning.plan import first_theta
 from l2o.policies import scheduler, tensor_controller
 from l2o.run_folder import atomic_write
 from l2o.settings import PRESETS, MetaTraining
@@ -181,7 +181,7 @@ def main(options: Options) -> None:
         for name, settings in study.entrants.items()
     }
     first, _, summary = next(iter(entrants.values()))
-    start = first.init(theta_key(options.seed))
+    start = first_theta(first, options.seed)
     optimizers = {
         **{name: partial(transform, lopt, theta) for name, (lopt, theta, _) in entrants.items()},
         "start": partial(transform, first, start),

@@ -213,7 +213,7 @@ def _connected(
 def evaluate(arguments: list[str], console: Console) -> int:
     """`l2o evaluate RUN_OR_FILE --task NAME ...`."""
     from l2o import meta_training, release
-    from l2o.planning.plan import theta_key
+    from l2o.planning.plan import first_theta
     from l2o.report import comparison_table, write_report
 
     options = tyro.cli(Evaluate, prog="l2o evaluate", args=arguments)
@@ -231,7 +231,7 @@ def evaluate(arguments: list[str], console: Console) -> int:
         lookup.tasks_to_evaluate(options.task),
         lopt,
         theta,
-        lopt.init(theta_key(summary.get("seed", 0))),
+        first_theta(lopt, summary.get("seed", 0)),
         seen=summary.get("trained_on", []),
         num_steps=options.steps,
         num_seeds=options.seeds,

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 
 CONFIDENCE = 0.95
 
@@ -71,6 +70,8 @@ def bootstrap_ends(
     values: np.ndarray, statistic: Callable[..., np.ndarray], confidence: float
 ) -> tuple[float, float]:
     """The ends of the percentile-bootstrap interval of a statistic, with a fixed seed."""
+    import scipy.stats  # half a second, which those who only meta-train need not wait
+
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
     with warnings.catch_warnings():

@@ -18,7 +18,7 @@ from l2o.estimators.antithetic import check_options
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.objective import Batches, Objective, Summary
 from l2o.planning.by_cost import objective_of
-from l2o.planning.plan import theta_key
+from l2o.planning.plan import first_theta
 from l2o.problem import Problem, inner_problem
 from l2o.streams import check_seed, stream
 
@@ -143,7 +143,7 @@ def design_and_theta(settings: Diagnose) -> tuple[LearnedOptimizer, Theta]:
     """The learned optimizer and the theta to measure at."""
     if settings.theta is None:
         lopt = lookup.learned_optimizer(settings.optimizer or "learnable_adam")
-        return lopt, lopt.init(theta_key(settings.seed))
+        return lopt, first_theta(lopt, settings.seed)
     design = lookup.design(settings.optimizer) if settings.optimizer else None
     return release.load(settings.theta, design=design)
 

@@ -45,8 +45,6 @@ def place(tree: Tree, shardings: Tree) -> Tree:
         tree: what every process has whole, or what such a program returned.
         shardings: one for each leaf, None where the program does not use it.
     """
-    if jax.process_count() == 1:
-        return jax.device_put(tree, shardings)
     return jax.tree.map(_place, tree, shardings)
 
 
@@ -61,17 +59,17 @@ def gather(tree: Tree) -> Tree:
 
 
 def _place(leaf: jax.Array, sharding: Sharding | None) -> jax.Array:
-    if sharding is None:
+    if sharding is None or leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
         return leaf
     if is_key(leaf):
         data = _place(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     if not leaf.is_fully_addressable:
-        if leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
-            return leaf
         return jax.jit(_same, out_shardings=sharding)(leaf)
+    # Through the host: `device_put` would compile a program for each shape.
     content = np.asarray(leaf)
-    return jax.make_array_from_callback(content.shape, sharding, lambda index: content[index])
+    part = lambda index: np.array(content[index])
+    return jax.make_array_from_callback(content.shape, sharding, part)
 
 
 def _same(leaf: jax.Array) -> jax.Array:

@@ -324,9 +324,7 @@ def compare_on(
 
 def before(policies: Sequence[Meta], seed: int) -> list[Meta]:
     """The first policy before its meta-training, as a control."""
-    return [
-        Meta("untrained", p.lopt, p.lopt.init(plan.theta_key(seed)), 0, []) for p in policies[:1]
-    ]
+    return [Meta("untrained", p.lopt, plan.first_theta(p.lopt, seed), 0, []) for p in policies[:1]]
 
 
 def search_all(

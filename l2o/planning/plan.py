@@ -56,7 +56,7 @@ def resolve(settings: MetaTraining) -> Plan:
     lopt = lookup.learned_optimizer(settings.optimizer)
     families = task_families(settings.task)
     train = tuple(task for family in families for task in family.train)
-    trained, merge = freeze(lopt.init(theta_key(settings.seed)), settings.freeze)
+    trained, merge = freeze(first_theta(lopt, settings.seed), settings.freeze)
     mesh = parallel.population_mesh(num_devices(settings))
     check_divides(settings, mesh.size)
     if settings.estimator in lookup.POLICY_GRADIENTS:
@@ -133,6 +133,10 @@ def task_families(names: Sequence[str]) -> tuple[TaskFamily, ...]:
     return families
 
 
-def theta_key(seed: int) -> Key:
-    """The key of a run's first theta."""
-    return jax.random.split(stream(seed, "meta_training"))[0]
+def first_theta(lopt: LearnedOptimizer, seed: int) -> Theta:
+    """Where a run of this seed starts."""
+
+    def init(key: Key) -> Theta:
+        return lopt.init(jax.random.split(key)[0])
+
+    return jax.jit(init)(stream(seed, "meta_training"))  # one program, not one a draw
