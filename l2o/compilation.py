@@ -14,7 +14,7 @@ import jax
 
 from l2o.data import cache_folder
 
-SECONDS_WORTH_KEEPING = 0.2
+SECONDS_WORTH_KEEPING = 0.02
 """Programs that compile faster are not kept."""
 
 

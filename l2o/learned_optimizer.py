@@ -97,6 +97,9 @@ def split_leaves(treedef: Any, template: Any, accumulators: Any) -> list[Any]:
 SMALL = 2**14
 """Equal-shaped tensors of up to so many numbers are updated as one."""
 
+MANY = 3
+"""From so many on: two are stacked and taken apart again by as many kernels as they save."""
+
 
 def update_leaves(
     update_leaf: Callable[..., tuple[jax.Array, Any]],
@@ -129,7 +132,7 @@ def update_leaves(
     found: dict[int, tuple[jax.Array, Any]] = {}
     for shape, group in by_shape.items():
         of_group = [(as_float32(grads[i]), as_float32(params[i]), leaves[i]) for i in group]
-        if len(group) == 1 or math.prod(shape) > SMALL:
+        if len(group) < MANY or math.prod(shape) > SMALL:
             results = [rule(*of_one, *shared) for of_one in of_group]
         else:
             stacked = jax.tree.map(lambda *x: jnp.stack(x), *of_group)

@@ -4,33 +4,31 @@ import fnmatch
 from collections.abc import Callable, Sequence
 
 import jax
+from jax.flatten_util import ravel_pytree
 
 from l2o.learned_optimizer import Theta
 from l2o.leaves import named_leaves
 
-Merge = Callable[[Theta], Theta]
+Merge = Callable[[jax.Array], Theta]
 """From the part that is meta-trained to the whole theta."""
 
 
-def freeze(theta: Theta, patterns: Sequence[str]) -> tuple[Theta, Merge]:
-    """The part of theta that is meta-trained, and the way back to the whole.
+def freeze(theta: Theta, patterns: Sequence[str]) -> tuple[jax.Array, Merge]:
+    """The part of theta that is meta-trained, as one vector, and the way back to the whole.
 
-    Estimators, meta-optimizers and strategies see that part alone, so what is frozen gets neither
-    noise nor weight decay.
+    Estimators, meta-optimizers and strategies see that vector alone, so what is frozen gets neither
+    noise nor weight decay, and what they do takes one kernel instead of one for each leaf.
 
     Args:
         theta: any tree.
         patterns: shell patterns of the names of frozen leaves, such as `layers/0/*`.
 
     Returns:
-        Theta itself if there are no patterns, otherwise a dict of its other leaves by name; and a
-        function from such a part to a tree like theta.
+        Shape (trained meta-parameters,), and a function from such a vector to a tree like theta.
 
     Raises:
         ValueError: if a pattern fits no leaf, or nothing is left to train.
     """
-    if not patterns:
-        return theta, lambda trained: trained
     leaves = named_leaves(theta)
     for pattern in patterns:
         if not fnmatch.filter(leaves, pattern):
@@ -49,7 +47,9 @@ def freeze(theta: Theta, patterns: Sequence[str]) -> tuple[Theta, Merge]:
             f"{', '.join(leaves)}."
         )
 
-    def merge(trained: Theta) -> Theta:
-        return jax.tree.structure(theta).unflatten((leaves | trained).values())
+    flat, unravel = ravel_pytree(trained)
 
-    return trained, merge
+    def merge(trained: jax.Array) -> Theta:
+        return jax.tree.structure(theta).unflatten((leaves | unravel(trained)).values())
+
+    return flat, merge

@@ -273,7 +273,8 @@ def run_starts(
     def init(key: Key, *arguments: Any) -> Any:
         k_horizon, k_stage, k_start = jax.random.split(key, 3)
         num_windows = draw_horizon(k_horizon, shortest, longest, window) // window
-        num_windows = jax.random.randint(k_stage, (), 1, num_windows + 1)
+        share = jax.random.uniform(k_stage)  # `randint` draws three times
+        num_windows = 1 + (share * num_windows).astype(jnp.int32)
         return start_of(k_start, window * num_windows, *arguments)
 
     def start(key: Key, *arguments: Any) -> Any:

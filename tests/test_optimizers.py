@@ -238,12 +238,14 @@ def test_order_of_leaves_does_not_matter(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_leaves_of_one_shape_are_not_mixed_up(name):
-    c = case({"a": (2,), "b": (2,)})
-    swapped = Case(*({"a": t["b"], "b": t["a"]} for t in (c.grads, c.params)), value=c.value)
+@pytest.mark.parametrize("others", ["", "cd"], ids=["two", "stacked"])
+def test_leaves_of_one_shape_are_not_mixed_up(name, others):
+    c = case({leaf: (2,) for leaf in "ab" + others})
+    swap = lambda tree: tree | {"a": tree["b"], "b": tree["a"]}
+    swapped = Case(*(swap(tree) for tree in (c.grads, c.params)), value=c.value)
     found, found_state = run(compiled(name), [c, c])
     expected, expected_state = run(compiled(name), [swapped, swapped])
-    assert_close([{"a": u["b"], "b": u["a"]} for u in found], expected)
+    assert_close([swap(u) for u in found], expected)
     assert not np.allclose(found[1]["a"], found[1]["b"])
     sizes = [sorted(np.ravel(x).tolist()) for x in jax.tree.leaves(found_state)]
     assert sorted(sizes) == sorted(

@@ -23,7 +23,9 @@ TREE = {
 
 def test_nothing_frozen_is_theta_itself():
     trained, merge = freeze(TREE, ())
-    assert trained is TREE and merge(TREE) is TREE
+    assert trained.shape == (6,)
+    assert jax.tree.structure(merge(trained)) == jax.tree.structure(TREE)
+    jax.tree.map(np.testing.assert_array_equal, merge(trained), TREE)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +38,7 @@ def test_nothing_frozen_is_theta_itself():
 )
 def test_what_is_left_and_the_way_back(patterns, left):
     trained, merge = freeze(TREE, patterns)
-    assert set(trained) == left
-    moved = merge(jax.tree.map(lambda x: x + 10, trained))
+    moved = merge(trained + 10)
     assert jax.tree.structure(moved) == jax.tree.structure(TREE)
     named = dict(
         zip(("layers/0/b", "layers/0/w", "layers/1/w", "rate"), jax.tree.leaves(moved), strict=True)
