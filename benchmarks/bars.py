@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from measuring import RESULTS, write
-from rich.console import Console
+from measuring import RESULTS, wide_console, write
 from rich.table import Table
 
 
@@ -95,7 +94,7 @@ def read(name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Prints every figure beside its bar and writes them."""
-    console = Console()
+    console = wide_console()
     bars = [*of_updates(), *of_meta_training(), *of_starts(), *of_growth()]
     shown = Table(title="Bars")
     for column in ("", "value", "bar", "goal", ""):

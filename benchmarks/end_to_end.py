@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from measuring import environment, write
-from rich.console import Console
+from measuring import environment, wide_console, write
 from rich.table import Table
 
 TASKS = {"one network": "end_to_end:one_network", "digits_mlp": "digits_mlp"}
@@ -75,7 +74,7 @@ def timed_run(task: str, options: Options, cache: Path) -> dict[str, float]:
 
 def main(options: Options) -> None:
     """Measures, prints a table and writes JSON."""
-    console = Console()
+    console = wide_console()
     about = environment()
     rows: list[dict[str, Any]] = []
     for name, task in TASKS.items():

@@ -17,7 +17,7 @@ import throughput
 import tyro
 import update_cost
 from flax import nnx
-from measuring import Program, environment, take_turns, write
+from measuring import Program, environment, take_turns, wide_console, write
 from rich.console import Console
 from rich.table import Table
 
@@ -190,7 +190,7 @@ def roofline(row: Mapping[str, Any], bandwidth: float) -> float:
 
 def main(options: Options) -> None:
     """Measures, prints a table and writes JSON."""
-    console = Console()
+    console = wide_console()
     about = environment() | {"device": jax.devices()[0].device_kind}
     trees = ("mlp",) if options.small else update_cost.Options().trees
     updates = update_cost.Options(designs=options.designs, trees=trees, memory=60.0)

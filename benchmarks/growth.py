@@ -14,8 +14,7 @@ from typing import Any
 import jax
 import optax
 import tyro
-from measuring import environment, take_turns, write
-from rich.console import Console
+from measuring import environment, take_turns, wide_console, write
 from rich.table import Table
 from throughput import lasting, meta_training
 
@@ -100,7 +99,7 @@ def learner_of(size: Size, design: str) -> tuple[Learner, Any]:
 
 def main(options: Options) -> None:
     """Measures, prints a table and writes JSON."""
-    console = Console()
+    console = wide_console()
     hosts.use_cpu_cores(len(hosts.cores()))
     about = environment()
     found, first = meta_training(*learner_of(Size(), options.design))

@@ -16,11 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from rich.console import Console
 
 from l2o.distributed import hosts
 from l2o.run_folder import atomic_write
 
 RESULTS = Path("benchmarks/results")
+
+
+def wide_console() -> Console:
+    """One that does not cut off the columns of a table in a log or a narrow terminal."""
+    found = Console()
+    return Console(width=max(found.width, 120))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import jax
 import optax
 import tyro
 from jax.sharding import Mesh
-from measuring import Program, environment, take_turns, write
+from measuring import Program, environment, take_turns, wide_console, write
 from rich.console import Console
 from rich.table import Table
 
@@ -233,7 +233,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 def main(options: Options) -> None:
     """Measures, prints a table and writes JSON."""
-    console = Console()
+    console = wide_console()
     hosts.use_cpu_cores(options.devices or len(hosts.cores()))
     about = environment()
     rows = [row for name in options.tasks for row in measure(name, options, console)]

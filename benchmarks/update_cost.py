@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from measuring import Program, environment, take_turns, write
+from measuring import Program, environment, take_turns, wide_console, write
 from rich.console import Console
 from rich.table import Table
 
@@ -230,7 +230,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 def main(options: Options) -> None:
     """Measures, prints a table and writes JSON."""
-    console = Console()
+    console = wide_console()
     about = environment()
     rows = [row for tree in options.trees for row in measure(tree, options, console)]
     path = write("update_cost", {"environment": about, "rows": rows})

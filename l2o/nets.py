@@ -95,11 +95,11 @@ def mlp_per_parameter(
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for i, x in enumerate(xs):
             by_shape.setdefault(x.shape, []).append(i)
-        outputs = []
-        for of_output, total in zip(jnp.unstack(w.T), b, strict=True):
-            scalars = jnp.unstack(of_output)
+        scalars, outputs = jnp.unstack(w.ravel()), []
+        for j, total in enumerate(jnp.unstack(b)):
             for group in by_shape.values():
-                total = total + functools.reduce(jnp.add, [scalars[i] * xs[i] for i in group])
+                products = [scalars[i * len(b) + j] * xs[i] for i in group]
+                total = total + functools.reduce(jnp.add, products)
             outputs.append(total)
         return outputs
 
