@@ -8,6 +8,7 @@ switches it off.
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping
 
 import jax
@@ -28,13 +29,21 @@ ON_CPUS: Mapping[str, str | bool] = {
     "xla_cpu_fast_math_honor_functions": True,
 }
 """How XLA compiles for CPUs what runs for long: in less time, with vectors as wide as there are and
-with sums in any order, which lets it vectorise the statistics of a tensor. What is not finite
-stays so, except where it is multiplied by a literal zero or taken from itself."""
+with sums in any order, which lets it vectorise the statistics of a tensor. NaN and infinity are
+told from numbers as ever, but algebra is that of real numbers: 0 x, x - x and (x + y) - x are 0, 0
+and y even for an x that is not finite or so large that y is lost in it."""
 
 
 def long_running() -> dict[str, str | bool]:
-    """XLA's options for a program that is compiled once and runs for long."""
-    return dict(ON_CPUS) if jax.default_backend() == "cpu" else {}
+    """XLA's options for a program that is compiled once and runs for long.
+
+    Those that the environment's `XLA_FLAGS` names are left to it, so that
+    `XLA_FLAGS=--xla_cpu_enable_fast_math=false` gives the algebra of floating-point numbers.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    named = re.findall(r"--(\w+)", os.environ.get("XLA_FLAGS", ""))
+    return {name: value for name, value in ON_CPUS.items() if name not in named}
 
 
 def use_compilation_cache() -> None:
@@ -48,5 +57,10 @@ def use_compilation_cache() -> None:
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", SECONDS_WORTH_KEEPING)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        smallest = {
+            "jax_persistent_cache_min_compile_time_secs": SECONDS_WORTH_KEEPING,
+            "jax_persistent_cache_min_entry_size_bytes": -1,
+        }
+        for name, value in smallest.items():
+            if name.upper() not in os.environ:
+                jax.config.update(name, value)

@@ -39,6 +39,7 @@ def moving_averages(
     return tuple(b * a + (1.0 - b) * x for a, b in zip(averages, decays, strict=True))
 
 
+@jax.custom_jvp
 def means(arrays: Sequence[jax.Array]) -> jax.Array:
     """The mean of each array, shape (arrays,).
 
@@ -58,6 +59,12 @@ def means(arrays: Sequence[jax.Array]) -> jax.Array:
         found.append(jnp.stack(sums) / math.prod(shape))
         order += group
     return jnp.concatenate(found)[np.argsort(order)]
+
+
+@means.defjvp
+def _means_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[jax.Array, jax.Array]:
+    # JAX's own rule for a reduction of several arrays fails where some have no tangent.
+    return means(*primals), jnp.stack([jnp.mean(tangent) for tangent in tangents[0]])
 
 
 def rms_scales(features: Sequence[jax.Array], eps: float = 1e-5) -> jax.Array:

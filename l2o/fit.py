@@ -112,10 +112,10 @@ def fit(
         # Copies, because `theta` may sit in the state twice, and belongs to the caller.
         return jax.tree.map(jnp.copy, learner.init(key, theta))
 
-    started = time.perf_counter()
     program = jax.jit(chunk_of(learner, log_every), donate_argnums=1)
     lower = lambda: program.lower(*_strong((k_steps, abstract, learner.data)))
     state, lowered = hosts.on_main(restore), None
+    started = time.perf_counter()
     if state is None:
         with ThreadPoolExecutor(1) as pool:  # XLA compiles one program while JAX traces the other
             compiling = pool.submit(jax.jit(init).lower(k_init, theta).compile)

@@ -74,17 +74,26 @@ def mlp_per_parameter(
     times arrays, which XLA fuses with whatever made the features.
 
     Args:
-        net: weights; the features are the first inputs of its first layer.
+        net: weights; the features are the first inputs of its first layer, and all of them unless
+            there is a bias.
         features: arrays that broadcast against each other.
         bias: of the first layer, with the other inputs folded in; see `folded_bias`.
         scales: shape (features,), what they are multiplied by; they fold into the first weights.
 
     Returns:
         One array of the tensor's shape for each output.
+
+    Raises:
+        ValueError: without a bias, if the features are not all inputs of the network.
     """
-    weights = net["w0"][: len(features)]
     if bias is None:
         bias = net["b0"]
+        if len(net["w0"]) != len(features):
+            raise ValueError(
+                f"`features` must be the {len(net['w0'])} inputs of the network; got "
+                f"{len(features)}. Fold the others into `bias`."
+            )
+    weights = net["w0"][: len(features)]
     if scales is not None:
         weights = weights * scales[:, None]
     if weights.shape[1] > SCALAR_WIDTH:

@@ -4,6 +4,7 @@ import fnmatch
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from l2o.learned_optimizer import Theta
@@ -24,11 +25,21 @@ def freeze(theta: Theta, patterns: Sequence[str]) -> tuple[jax.Array, Merge]:
         patterns: shell patterns of the names of frozen leaves, such as `layers/0/*`.
 
     Returns:
-        Shape (trained meta-parameters,), and a function from such a vector to a tree like theta.
+        Shape (trained meta-parameters,), and a function from such a vector to a tree like theta,
+        of its dtypes.
 
     Raises:
-        ValueError: if a pattern fits no leaf, or nothing is left to train.
+        ValueError: if a leaf is not floating point, a pattern fits no leaf, or nothing is left to
+            train.
     """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(theta):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(
+                f"`theta` must be floating point throughout; got {jnp.result_type(leaf)} at "
+                f"theta{jax.tree_util.keystr(path)}. Cast it with jnp.float32."
+            )
+    if not patterns:
+        return ravel_pytree(theta)
     leaves = named_leaves(theta)
     for pattern in patterns:
         if not fnmatch.filter(leaves, pattern):
@@ -46,7 +57,6 @@ def freeze(theta: Theta, patterns: Sequence[str]) -> tuple[jax.Array, Merge]:
             f"`freeze` must leave something to train; got {' '.join(patterns)}. Freeze fewer of "
             f"{', '.join(leaves)}."
         )
-
     flat, unravel = ravel_pytree(trained)
 
     def merge(trained: jax.Array) -> Theta:

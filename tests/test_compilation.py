@@ -1,9 +1,21 @@
-"""What a run compiles, the next one finds."""
+"""What a run compiles, how, and that the next one finds it."""
 
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from estimator_table import EVERY, make
+
+from l2o.compilation import ON_CPUS, long_running
+from l2o.objective import Objective, as_cost
+from l2o.optimizers import DESIGNS
+from l2o.problem import inner_problem
+from l2o.tasks.quadratic import rotated_quadratic
 
 SCRIPT = """
 import collections, sys
@@ -44,3 +56,47 @@ def test_a_run_that_is_continued_or_repeated_compiles_nothing_anew(tmp_path):
     assert cached_run(cache, "--run-dir", str(run), "--resume") >= 1
     assert cached_run(cache, "--run-dir", str(tmp_path / "again")) >= 1
     assert kept() == first
+
+
+STRANGE = np.array([np.nan, np.inf, -np.inf, -0.0, 1e30, 1.0], np.float32)
+TASK = rotated_quadratic(dim=2)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        jnp.isnan,
+        jnp.isfinite,
+        lambda x: jnp.where(jnp.isfinite(x), x, 7.0),
+        lambda x: as_cost(Objective(), TASK, x),
+        lambda x: jnp.all(jnp.isfinite(x.reshape(2, 3)), axis=1),
+        jnp.nanmax,
+        jnp.max,
+        jax.nn.relu,
+    ],
+)
+def test_what_is_not_finite_is_seen_by_programs_that_run_for_long(check):
+    found = jax.jit(check).lower(STRANGE).compile(long_running())(STRANGE)
+    np.testing.assert_array_equal(found, check(STRANGE))
+
+
+def test_flags_of_the_environment_go_before(monkeypatch):
+    if jax.default_backend() != "cpu":
+        pytest.skip("options are for CPUs")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert long_running() == dict(ON_CPUS)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false --xla_dump_to=x")
+    assert long_running().keys() == ON_CPUS.keys() - {"xla_cpu_enable_fast_math"}
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("estimator", EVERY)
+def test_every_estimator_meta_trains_every_design(estimator, design):
+    """Traced, not run: backpropagation needs a rule for all that a design does."""
+    lopt = DESIGNS[design]()
+    theta = lopt.init(jax.random.key(0))
+    problem = inner_problem(TASK, lopt, horizon=4, window=2)
+    found = make(estimator, problem, num_pairs=2)
+    state = jax.eval_shape(found.init, jax.random.key(1), theta)
+    gradient, _, _ = jax.eval_shape(found.estimate, jax.random.key(2), theta, state, found.data)
+    assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, theta)

@@ -237,6 +237,19 @@ def test_order_of_leaves_does_not_matter(name):
     assert_close(found, {"z": expected["a"], "y": expected["b"]})
 
 
+def test_small_tensors_of_one_shape_are_updated_as_one():
+    """Each costs what it takes to take it apart again, not the kernels of an update of its own."""
+
+    def kernels(num_leaves: int) -> int:
+        params = {f"w{i}": jnp.ones((2, 3)) for i in range(num_leaves)}
+        tx = TABLE["adafac_mlp"].transform(theta_of("adafac_mlp"))
+        compiled = jax.jit(tx.update).lower(params, tx.init(params), params).compile()
+        return compiled.as_text().count(" fusion(")
+
+    one, few, many = map(kernels, (1, 3, 9))
+    assert (many - few) / 6 < one / 2
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("others", ["", "cd"], ids=["two", "stacked"])
 def test_leaves_of_one_shape_are_not_mixed_up(name, others):

@@ -47,6 +47,18 @@ def test_what_is_left_and_the_way_back(patterns, left):
         np.testing.assert_array_equal(named[name], before + 10 * (name in left))
 
 
+def test_dtypes_come_back_and_integers_are_refused():
+    theta = {"half": jnp.ones(2, jnp.bfloat16), "whole": jnp.ones(1)}
+    for patterns in ((), ("whole",)):
+        trained, merge = freeze(theta, patterns)
+        assert jax.tree.map(lambda x: x.dtype, merge(trained)) == {
+            "half": jnp.bfloat16,
+            "whole": jnp.float32,
+        }
+    with pytest.raises(ValueError, match=r"`theta` must be floating point.*int32 at theta\['n'\]"):
+        freeze({"n": jnp.ones(1, jnp.int32)}, ())
+
+
 def test_a_pattern_that_fits_nothing():
     with pytest.raises(ValueError, match="`freeze` must fit the name of a leaf of theta; got bias"):
         freeze(TREE, ("bias",))

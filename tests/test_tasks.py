@@ -21,7 +21,7 @@ from l2o.tasks.digits import (
     imbalanced_digits_mlp,
 )
 from l2o.tasks.image_mlp import SCALES, Images, image_mlp, macro_f1
-from l2o.tasks.quadratic import rosenbrock, rotated_quadratic
+from l2o.tasks.quadratic import random_rotation, rosenbrock, rotated_quadratic
 
 SPLITS = ("train", "valid", "test")
 
@@ -120,6 +120,26 @@ def test_loss_falls_under_adam_for_several_instances_at_once(name, key):
     if name == "images":
         assert np.all(metrics["test"]["accuracy"] > 0.6)
         assert np.all(metrics["test"]["accuracy"] <= 1.0)
+
+
+def test_rotations_are_uniform():
+    """Orthogonal, and with the moments of Haar's measure within four standard errors."""
+    dim, draws = 3, 20_000
+    keys = jax.random.split(jax.random.key(0), draws)
+    q = np.asarray(jax.jit(jax.vmap(lambda key: random_rotation(key, dim)))(keys), np.float64)
+    np.testing.assert_allclose(
+        q @ q.swapaxes(1, 2), np.broadcast_to(np.eye(dim), q.shape), atol=1e-5
+    )
+
+    def check(values, expected):
+        error = np.std(values, axis=0) / np.sqrt(draws)
+        assert np.all(np.abs(np.mean(values, axis=0) - expected) < 4.0 * error)
+
+    check(q, 0.0)
+    check(q**2, 1.0 / dim)
+    check(q**4, 3.0 / (dim * (dim + 2)))
+    check(np.linalg.det(q), 0.0)
+    check(np.trace(q, axis1=1, axis2=2) ** 2, 1.0)
 
 
 def test_quadratic_has_its_minimum_where_it_says(key):

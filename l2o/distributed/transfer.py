@@ -66,7 +66,8 @@ def _place(leaf: jax.Array, sharding: Sharding | None) -> jax.Array:
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     if not leaf.is_fully_addressable:
         return jax.jit(_same, out_shardings=sharding)(leaf)
-    # Through the host: `device_put` would compile a program for each shape.
+    # Through the host: `device_put` would compile a program for each shape. Each part is a copy,
+    # because programs are given their state to overwrite.
     content = np.asarray(leaf)
     part = lambda index: np.array(content[index])
     return jax.make_array_from_callback(content.shape, sharding, part)

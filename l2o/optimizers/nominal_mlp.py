@@ -181,7 +181,7 @@ def nominal_mlp(
                     0.1 * jnp.clip(jnp.log(means[5:6] + 1e-30), -30.0, 30.0),
                     means[:3],
                     jnp.log(means[3:5] + 1e-3),
-                    jnp.array([0.1 * math.log(g.size), 0.5 * g.ndim], jnp.float32),
+                    jnp.array([0.1 * math.log(max(g.size, 1)), 0.5 * g.ndim], jnp.float32),
                 ]
             )
             (log_rate,) = nets.mlp_apply(
