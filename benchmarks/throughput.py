@@ -236,10 +236,13 @@ def main(options: Options) -> None:
     console = wide_console()
     hosts.use_cpu_cores(options.devices or len(hosts.cores()))
     about = environment()
-    rows = [row for name in options.tasks for row in measure(name, options, console)]
-    path = write("throughput", {"environment": about, "cores": len(hosts.cores()), "rows": rows})
-    console.print(table(rows))
-    console.print(str(path), highlight=False)
+    found: dict[str, Any] = {"environment": about, "cores": len(hosts.cores()), "rows": []}
+    for name in options.tasks:
+        for row in measure(name, options, console):
+            found["rows"].append(row)
+            path = write("throughput", found)  # after each, as some take minutes
+            console.print(f"{path}: {len(found['rows'])} rows", highlight=False)
+    console.print(table(found["rows"]))
 
 
 if __name__ == "__main__":
