@@ -94,6 +94,10 @@ def split_leaves(treedef: Any, template: Any, accumulators: Any) -> list[Any]:
     return [structure.unflatten(row) for row in zip(*columns, strict=True)]
 
 
+CROWD = 8
+"""From so many on they go through a loop, in two halves: without its boundary XLA would make a copy
+of the network for each tensor that is taken out again."""
+
 SMALL = 2**14
 """Equal-shaped tensors of up to so many numbers are updated as one."""
 
@@ -136,7 +140,11 @@ def update_leaves(
             results = [rule(*of_one, *shared) for of_one in of_group]
         else:
             stacked = jax.tree.map(lambda *x: jnp.stack(x), *of_group)
-            result = together(*stacked, *shared)
+            if len(group) < CROWD:
+                result = together(*stacked, *shared)
+            else:
+                one = lambda of_one: update_leaf(*of_one, *shared)
+                result = jax.lax.map(one, stacked, batch_size=len(group) // 2)
             results = [jax.tree.map(lambda x, k=k: x[k], result) for k in range(len(group))]
         found |= dict(zip(group, results, strict=True))
     updates = [found[i][0].astype(jnp.result_type(g)) for i, g in enumerate(grads)]
