@@ -94,15 +94,15 @@ def split_leaves(treedef: Any, template: Any, accumulators: Any) -> list[Any]:
     return [structure.unflatten(row) for row in zip(*columns, strict=True)]
 
 
-CROWD = 8
-"""From so many on they go through a loop, in two halves: without its boundary XLA would make a copy
-of the network for each tensor that is taken out again."""
-
 SMALL = 2**14
 """Equal-shaped tensors of up to so many numbers are updated as one."""
 
 MANY = 3
 """From so many on: two are stacked and taken apart again by as many kernels as they save."""
+
+CROWD = 8
+"""From so many on in two halves, by a loop: without its boundary XLA would copy the rule into each
+tensor that is taken out again."""
 
 
 def update_leaves(
@@ -129,7 +129,7 @@ def update_leaves(
         Updates in the dtypes of the gradients, and accumulators.
     """
     rule = jax.jit(update_leaf)
-    together = jax.vmap(update_leaf, in_axes=(0, 0, 0, *[None] * len(shared)))
+    of_stacked = lambda of_one: update_leaf(*of_one, *shared)
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for i, g in enumerate(grads):
         by_shape.setdefault(jnp.shape(g), []).append(i)
@@ -141,10 +141,9 @@ def update_leaves(
         else:
             stacked = jax.tree.map(lambda *x: jnp.stack(x), *of_group)
             if len(group) < CROWD:
-                result = together(*stacked, *shared)
+                result = jax.vmap(of_stacked)(stacked)
             else:
-                one = lambda of_one: update_leaf(*of_one, *shared)
-                result = jax.lax.map(one, stacked, batch_size=len(group) // 2)
+                result = jax.lax.map(of_stacked, stacked, batch_size=len(group) // 2)
             results = [jax.tree.map(lambda x, k=k: x[k], result) for k in range(len(group))]
         found |= dict(zip(group, results, strict=True))
     updates = [found[i][0].astype(jnp.result_type(g)) for i, g in enumerate(grads)]
