@@ -38,6 +38,8 @@ def test_nothing_frozen_is_theta_itself():
 )
 def test_what_is_left_and_the_way_back(patterns, left):
     trained, merge = freeze(TREE, patterns)
+    sizes = {"layers/0/b": 1, "layers/0/w": 2, "layers/1/w": 2, "rate": 1}
+    assert trained.shape == (sum(sizes[name] for name in left),)
     moved = merge(trained + 10)
     assert jax.tree.structure(moved) == jax.tree.structure(TREE)
     named = dict(
