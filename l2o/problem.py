@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from l2o.objective import (
 )
 from l2o.task import Data, Instance, Key, Task, check_task
 
+State = TypeVar("State")
+
 MEAN_LOSS = Objective()
 """The mean training loss of a run."""
 
@@ -34,7 +36,7 @@ class InnerState(NamedTuple):
         params: its parameters.
         opt_state: state of the optimizer that trains them.
         step: inner steps taken since the start of the run, int32 scalar.
-        horizon: inner steps of the whole run, int32 scalar.
+        horizon: inner steps of the whole run, int32 scalar; 0 for a run that was given up.
         best: the lowest cost so far, a scalar, or () if the objective does not ask for it.
     """
 
@@ -64,14 +66,15 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What estimators see: a training run that resets itself, and nothing else.
+    """What estimators see: training runs that follow each other, and nothing else.
 
     Attributes:
         init: `(key, theta) -> InnerState`, a run at a random stage, so that runs end staggered.
         unroll: `(key, theta, state, data) -> (state, window)`: `window` steps of training with the
-            optimizer that theta stands for; a run at its horizon starts anew. The instance,
-            step and horizon that come out depend on the key and the state alone, so members
-            of an antithetic pair keep them in common.
+            optimizer that theta stands for. Where the state is of a run at its horizon, they are
+            the first of the next run, whose end comes at a random stage again if the one before
+            was given up. The instance, step and horizon that come out depend on the key and
+            the state alone, so members of an antithetic pair keep them in common.
         start: `(key, theta) -> InnerState`, a run at its first step.
         window: number of steps of one unroll.
         horizon: steps of the longest run.
@@ -86,6 +89,11 @@ class Problem:
     horizon: int
     data: Data = ()
     is_differentiable: bool = True
+
+
+def given_up(state: InnerState) -> InnerState:
+    """The state of a run that ends here, whatever its horizon: the next window starts another."""
+    return state._replace(horizon=jnp.zeros_like(state.horizon))
 
 
 def reparametrized(problem: Problem, merge: Callable[[Any], Theta]) -> Problem:
@@ -133,8 +141,9 @@ def inner_problem(
 ) -> Problem:
     """Training runs of `task` under the learned optimizer, as a problem for estimators.
 
-    Resets happen between windows. The first run of a member is cut to a random number of windows
-    (and its optimizer told so), after which ends are spread evenly over time.
+    Runs are whole numbers of windows. The first run of a member, and one that follows a run that
+    was given up, is cut to a random number of windows (and its optimizer told so), after which
+    ends are spread evenly over time.
 
     Args:
         horizon: inner steps of a run; a pair (shortest, longest) draws it log-uniformly for each
@@ -166,11 +175,13 @@ def inner_problem(
             best=jnp.float32(jnp.inf) if objective.follows_best else (),
         )
 
-    init, start = run_starts(start_of, shortest, longest, window)
+    start = start_of_drawn_run(start_of, shortest, longest, window)
 
     def unroll(key: Key, theta: Theta, state: InnerState, data: Data) -> tuple[InnerState, Window]:
-        k_batches, k_horizon, k_start = jax.random.split(key, 3)
-        k_fresh = jax.random.fold_in(key, 3)  # the fourth part of a split; leaves the others alone
+        k_batches, k_fresh, k_next = jax.random.split(key, 3)
+        following = start(k_next, state.horizon == 0, theta)
+        is_over = state.step >= state.horizon
+        state = jax.tree.map(lambda new, old: jnp.where(is_over, new, old), following, state)
         tx = lopt.transform(theta, horizon=state.horizon)
         is_on_step = objective.measure_on == "step"
         is_at_end = objective.summary == "final" and not is_on_step
@@ -202,14 +213,12 @@ def inner_problem(
             cost = on_fresh_batches(objective, task, k_fresh, params, state.instance, data)
             costs = costs.at[-1].set(cost)
         count = state.step + window
-        done = count >= state.horizon
         is_last = jnp.arange(1, window + 1) + state.step >= state.horizon
         contribution, best = contributions(
             objective, task, costs, is_last, state.horizon, state.best
         )
         trained = state._replace(params=params, opt_state=opt_state, step=count, best=best)
-        fresh = start_of(k_start, draw_horizon(k_horizon, shortest, longest, window), theta)
-        return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, trained), Window(
+        return trained, Window(
             loss=contribution,
             done=is_last,
             mask=jnp.ones(window, bool),
@@ -217,8 +226,8 @@ def inner_problem(
         )
 
     return Problem(
-        init=init,
-        start=start,
+        init=lambda key, theta: start(key, True, theta),
+        start=lambda key, theta: start(key, False, theta),
         unroll=unroll,
         window=window,
         horizon=longest,
@@ -254,10 +263,10 @@ def draw_horizon(key: Key, shortest: int, longest: int, window: int) -> jax.Arra
     return window * jnp.minimum(num_windows.astype(jnp.int32), longest // window)
 
 
-def run_starts(
-    start_of: Callable[..., Any], shortest: int, longest: int, window: int
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The two ways to start a run, each `(key, *arguments) -> state`.
+def start_of_drawn_run(
+    start_of: Callable[..., State], shortest: int, longest: int, window: int
+) -> Callable[..., State]:
+    """`(key, is_cut, *arguments) -> state`: the start of a run of a drawn number of steps.
 
     Args:
         start_of: `(key, horizon, *arguments) -> state`, a run of that many steps.
@@ -266,23 +275,20 @@ def run_starts(
         window: of which they are multiples.
 
     Returns:
-        A member's first run, cut to a random number of windows, so that runs end staggered; and
-        any later one.
+        A function that cuts the run to a random number of windows where `is_cut`, as is due to
+        the first run of a member, so that runs end staggered.
     """
 
-    def init(key: Key, *arguments: Any) -> Any:
+    def start(key: Key, is_cut: bool | jax.Array, *arguments: Any) -> State:
         k_horizon, k_stage, k_start = jax.random.split(key, 3)
-        num_windows = draw_horizon(k_horizon, shortest, longest, window) // window
-        share = jax.random.uniform(k_stage)  # `randint` draws three times
-        num_windows = 1 + (share * num_windows).astype(jnp.int32)
-        return start_of(k_start, window * num_windows, *arguments)
-
-    def start(key: Key, *arguments: Any) -> Any:
-        k_horizon, k_start = jax.random.split(key)
         num_steps = draw_horizon(k_horizon, shortest, longest, window)
+        if is_cut is not False:
+            share = jax.random.uniform(k_stage)  # `randint` draws three times
+            num_windows = 1 + (share * (num_steps // window)).astype(jnp.int32)
+            num_steps = jnp.where(is_cut, window * num_windows, num_steps)
         return start_of(k_start, num_steps, *arguments)
 
-    return init, start
+    return start
 
 
 def check_horizon(shortest: int, longest: int, window: int, *, allow_one: bool = False) -> None:

@@ -47,7 +47,7 @@ def decay_problem(window: int = WINDOW, num_windows: int = NUM_WINDOWS, loss=Non
 
     def init(key, theta):
         del theta
-        return begin(window * jax.random.randint(key, (), 1, num_windows + 1))
+        return begin(window * jax.random.randint(key, (), 1, num_windows + 1, jnp.int32))
 
     def start(key, theta):
         del key, theta
@@ -55,15 +55,19 @@ def decay_problem(window: int = WINDOW, num_windows: int = NUM_WINDOWS, loss=Non
 
     def unroll(key, theta, state, data):
         del data
+        is_over = state.step >= state.horizon
+        following = jax.tree.map(
+            lambda cut, whole: jnp.where(state.horizon == 0, cut, whole),
+            init(key, theta),
+            start(key, theta),
+        )
+        state = jax.tree.map(lambda new, old: jnp.where(is_over, new, old), following, state)
         x, losses = decay_losses(theta, state.params, window)
         if loss is not None:
             losses = loss(losses, theta, state)
         draw = jax.random.uniform(key)  # recorded, so that a test sees what the members drew
-        step = state.step + window
-        done = step >= state.horizon
-        trained = state._replace(params=x, opt_state=draw, step=step)
-        fresh = start(key, theta)._replace(opt_state=draw)
-        return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, trained), Window(
+        trained = state._replace(params=x, opt_state=draw, step=state.step + window)
+        return trained, Window(
             loss=losses,
             done=jnp.arange(1, window + 1) + state.step >= state.horizon,
             mask=jnp.ones(window, bool),

@@ -19,8 +19,8 @@ STD = 0.1
 
 
 def noise_of(key, pair):
-    k_estimate, _ = jax.random.split(jax.random.fold_in(key, pair))
-    return draw_perturbation(jax.random.split(k_estimate)[0], THETA, STD)
+    k_perturbation, _ = jax.random.split(jax.random.fold_in(key, pair))
+    return draw_perturbation(k_perturbation, THETA, STD)
 
 
 def gradients_of_pairs(key, num_pairs, num_steps):
@@ -84,15 +84,25 @@ def test_a_nan_member_masks_its_pair_only(name, side, key):
     if name == "full_es":
         return
     inner = after.members.inner if name in PERSISTENT else after.members
-    np.testing.assert_array_equal(inner.params[bad], np.zeros_like(inner.params[bad]))
-    assert inner.step[bad] == 0
-    _, k_restart = jax.random.split(jax.random.fold_in(key, bad))
-    start = decay_problem().start if name == "es_single" else decay_problem().init
-    assert inner.horizon[bad] == start(k_restart, THETA).horizon
+    assert inner.horizon[bad] == 0 and np.all(np.delete(inner.horizon, bad) > 0)
     if name in PERSISTENT:
         np.testing.assert_array_equal(after.members.felt[bad], np.zeros(2))
         assert bool(after.members.is_due[bad])
         assert np.any(np.asarray(after.members.felt)[others] != 0)
+    # The next window is the first of another run, from its start and with nothing felt before.
+    next_key = jax.random.fold_in(key, num_pairs)
+    _, again, metrics = once(
+        make(name, decay_problem(), num_pairs=num_pairs), next_key, state=after
+    )
+    assert metrics["valid"] == 1.0
+    inner = again.members.inner if name in PERSISTENT else again.members
+    assert inner.step[bad] == WINDOW and inner.horizon[bad] in range(WINDOW, HORIZON + 1, WINDOW)
+    noise = noise_of(next_key, bad)
+    reached = decay_losses(THETA + noise, jnp.zeros(2), WINDOW)[0]
+    plus = inner.params[bad, 0] if name in PERSISTENT else inner.params[bad]
+    np.testing.assert_allclose(plus, reached, rtol=1e-5)
+    if name in PERSISTENT and inner.horizon[bad] > WINDOW:
+        np.testing.assert_allclose(again.members.felt[bad], noise / STD**2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", strategies("full_es", "pes", "nres"))
@@ -123,11 +133,11 @@ def test_when_perturbations_are_drawn(key):
         run = jax.jit(estimator.estimate)
         state, seen[name] = jax.jit(estimator.init)(key, THETA), []
         for window in range(5):
-            ends = np.asarray(state.members.inner.step + WINDOW >= state.members.inner.horizon)
             before = np.asarray(state.members.perturbation)
             _, state, _ = run(jax.random.fold_in(key, window), THETA, state, ())
             changed = np.any(np.asarray(state.members.perturbation) != before, axis=-1)
-            seen[name].append((changed, ends))
+            inner = state.members.inner
+            seen[name].append((changed, np.asarray(inner.step >= inner.horizon)))
     assert all(np.all(changed) for changed, _ in seen["pes"])
     for (_, ended), (changed, _) in zip(seen["nres"][:-1], seen["nres"][1:], strict=True):
         np.testing.assert_array_equal(changed, ended)

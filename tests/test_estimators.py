@@ -110,8 +110,7 @@ def test_all_evolution_strategies_are_full_es_when_a_window_is_the_horizon(key):
         found[name] = np.stack(gradients)
 
     def by_hand(step_key, pair):
-        k_estimate, _ = jax.random.split(jax.random.fold_in(step_key, pair))
-        k_perturbation, _ = jax.random.split(k_estimate)
+        k_perturbation, _ = jax.random.split(jax.random.fold_in(step_key, pair))
         noise = draw_perturbation(k_perturbation, THETA, 0.1)
         mean_loss = lambda theta: jnp.mean(decay_losses(theta, jnp.zeros(2), HORIZON)[1])
         return noise * (mean_loss(THETA + noise) - mean_loss(THETA - noise)) / (2 * 0.1**2)
@@ -147,7 +146,7 @@ def test_backprop_through_real_updates_is_a_finite_difference_in_float64(key):
         )
         problem = inner_problem(task, lopt, horizon=8, window=4, objective=Objective("log"))
         gradient, _, _ = once(full_grad(problem, num_members=1), key, theta)
-        k_run, _ = jax.random.split(jax.random.fold_in(key, 0))
+        k_run = jax.random.fold_in(key, 0)
 
         @jax.jit
         def cost(flat):

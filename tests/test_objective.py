@@ -74,8 +74,8 @@ def test_the_mean_over_windows_is_the_cost_of_the_run(summary):
 def plain_run(key):
     """Losses before each step, and the parameters after it, as `unroll_run` draws them."""
     k_start, k_windows = jax.random.split(key)
-    _, k_params_of_run = jax.random.split(k_start)
-    k_instance, k_params = jax.random.split(k_params_of_run)
+    *_, k_start = jax.random.split(k_start, 3)
+    k_instance, k_params = jax.random.split(k_start)
     instance = TASK.sample(k_instance)
     params = TASK.init(k_params, instance)
     tx = optax.sgd(0.3)

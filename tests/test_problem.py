@@ -8,7 +8,7 @@ from analytic import bowl_task
 from l2o.learned_optimizer import LearnedOptimizer
 from l2o.objective import Objective, capped
 from l2o.optimizers import learnable_sgd
-from l2o.problem import inner_problem
+from l2o.problem import given_up, inner_problem
 from l2o.task import Task, check_task
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
@@ -45,24 +45,37 @@ def trees_equal(a, b):
     return all(np.array_equal(x, y) for x, y in pairs)
 
 
-@pytest.mark.parametrize("step", [0, WINDOW, HORIZON - WINDOW])
-def test_resets_at_the_horizon_and_only_there(step, key):
+@pytest.mark.parametrize("step", [0, WINDOW, HORIZON - WINDOW, HORIZON])
+def test_another_run_follows_the_horizon_and_only_that(step, key):
     state = started(key, step=step)
     after, window = PROBLEM.unroll(jax.random.key(7), THETA, state, ())
-    ends = step + WINDOW == HORIZON
-    assert window.done.tolist() == [False] * (WINDOW - 1) + [ends]
+    is_over = step == HORIZON
+    last = step + WINDOW == HORIZON
+    assert window.done.tolist() == [False] * (WINDOW - 1) + [last]
     assert window.loss.shape == window.mask.shape == window.finite.shape == (WINDOW,)
     assert bool(jnp.all(window.mask)) and bool(jnp.all(window.finite))
-    assert int(after.step) == (0 if ends else step + WINDOW)
-    assert trees_equal(after.instance, state.instance) != ends
-    assert (float(after.opt_state) == 0.0) == ends
+    assert int(after.step) == (WINDOW if is_over else step + WINDOW)
+    assert trees_equal(after.instance, state.instance) != is_over
     assert int(after.horizon) == HORIZON
-    # A restart depends on its key and not on what was trained before it.
-    again, _ = PROBLEM.unroll(jax.random.key(7), 3 * THETA, state, ())
+    # It depends on its key and not on the run before it.
+    elsewhere = state._replace(params={"x": state.params["x"] + 1.0}, opt_state=jnp.float32(2.0))
+    again, _ = PROBLEM.unroll(jax.random.key(7), THETA, elsewhere, ())
     assert trees_equal(again.instance, after.instance)
-    assert trees_equal(again.params, after.params) == ends
+    assert trees_equal(again.params, after.params) == is_over
+    assert trees_equal(again.opt_state, after.opt_state) == is_over
     other, _ = PROBLEM.unroll(jax.random.key(8), THETA, state, ())
-    assert trees_equal(other.instance, after.instance) != ends
+    assert trees_equal(other.instance, after.instance) != is_over
+
+
+def test_runs_that_follow_one_that_was_given_up_are_staggered(key):
+    broken = started(key, step=WINDOW)._replace(params={"x": jnp.full(2, jnp.nan)})
+    unroll = jax.jit(jax.vmap(PROBLEM.unroll, (0, None, None, None)))
+    after, window = unroll(jax.random.split(key, 400), THETA, given_up(broken), ())
+    assert np.all(after.step == WINDOW) and np.all(window.finite)
+    lengths, counts = np.unique(after.horizon, return_counts=True)
+    assert lengths.tolist() == [5, 10, 15, 20]
+    assert np.all(counts > 70)
+    np.testing.assert_array_equal(window.done[:, -1], after.horizon == WINDOW)
 
 
 def test_window_equals_a_plain_loop(key):
@@ -107,13 +120,13 @@ def test_runs_stay_spread_over_all_stages(key):
     _, steps = jax.jit(lambda s: jax.lax.scan(advance, s, jax.random.split(key, 9)))(states)
     for row in np.asarray(steps[3:]):
         stages, counts = np.unique(row, return_counts=True)
-        assert stages.tolist() == [0, 5, 10, 15]
+        assert stages.tolist() == [5, 10, 15, 20]
         assert np.all(counts > members / 8)
 
 
 def test_drawn_horizons_are_multiples_of_the_window_within_their_range(key):
     problem = inner_problem(TASK, TOLD, horizon=(10, 40), window=WINDOW)
-    state = started(key, step=HORIZON - WINDOW)
+    state = started(key, step=HORIZON)
     unroll = jax.jit(jax.vmap(problem.unroll, (0, None, None, None)))
     after, _ = unroll(jax.random.split(key, 2000), THETA, state, ())
     lengths, counts = np.unique(after.horizon, return_counts=True)
@@ -229,8 +242,8 @@ def test_a_run_that_starts_draws_from_another_key_than_the_window(key):
     )
     problem = inner_problem(task, learnable_sgd(), horizon=10, window=5)
     theta = learnable_sgd().init(key)
-    state = problem.init(key, theta)._replace(step=jnp.int32(5), horizon=jnp.int32(10))
+    state = problem.init(key, theta)._replace(step=jnp.int32(10), horizon=jnp.int32(10))
     after, window = problem.unroll(key, theta, state, ())
     draws = [*window.loss.tolist(), float(after.instance), float(after.params["draw"])]
-    assert int(after.step) == 0
+    assert int(after.step) == 5
     assert len(set(draws)) == len(draws) == 7

@@ -209,6 +209,7 @@ def antithetic_estimator(
     init_pair: InitPair,
     estimate_pair: EstimatePair,
     *,
+    give_up: Callable[[Any], Any],
     num_steps: int,
     **options: Unpack[EvolutionOptions],
 ) -> Estimator:
@@ -218,6 +219,7 @@ def antithetic_estimator(
         problem: what to unroll.
         init_pair: what a pair starts with.
         estimate_pair: what a pair does in one estimate.
+        give_up: from the state of one pair to one whose next estimate starts another run.
         num_steps: inner steps of one member in one estimate.
         **options: see `EvolutionOptions`.
 
@@ -249,6 +251,7 @@ def antithetic_estimator(
         problem,
         init,
         members,
+        give_up=give_up,
         num_members=num_pairs,
         steps=2 * num_pairs * num_steps,
         mesh=mesh,

@@ -34,6 +34,7 @@ def backprop_estimator(
     init_member: Callable[[Key, Theta], Any],
     gradient_of_member: Callable[[Key, Theta, Any, Data], tuple[Theta, Window, Any]],
     *,
+    give_up: Callable[[Any], Any],
     num_members: int,
     num_steps: int,
     mesh: Mesh | None,
@@ -46,6 +47,7 @@ def backprop_estimator(
         problem: what to unroll.
         init_member: `(key, theta) -> state`.
         gradient_of_member: `(key, theta, state, data) -> (gradient, window, state)`.
+        give_up: from the state of one member to one whose next estimate starts another run.
         num_members: training runs side by side.
         num_steps: inner steps of one member in one estimate.
         mesh: devices to spread the members over.
@@ -73,6 +75,7 @@ def backprop_estimator(
         problem,
         init_member,
         members,
+        give_up=give_up,
         num_members=num_members,
         steps=num_members * num_steps,
         mesh=mesh,

@@ -17,8 +17,8 @@ from l2o.problem import Problem
 def es_single(problem: Problem, **options: Unpack[EvolutionOptions]) -> Estimator:
     """ES-Single: NRES in lock-step, unbiased over a whole run.
 
-    A pair that is left out because it is not finite starts anew, and is out of step from then on;
-    so is every pair where horizons are drawn.
+    A pair that is left out because it is not finite gives its run up, and is out of step from then
+    on; so is every pair where horizons are drawn.
 
     Args:
         problem: what to unroll.

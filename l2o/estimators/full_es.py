@@ -52,5 +52,10 @@ def full_es(problem: Problem, **options: Unpack[EvolutionOptions]) -> Estimator:
         return pair_outcome(window, perturbation, std), state
 
     return antithetic_estimator(
-        problem, lambda problem, key, theta: (), estimate_pair, num_steps=problem.horizon, **options
+        problem,
+        lambda problem, key, theta: (),
+        estimate_pair,
+        give_up=lambda state: state,
+        num_steps=problem.horizon,
+        **options,
     )

@@ -41,6 +41,7 @@ def full_grad(problem: Problem, *, num_members: int, mesh: Mesh | None = None) -
         problem,
         lambda key, theta: (),
         gradient_of_run,
+        give_up=lambda state: state,
         num_members=num_members,
         num_steps=problem.horizon,
         mesh=mesh,

@@ -23,7 +23,7 @@ from l2o.estimators.antithetic import (
     unroll_pair,
 )
 from l2o.estimators.estimator import Estimator
-from l2o.problem import InnerState, Problem
+from l2o.problem import InnerState, Problem, given_up
 from l2o.task import Data, Key
 
 Credit = Literal["exclusive", "inclusive"]
@@ -65,7 +65,7 @@ def credit_window(
     """
     ended = jnp.cumsum(done) > 0
     is_next = ended if credit == "inclusive" else jnp.roll(ended, 1).at[0].set(False)
-    # A run that ended with the window has been replaced by one that felt nothing yet.
+    # A run that ended with the window is followed by one that felt nothing yet.
     weight = jnp.where(done[-1], 0.0 if credit == "exclusive" else 1.0, 1.0)
     return is_next, jnp.where(ended[-1], weight * score, felt)
 
@@ -121,6 +121,16 @@ def persistent_estimator(
             PersistentPair(inner, carried, perturbation, score, is_due),
         )
 
+    def give_up(state: PersistentPair) -> PersistentPair:
+        return state._replace(
+            inner=given_up(state.inner), felt=jnp.zeros_like(state.felt), is_due=jnp.bool_(True)
+        )
+
     return antithetic_estimator(
-        problem, init_pair, estimate_pair, num_steps=problem.window, **options
+        problem,
+        init_pair,
+        estimate_pair,
+        give_up=give_up,
+        num_steps=problem.window,
+        **options,
     )

@@ -77,6 +77,7 @@ def population_estimator(
     init_member: Callable[[Key, Theta], Any],
     estimate_members: EstimateMembers,
     *,
+    give_up: Callable[[Any], Any],
     num_members: int,
     steps: int,
     mesh: Mesh | None,
@@ -86,12 +87,13 @@ def population_estimator(
     """An estimator from what its members do: the mean of the valid members' gradients.
 
     Member i draws from its own key, folded from i, whatever device it lives on. A member that is
-    not valid is left out of the mean and starts anew.
+    not valid is left out of the mean, and its run given up.
 
     Args:
         problem: where the data comes from.
         init_member: `(key, theta) -> state` of one member.
         estimate_members: what members do in one estimate.
+        give_up: from the state of one member to one whose next estimate starts another run.
         num_members: size of the population.
         steps: inner steps of one estimate, over all members.
         mesh: devices to spread the members over.
@@ -111,14 +113,15 @@ def population_estimator(
         return Population(jax.vmap(init_member, (0, None))(keys, theta), jnp.int32(0))
 
     def members(indices, states, key, theta, step, data):
-        split = jax.vmap(jax.random.split)(member_keys(key, indices))
-        k_estimates, k_restarts = split[:, 0], split[:, 1]
-        estimates, states = estimate_members(k_estimates, theta, states, step, data)
-        fresh = jax.vmap(init_member, (0, None))(k_restarts, theta)
-        kept = jax.vmap(
-            lambda valid, old, new: jax.tree.map(lambda o, n: jnp.where(valid > 0, o, n), old, new)
-        )(estimates.valid, states, fresh)
-        return kept, jax.tree.map(lambda x: jnp.sum(x, axis=0), estimates)
+        keys = member_keys(key, indices)
+        estimates, states = estimate_members(keys, theta, states, step, data)
+
+        def unless_valid(valid: jax.Array, state: Any) -> Any:
+            other = give_up(state)
+            return jax.tree.map(lambda old, new: jnp.where(valid > 0, old, new), state, other)
+
+        states = jax.vmap(unless_valid)(estimates.valid, states)
+        return states, jax.tree.map(lambda x: jnp.sum(x, axis=0), estimates)
 
     run = parallel.over_devices(members, num_members, mesh, name=name)
 

@@ -20,7 +20,7 @@ from l2o.estimators.antithetic import (
     unroll_pair,
 )
 from l2o.estimators.estimator import Estimator
-from l2o.problem import InnerState, Problem
+from l2o.problem import InnerState, Problem, given_up
 from l2o.task import Data, Key
 
 
@@ -55,5 +55,10 @@ def truncated_es(problem: Problem, **options: Unpack[EvolutionOptions]) -> Estim
         return pair_outcome(window, perturbation, std), plus_member(both)
 
     return antithetic_estimator(
-        problem, init_pair, estimate_pair, num_steps=problem.window, **options
+        problem,
+        init_pair,
+        estimate_pair,
+        give_up=given_up,
+        num_steps=problem.window,
+        **options,
     )

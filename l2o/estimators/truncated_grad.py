@@ -10,7 +10,7 @@ from l2o.estimators.backprop import backprop_estimator
 from l2o.estimators.estimator import Estimator
 from l2o.estimators.population import window_mean
 from l2o.learned_optimizer import Theta
-from l2o.problem import InnerState, Problem
+from l2o.problem import InnerState, Problem, given_up
 from l2o.task import Data, Key
 
 
@@ -39,6 +39,7 @@ def truncated_grad(problem: Problem, *, num_members: int, mesh: Mesh | None = No
         problem,
         problem.init,
         gradient_of_window,
+        give_up=given_up,
         num_members=num_members,
         num_steps=problem.window,
         mesh=mesh,

@@ -37,7 +37,7 @@ from l2o.estimators.population import (
     window_mean,
 )
 from l2o.learned_optimizer import Theta
-from l2o.problem import InnerState, Problem
+from l2o.problem import InnerState, Problem, given_up
 from l2o.task import Data, Key
 
 
@@ -101,6 +101,7 @@ def variance_weighted(
         problem,
         problem.init,
         members,
+        give_up=given_up,
         num_members=num_pairs,
         steps=2 * num_pairs * problem.window,
         mesh=mesh,

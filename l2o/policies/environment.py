@@ -22,7 +22,7 @@ from l2o.batches import batch_fraction, check_shrinks, training_batch
 from l2o.learned_optimizer import as_float32
 from l2o.policies.policy import Policy
 from l2o.policies.reward import Reward, check_reward, measure, paid
-from l2o.problem import check_horizon, run_starts
+from l2o.problem import check_horizon, start_of_drawn_run
 from l2o.task import Data, Instance, Key, Task, check_task
 
 EnvState = Any
@@ -206,7 +206,7 @@ def training_environment(
         same = Without(state.params, state.knobs, state.potentials, jnp.bool_(False))
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_agents, *jnp.shape(x))), same)
 
-    init, start = run_starts(start_of, shortest, longest, window)
+    start = start_of_drawn_run(start_of, shortest, longest, window)
 
     def enter(key: Key, state: TrainingState, data: Data) -> TrainingState:
         loss, potentials = measure(reward, task, key, state.params, state.instance, data)
@@ -308,7 +308,7 @@ def training_environment(
         )
         return params, turned, losses, used
 
-    begun = jax.eval_shape(start, jax.random.key(0))
+    begun = jax.eval_shape(lambda key: start(key, False), jax.random.key(0))
     if batch_fraction(begun.knobs) is not None:
         check_shrinks(task)
     elif "examples" in reward.names:
@@ -323,8 +323,8 @@ def training_environment(
         )
     repeats = 1 + num_agents if credit == "difference" else 1
     return Environment(
-        init=init,
-        start=start,
+        init=lambda key: start(key, True),
+        start=lambda key: start(key, False),
         enter=enter,
         observe=observe,
         step=step,
