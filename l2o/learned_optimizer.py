@@ -66,6 +66,16 @@ def require_horizon(horizon: Horizon, design: str) -> int | jax.Array:
     return horizon
 
 
+def require_value(value: Any, design: str) -> jax.Array:
+    """The loss in float32, or a `ValueError` that tells the caller how to pass it."""
+    if value is None:
+        raise ValueError(
+            f"`value` is needed by {design}, which follows the loss; got None. "
+            "Call `tx.update(grads, state, params, value=loss)`."
+        )
+    return jnp.asarray(value, jnp.float32)
+
+
 def as_float32(tree: Any) -> Any:
     """The tree in float32, whatever the parameters' dtype."""
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
@@ -115,11 +125,14 @@ def update_leaves(
     """A rule for one tensor, applied to each: updates, and accumulators, of every tensor.
 
     What a program takes to trace and to compile grows with the number of different shapes, and that
-    of large tensors, not with the number of tensors: those of equal shape share a trace, and small
-    ones of equal shape are stacked and updated as one.
+    of large tensors, not with the number of tensors: those of equal shape share a trace, in this
+    tree and in any other that the same rule has updated, and small ones of equal shape are stacked
+    and updated as one.
 
     Args:
-        update_leaf: `(grad, param, accumulators, *shared) -> (update, accumulators)`.
+        update_leaf: `(grad, param, accumulators, *shared) -> (update, accumulators)`. To share its
+            traces it must be the same function each time, so it takes what it needs of theta as an
+            argument.
         grads: of each tensor, of any floating-point dtype; the rule sees float32.
         params: likewise.
         leaves: accumulators of each tensor.
@@ -129,7 +142,7 @@ def update_leaves(
         Updates in the dtypes of the gradients, and accumulators.
     """
     rule = jax.jit(update_leaf)
-    of_stacked = lambda of_one: update_leaf(*of_one, *shared)
+    of_stacked = lambda of_one: rule(*of_one, *shared)
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for i, g in enumerate(grads):
         by_shape.setdefault(jnp.shape(g), []).append(i)
@@ -151,23 +164,28 @@ def update_leaves(
 
 
 class PerLeafState(NamedTuple):
-    """State of a design that treats every tensor by itself.
+    """State of a design whose rule sees one tensor at a time.
 
     Attributes:
         count: number of updates so far, int32 scalar.
         accumulators: as the design's rule for one tensor has them, with a tree like the
             parameters in the place of each float32 array.
+        run: what the design remembers of the whole run.
     """
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     accumulators: Any
+    run: Any = ()
 
 
 def per_leaf_transform(
     design: str,
     init_leaf: Callable[[jax.Array], Any],
-    update_leaf: Callable[[jax.Array, jax.Array, Any, Any], tuple[jax.Array, Any]],
-    of_count: Callable[[jax.Array], Any] = lambda count: count,
+    update_leaf: Callable[..., tuple[jax.Array, Any]],
+    shared: Callable[[jax.Array, Any], Sequence[Any]],
+    *,
+    run: Any = (),
+    advance: Callable[[Any, jax.Array, Any], Any] = lambda run, count, value: run,
 ) -> optax.GradientTransformationExtraArgs:
     """An optax transformation from a rule for one tensor.
 
@@ -177,20 +195,19 @@ def per_leaf_transform(
     Args:
         design: name for error messages.
         init_leaf: `(param) -> accumulators`, of the same structure for every tensor.
-        update_leaf: `(grad, param, accumulators, of_count(count)) -> (update, accumulators)`;
-            `update` is what `optax.apply_updates` adds.
-        of_count: what the rule needs of the number of updates, 0 at the first, such as an embedding
-            of it; computed once for all tensors.
+        update_leaf: `(grad, param, accumulators, *shared(count, run)) -> (update, accumulators)`;
+            `update` is what `optax.apply_updates` adds. See `update_leaves`.
+        shared: what the rule needs of theta, of the number of updates, 0 at the first, and of
+            the run; computed once for all tensors.
+        run: what is remembered of the whole run, at its start.
+        advance: `(run, count, loss) -> run`, ahead of each update; the loss is None if the caller
+            passed no `value`.
     """
 
     template = init_leaf(jnp.zeros(1))
 
     def at_least_1d(x: jax.Array) -> jax.Array:
         return jnp.atleast_1d(jnp.asarray(x, jnp.float32))
-
-    def rule(g: jax.Array, p: jax.Array, leaf: Any, shared: Any) -> tuple[jax.Array, Any]:
-        step, leaf = update_leaf(jnp.atleast_1d(g), jnp.atleast_1d(p), leaf, shared)
-        return jnp.reshape(step, jnp.shape(g)), leaf
 
     def init(params: optax.Params) -> PerLeafState:
         leaves, treedef = jax.tree.flatten(params)
@@ -199,26 +216,32 @@ def per_leaf_transform(
             accumulators=join_leaves(
                 treedef, template, [init_leaf(at_least_1d(p)) for p in leaves]
             ),
+            run=jax.tree.map(jnp.array, run),  # copies, which a caller may donate
         )
 
     def update(
         updates: optax.Updates,
         state: PerLeafState,
         params: optax.Params | None = None,
+        *,
+        value: Any = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, PerLeafState]:
         del extra_args
+        run = advance(state.run, state.count, value)
         grads, treedef = jax.tree.flatten(updates)
         new_updates, new_leaves = update_leaves(
-            rule,
-            grads,
-            treedef.flatten_up_to(require_params(params, design)),
+            update_leaf,
+            [jnp.atleast_1d(g) for g in grads],
+            [jnp.atleast_1d(p) for p in treedef.flatten_up_to(require_params(params, design))],
             split_leaves(treedef, template, state.accumulators),
-            of_count(state.count),
+            *shared(state.count, run),
         )
-        return treedef.unflatten(new_updates), PerLeafState(
+        steps = [jnp.reshape(u, jnp.shape(g)) for u, g in zip(new_updates, grads, strict=True)]
+        return treedef.unflatten(steps), PerLeafState(
             count=jnp.asarray(optax.safe_increment(state.count)),
             accumulators=join_leaves(treedef, template, new_leaves),
+            run=run,
         )
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]

@@ -7,7 +7,6 @@ Features of a tensor, each divided by its root mean square: g, φ, m₁..m₆ wi
     φ ← φ - step_mult · d · exp(exp_mult · m)
 """
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -37,25 +36,26 @@ def mlp_lopt(
     def init(key: Key) -> Theta:
         return nets.mlp_init(key, (NUM_INPUTS, *[hidden_size] * hidden_layers, 2))
 
+    def init_leaf(p):
+        return tuple(jnp.zeros_like(p) for _ in DECAYS)
+
+    def update_leaf(g, p, momenta, mlp, bias):
+        momenta = features.moving_averages(momenta, g, DECAYS)
+        inputs = [g, p, *momenta]
+        scales = features.rms_scales(inputs)
+        direction, magnitude = nets.mlp_per_parameter(mlp, inputs, bias, scales)
+        return -step_mult * direction * jnp.exp(exp_mult * magnitude), momenta
+
     def transform(
         theta: Theta, *, horizon: Horizon = None
     ) -> optax.GradientTransformationExtraArgs:
         del horizon
 
-        def init_leaf(p: jax.Array) -> tuple[jax.Array, ...]:
-            return tuple(jnp.zeros_like(p) for _ in DECAYS)
+        def shared(count, run):
+            del run
+            return theta, nets.folded_bias(theta, features.progress_tanh(count))
 
-        def first_bias(count):
-            return nets.folded_bias(theta, features.progress_tanh(count))
-
-        def update_leaf(g, p, momenta, bias):
-            momenta = features.moving_averages(momenta, g, DECAYS)
-            inputs = [g, p, *momenta]
-            scales = features.rms_scales(inputs)
-            direction, magnitude = nets.mlp_per_parameter(theta, inputs, bias, scales)
-            return -step_mult * direction * jnp.exp(exp_mult * magnitude), momenta
-
-        return per_leaf_transform("mlp_lopt", init_leaf, update_leaf, first_bias)
+        return per_leaf_transform("mlp_lopt", init_leaf, update_leaf, shared)
 
     config = {
         "hidden_size": hidden_size,

@@ -29,6 +29,7 @@ from l2o.learned_optimizer import (
     join_leaves,
     require_horizon,
     require_params,
+    require_value,
     split_leaves,
     update_leaves,
 )
@@ -145,6 +146,36 @@ def nominal_mlp(
             "schedule": schedule | {"w2": jnp.zeros_like(schedule["w2"])},
         }
 
+    def update_leaf(g, p, leaf, theta, count, of_run, nominal_rate):
+        leaf = accumulate(g, leaf)
+        make = lambda g, p, leaf: first_features(g, p, leaf, count)
+        inputs, scales = features.with_rms_scales(make, g, p, leaf, eps=1e-30)
+        unit = features.scaled(inputs, scales)
+        agreements = [unit[GRADIENT] * unit[i] for i in UNBIASED]
+        sizes = [jnp.abs(inputs[i]) for i in SCALED[1:]]
+        squares = [jnp.square(x) for x in (p, *powers(unit))]
+        means = features.means([*agreements, *sizes, *squares])
+
+        (g, p, leaf, scales), means = features.between_passes((g, p, leaf, scales), means)
+        unit = features.scaled(first_features(g, p, leaf, count), scales)
+        unit_powers = features.scaled(powers(unit), jax.lax.rsqrt(means[6:] + 1e-30))
+        (correction,) = nets.mlp_per_parameter(theta["direction"], [*unit, *unit_powers])
+        (direction,) = features.rms_normalize([unit[NOMINAL] + correction], eps=1e-30)
+
+        statistics = jnp.concatenate(
+            [
+                0.1 * jnp.clip(jnp.log(means[5:6] + 1e-30), -30.0, 30.0),
+                means[:3],
+                jnp.log(means[3:5] + 1e-3),
+                jnp.array([0.1 * math.log(max(g.size, 1)), 0.5 * g.ndim], jnp.float32),
+            ]
+        )
+        (log_rate,) = nets.mlp_apply(
+            theta["schedule"], jnp.concatenate([of_run, statistics]), jnp.tanh
+        )
+        rate = nominal_rate * jnp.exp(MAX_LOG_RATE * jnp.tanh(log_rate))
+        return -rate * direction, leaf
+
     def transform(
         theta: Theta, *, horizon: Horizon = None
     ) -> optax.GradientTransformationExtraArgs:
@@ -160,44 +191,9 @@ def nominal_mlp(
                 accumulators=join_leaves(treedef, template, [init_leaf(p) for p in leaves]),
             )
 
-        def update_leaf(g, p, leaf, count, shared, nominal_rate):
-            leaf = accumulate(g, leaf)
-            make = lambda g, p, leaf: first_features(g, p, leaf, count)
-            inputs, scales = features.with_rms_scales(make, g, p, leaf, eps=1e-30)
-            unit = features.scaled(inputs, scales)
-            agreements = [unit[GRADIENT] * unit[i] for i in UNBIASED]
-            sizes = [jnp.abs(inputs[i]) for i in SCALED[1:]]
-            squares = [jnp.square(x) for x in (p, *powers(unit))]
-            means = features.means([*agreements, *sizes, *squares])
-
-            (g, p, leaf, scales), means = features.between_passes((g, p, leaf, scales), means)
-            unit = features.scaled(first_features(g, p, leaf, count), scales)
-            unit_powers = features.scaled(powers(unit), jax.lax.rsqrt(means[6:] + 1e-30))
-            (correction,) = nets.mlp_per_parameter(theta["direction"], [*unit, *unit_powers])
-            (direction,) = features.rms_normalize([unit[NOMINAL] + correction], eps=1e-30)
-
-            statistics = jnp.concatenate(
-                [
-                    0.1 * jnp.clip(jnp.log(means[5:6] + 1e-30), -30.0, 30.0),
-                    means[:3],
-                    jnp.log(means[3:5] + 1e-3),
-                    jnp.array([0.1 * math.log(max(g.size, 1)), 0.5 * g.ndim], jnp.float32),
-                ]
-            )
-            (log_rate,) = nets.mlp_apply(
-                theta["schedule"], jnp.concatenate([shared, statistics]), jnp.tanh
-            )
-            rate = nominal_rate * jnp.exp(MAX_LOG_RATE * jnp.tanh(log_rate))
-            return -rate * direction, leaf
-
         def update_fn(updates, state, params=None, *, value=None, **extra_args):
             del extra_args
-            if value is None:
-                raise ValueError(
-                    "`value` is needed by nominal_mlp, which follows the loss; got None. "
-                    "Call `tx.update(grads, state, params, value=loss)`."
-                )
-            value = jnp.asarray(value, jnp.float32)
+            value = require_value(value, "nominal_mlp")
             # One bad batch must not blind the averages for good, nor a loss below zero their log.
             value = jnp.where(jnp.isfinite(value), jnp.maximum(value, 0.0), state.losses[0])
             decays = jnp.asarray(LOSS_DECAYS)
@@ -205,7 +201,7 @@ def nominal_mlp(
                 first_loss=jnp.where(state.count == 0, value, state.first_loss),
                 losses=decays * state.losses + (1.0 - decays) * value,
             )
-            shared = run_statistics(state, num_steps)
+            of_run = run_statistics(state, num_steps)
             nominal = rate * jnp.maximum(1.0 - state.count / num_steps, 0.0)
             count = state.count + 1.0
             grads, treedef = jax.tree.flatten(updates)
@@ -214,8 +210,9 @@ def nominal_mlp(
                 grads,
                 treedef.flatten_up_to(require_params(params, "nominal_mlp")),
                 split_leaves(treedef, template, state.accumulators),
+                theta,
                 count,
-                shared,
+                of_run,
                 nominal,
             )
             return treedef.unflatten(new_updates), state._replace(
