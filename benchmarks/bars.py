@@ -45,8 +45,9 @@ def of_updates() -> Iterator[Bar]:
         for tree in ("mlp", "transformer"):
             ratio = rows[tree, design]["ratio"]
             yield Bar(f"update of {design} over adam's, {tree}", ratio, bar, goal)
-    temporary = rows["transformer", "adafac_mlp"]["temporary_bytes_per_parameter"]
-    yield Bar("temporary bytes a parameter, adafac_mlp, transformer", temporary, 24.0, 8.0)
+    for design in ("adafac_mlp", "celo"):
+        temporary = rows["transformer", design]["temporary_bytes_per_parameter"]
+        yield Bar(f"temporary bytes a parameter, {design}, transformer", temporary, 24.0, 8.0)
     large = rows["gpt2_small", "adafac_mlp"]
     seconds = large["trace_seconds"] + large["compile_seconds"]
     yield Bar("seconds to trace and compile, adafac_mlp, gpt2_small", seconds, 15.0)

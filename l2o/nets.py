@@ -141,6 +141,28 @@ def _wide(net: MLP, features: Sequence[jax.Array]) -> jax.Array:
     return jax.lax.map(apply_to_row, rows, batch_size=max(1, BLOCK // math.prod(shape[1:])))
 
 
+LSTM = dict[str, jax.Array]
+"""Weights `w` (inputs + n, 4 n) and the bias `b` (4 n,): input, new, forget, output."""
+
+
+def lstm_init(key: Key, num_inputs: int, hidden_size: int) -> LSTM:
+    """Weights of a long short-term memory, drawn as `mlp_init` draws them."""
+    shape = (num_inputs + hidden_size, 4 * hidden_size)
+    normal = jax.random.truncated_normal(key, -2.0, 2.0, shape)
+    return {"w": normal / math.sqrt(shape[0]), "b": jnp.zeros(shape[1])}
+
+
+def lstm_apply(
+    net: LSTM, x: jax.Array, hidden: jax.Array, cell: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The next hidden state and cell, shape (..., n); the forget gate has 1 added (Haiku)."""
+    gates = jnp.concatenate([x, hidden], axis=-1) @ net["w"] + net["b"]
+    let_in, new, forget, out = jnp.split(gates, 4, axis=-1)
+    kept = jax.nn.sigmoid(forget + 1.0) * cell
+    cell = kept + jax.nn.sigmoid(let_in) * jnp.tanh(new)
+    return jax.nn.sigmoid(out) * jnp.tanh(cell), cell
+
+
 GRU = dict[str, jax.Array]
 """Weights `w_in` (inputs, 3 n) and `w_h` (n, 3 n) and the bias `b` (3 n,): reset, update, new."""
 

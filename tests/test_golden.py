@@ -11,7 +11,9 @@ from analytic import pes_pair, replicate
 
 from l2o.estimators import pes, truncated_es
 from l2o.estimators.antithetic import pair_gradient, pair_outcome
-from l2o.optimizers import adafac_mlp, learnable_sgd, mlp_lopt, nominal_mlp
+from l2o.nets import mlp_apply
+from l2o.optimizers import adafac_mlp, celo, learnable_sgd, mlp_lopt, nominal_mlp
+from l2o.optimizers.celo import run_features
 from l2o.problem import Window, inner_problem
 from l2o.task import Task
 
@@ -39,17 +41,21 @@ NOMINAL_LEAVES = [
 
 
 def filled_theta(lopt, paths):
-    """Leaf i, element j: 0.3 sin(1 + 0.7 i + 0.37 j)."""
+    """Every leaf `filled`."""
     theta = jax.tree.map(np.asarray, lopt.init(jax.random.key(0)))
     assert len(jax.tree.leaves(theta)) == len(paths)
     for i, (*outer, last) in enumerate(paths):
         node = theta
         for name in outer:
             node = node[name]
-        shape = node[last].shape
-        j = np.arange(node[last].size).reshape(shape)
-        node[last] = (0.3 * np.sin(1 + 0.7 * i + 0.37 * j)).astype(np.float32)
+        node[last] = filled(i, node[last].shape)
     return theta
+
+
+def filled(i: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Leaf i; element j: 0.3 sin(1 + 0.7 i + 0.37 j)."""
+    j = np.arange(np.prod(shape)).reshape(shape)
+    return (0.3 * np.sin(1 + 0.7 * i + 0.37 * j)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +84,81 @@ def filled_theta(lopt, paths):
 )
 def test_three_updates(lopt, paths, b, w):
     """§23.2: φ₃ - φ₀, printed to eight decimals."""
-    tx = lopt.transform(filled_theta(lopt, paths), horizon=100)
+    check_three_updates(lopt, filled_theta(lopt, paths), b, w)
+
+
+CELO_SIZES = {
+    **{f"['ff_mod_stack']['~']['b{i}']": (n,) for i, n in enumerate((4, 4, 3))},
+    **{
+        f"['ff_mod_stack']['~']['w0__{i}']": ((3 if i in (3, 5, 7, *range(9, 14)) else 1), 4)
+        for i in sorted(range(14), key=str)
+    },
+    "['ff_mod_stack']['~']['w1']": (4, 4),
+    "['ff_mod_stack']['~']['w2']": (4, 3),
+    "['lstm_init_state'].hidden": (8,),
+    "['lstm_init_state'].cell": (8,),
+    **{
+        f"['rnn_params']['{layer}']['{kind}']": shape[-1:] if kind == "b" else shape
+        for layer, shape in {
+            "linear": (18, 8),
+            "linear_1": (18, 8),
+            "linear_2": (18, 8),
+            "rnn/linear": (16, 32),
+            "rnn_to_controls": (8, 1),
+            "step_size": (8, 1),
+        }.items()
+        for kind in "bw"
+    },
+}
+"""Leaves of the original Celo in their order, with 8 units in its LSTM."""
+
+
+def celo_theta(stored: dict[str, np.ndarray]):
+    """The original's meta-parameters under our names, without those that reach no output."""
+    mlp = {name: stored[f"['ff_mod_stack']['~']['{name}']"] for name in ("b0", "b1", "w1")}
+    groups = [stored[f"['ff_mod_stack']['~']['w0__{i}']"] for i in range(14)]
+    width = mlp["b0"].size
+    mlp |= {"w0": np.concatenate([g.reshape(-1, width) for g in groups])}
+    mlp |= {k: stored[f"['ff_mod_stack']['~']['{k}']"][..., :2] for k in ("b2", "w2")}
+    layer = lambda name: {k: stored[f"['rnn_params']['{name}']['{k}']"] for k in "wb"}
+    dense = lambda name: {f"{k}0": value for k, value in layer(name).items()}
+    theta = {
+        "mlp": {k: v.reshape(v.shape[-2:] if k[0] == "w" else -1) for k, v in mlp.items()},
+        "schedule": {
+            "max": dense("linear_1"),
+            "inputs": dense("linear_2"),
+            "lstm": layer("rnn/linear"),
+            "hidden": np.ravel(stored["['lstm_init_state'].hidden"]),
+            "cell": np.ravel(stored["['lstm_init_state'].cell"]),
+            "rate": dense("step_size"),
+        },
+    }
+    return jax.tree.map(jnp.asarray, theta)
+
+
+@pytest.mark.parametrize(
+    ("scheduled", "b", "w"),
+    [
+        (
+            False,
+            [-6.75097e-5, -6.72676e-5, -6.83405e-5],
+            [-3.5441e-4, -3.8031e-4, -3.9765e-4, -3.3504e-4, -3.5143e-4, -3.3695e-4],
+        ),
+        (
+            True,
+            [-5.946e-6, -5.934e-6, -6.028e-6],
+            [-3.123e-5, -3.353e-5, -3.505e-5, -2.949e-5, -3.096e-5, -2.968e-5],
+        ),
+    ],
+)
+def test_three_updates_of_celo(scheduled, b, w):
+    theta = celo_theta({name: filled(i, n) for i, (name, n) in enumerate(CELO_SIZES.items())})
+    # Printed to four digits at least; φ up to 0.5 rounds to 3e-8, a thousandth of what it moved.
+    check_three_updates(celo(8, scheduled=scheduled), theta, b, w, rtol=2e-3)
+
+
+def check_three_updates(lopt, theta, b, w, rtol=1e-5):
+    tx = lopt.transform(theta, horizon=100)
     start = {
         "b": jnp.asarray(0.1 * np.cos(np.arange(3)), jnp.float32),
         "w": jnp.asarray(0.5 * np.sin(0.5 + np.arange(6)).reshape(2, 3), jnp.float32),
@@ -93,8 +173,8 @@ def test_three_updates(lopt, paths, b, w):
         params = optax.apply_updates(params, updates)
     moved = jax.tree.map(lambda x, y: np.ravel(x - y), params, start)
     # 5e-8: half of the last printed digit, and float32 rounding of φ₃ - φ₀ with φ up to 0.5.
-    np.testing.assert_allclose(moved["b"], b, rtol=1e-5, atol=5e-8)
-    np.testing.assert_allclose(moved["w"], w, rtol=1e-5, atol=7e-8)
+    np.testing.assert_allclose(moved["b"], b, rtol=rtol, atol=5e-8)
+    np.testing.assert_allclose(moved["w"], w, rtol=rtol, atol=7e-8)
 
 
 def traces(prefix: str) -> dict[str, np.ndarray]:
@@ -111,6 +191,8 @@ def traces(prefix: str) -> dict[str, np.ndarray]:
 
 def theta_of_original(name: str, stored: dict[str, np.ndarray]):
     """The original's meta-parameters under our names."""
+    if name == "celo":
+        return celo_theta(stored)
     if name == "mlp_lopt":
         parts = [
             (f"{kind}{i}", f"['mlp/~/linear_{i}']['{kind}']") for i in range(3) for kind in "wb"
@@ -131,6 +213,7 @@ def theta_of_original(name: str, stored: dict[str, np.ndarray]):
         ("mlp_lopt", mlp_lopt(), 2e-6),
         ("adafac_mlp_lopt", adafac_mlp(), 3e-7),
         ("adafac_mlp_lopt_h32", adafac_mlp(hidden_size=32, step_mult=0.01), 3e-7),
+        ("celo", celo(), 2e-6),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
@@ -160,6 +243,22 @@ def test_twelve_steps_of_the_original(name, lopt, atol):
             atol=atol,
             err_msg=leaf,
         )
+
+
+def test_what_the_scheduler_of_celo_sees():
+    stored = traces("celo/")
+    theta = celo_theta({k.removeprefix("theta"): v for k, v in stored.items()})
+    tx, params = celo().transform(theta, horizon=50), {"w": jnp.ones((2, 3))}
+    update = jax.jit(lambda state, loss: tx.update(params, state, params, value=loss)[1])
+    state = tx.init(params)
+    for t, loss in enumerate(stored["A/in/loss"]):
+        before, state = state, update(state, loss)
+        seen = run_features(state.run.losses, before.count, 50)
+        # A difference of averages over another: the last bit of a loss moves them by a thousandth.
+        np.testing.assert_allclose(seen, stored["A/aux/lstm_features"][t], atol=2e-3)
+        (log_rate,) = mlp_apply(theta["schedule"]["rate"], state.run.hidden)
+        rates = stored["A/aux/lr_mult"][t]
+        np.testing.assert_allclose(0.1 * jnp.exp(log_rate) * np.ones(3), rates, rtol=1e-4)
 
 
 def over_pairs(delta, done, mask, accumulated, perturbation, std, credit):

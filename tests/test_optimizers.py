@@ -18,6 +18,7 @@ from l2o.learned_optimizer import LearnedOptimizer, as_float32
 from l2o.optimizers import (
     DESIGNS,
     adafac_mlp,
+    celo,
     learnable_adam,
     learnable_sgd,
     learnable_sgdm,
@@ -32,6 +33,7 @@ TABLE = {
     "learnable_adam": learnable_adam(learning_rate=0.1),
     "mlp_lopt": mlp_lopt(hidden_size=10, step_mult=0.1),
     "adafac_mlp": adafac_mlp(hidden_size=2, step_mult=0.1),
+    "celo": celo(hidden_size=3, width=2),
     "nominal_mlp": nominal_mlp(rate=0.1, direction_size=2, schedule_size=4),
     "scheduler": scheduler(learning_rate=0.2, interval=2, core="gru", hidden_size=3),
     "tensor_controller": tensor_controller(
@@ -42,7 +44,8 @@ TABLE = {
 """Narrow variants, but for mlp_lopt, so that layers of both kinds are covered."""
 
 NAMES = list(TABLE)
-NEEDS_PARAMS = ["mlp_lopt", "adafac_mlp", "nominal_mlp", *POLICIES]
+NEEDS_PARAMS = ["mlp_lopt", "adafac_mlp", "celo", "nominal_mlp", *POLICIES]
+NEEDS_VALUE = ["celo", "nominal_mlp"]
 SEES_ALL = ["scheduler", "chooser"]
 """One agent for all tensors: what it does to one depends on the others."""
 HORIZON = 10
@@ -292,10 +295,8 @@ def test_train_state(name):
     state = TrainState.create(apply_fn=None, params=c.params, tx=compiled(name))
     (updates,), _ = run(compiled(name), [c])
     expected = optax.apply_updates(c.params, updates)
-    if name == "nominal_mlp":
-        message = (
-            r"`value` is needed by nominal_mlp.*tx\.update\(grads, state, params, value=loss\)"
-        )
+    if name in NEEDS_VALUE:
+        message = rf"`value` is needed by {name}.*tx\.update\(grads, state, params, value=loss\)"
         with pytest.raises(ValueError, match=message):
             state.apply_gradients(grads=c.grads)
         updates, opt_state = state.tx.update(c.grads, state.opt_state, state.params, value=c.value)
@@ -317,7 +318,7 @@ def test_missing_params(name):
         tx.update(c.grads, tx.init(c.params), value=c.value)
 
 
-@pytest.mark.parametrize("name", ["nominal_mlp", *POLICIES])
+@pytest.mark.parametrize("name", ["celo", "nominal_mlp", *POLICIES])
 def test_missing_horizon(name):
     with pytest.raises(ValueError, match=rf"`horizon` is needed by {name}.*horizon=1000"):
         TABLE[name].transform(theta_of(name))
@@ -348,6 +349,7 @@ def test_config_rebuilds_the_design(name):
         (mlp_lopt(), 1762),
         (adafac_mlp(), 197),
         (adafac_mlp(hidden_size=32), 2409),
+        (celo(), 35_803),
         (nominal_mlp(), 722),
     ],
     ids=lambda x: getattr(x, "name", x),
@@ -490,7 +492,7 @@ def test_updates_equal_the_matrix_form(name, key):
             np.testing.assert_allclose(np.ravel(found[k]), expected, rtol=1e-4, atol=1e-5 * largest)
 
 
-@pytest.mark.parametrize("name", ["adafac_mlp", "mlp_lopt", "nominal_mlp"])
+@pytest.mark.parametrize("name", ["adafac_mlp", "celo", "mlp_lopt", "nominal_mlp"])
 def test_small_tensors_of_one_shape_are_updated_as_one_and_alike(name, monkeypatch):
     c = case({"a": (4,), "b": (2, 3), "c": (4,), "d": (2, 3), "e": (4,)})
     together, _ = run(compiled(name), [c, c])

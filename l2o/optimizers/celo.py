@@ -1,0 +1,154 @@
+"""Celo: a per-parameter MLP on AdafacMLP's features, and an LSTM that schedules its step size.
+
+After Moudgil, Knyazev, Lajoie and Belilovsky 2025, github.com/amoudgl/celo. From accumulators with
+fixed decays (see `l2o.accumulators`) and r = 1/sqrt(v + 1e-6) come 30 features of each parameter,
+
+    g, clip(g, ±0.1), φ, m, v, m·r, r, g·ρ·γ, g·r, R, C, 1/sqrt(R), 1/sqrt(C), m·ρ·γ
+
+each divided by its root mean square over the tensor. An MLP 30-4-4-2 gives a direction d and a log
+magnitude m. The LSTM sees nine embeddings of the fraction of the run and nine features of the
+loss, and gives the factor λ = 0.1 exp(W h + b) of all tensors:
+
+    φ ← φ - 0.001 λ d exp(0.001 m) sqrt(mean φ² + 1e-9).
+
+It is meta-trained in two phases: the MLP with λ = 1 (`scheduled=False`), then the LSTM with the MLP
+frozen. Weights of the original that reach no output (of a third output, of mixing coefficients of
+a single MLP, of an unused layer) do not exist here: 35,803 of its 37,089 are left.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o import accumulators, features, nets
+from l2o.accumulators import Accumulators, Decays, accumulate, factored
+from l2o.learned_optimizer import (
+    Horizon,
+    LearnedOptimizer,
+    Theta,
+    per_leaf_transform,
+    require_horizon,
+    require_value,
+)
+from l2o.task import Key
+
+NUM_FEATURES = 30
+NUM_OF_RUN = len(features.FRACTION_CENTRES) + features.NUM_LOSS_FEATURES
+DECAYS = Decays()
+STEP_MULT = 1e-3
+EXP_MULT = 1e-3
+LARGEST_GRADIENT = 1000.0
+
+
+class CeloRun(NamedTuple):
+    """What Celo remembers of a run.
+
+    Attributes:
+        losses: averages of the loss.
+        hidden: the LSTM's hidden state, shape (hidden_size,).
+        cell: the LSTM's cell, shape (hidden_size,).
+    """
+
+    losses: features.LossBuffer
+    hidden: jax.Array
+    cell: jax.Array
+
+
+def celo_features(g: jax.Array, p: jax.Array, found: Accumulators) -> list[jax.Array]:
+    """The 30 features, not normalised; row and column statistics stay rows and columns."""
+    rows, columns, of_gradient, of_momenta = factored(found, eps=0.0)
+    (v,) = found.second_moment
+    r = jax.lax.rsqrt(v + 1e-6)
+    return [
+        g,
+        jnp.clip(g, -0.1, 0.1),
+        p,
+        *found.momenta,
+        v,
+        *[m * r for m in found.momenta],
+        r,
+        *[g * f for f in of_gradient],
+        g * r,
+        *rows,
+        *columns,
+        *jax.lax.rsqrt(rows + 1e-8),
+        *jax.lax.rsqrt(columns + 1e-8),
+        *[m * f for m, f in zip(found.momenta, of_momenta, strict=True)],
+    ]
+
+
+def run_features(losses: features.LossBuffer, count: jax.Array, horizon: Any) -> jax.Array:
+    """What the LSTM sees at an update, 0 at the first: shape (18,)."""
+    progress = features.progress_fraction(count, horizon)
+    return jnp.concatenate([progress, features.loss_buffer_features(losses)])
+
+
+def celo(hidden_size: int = 64, width: int = 4, scheduled: bool = True) -> LearnedOptimizer:
+    """The Celo design; 35,803 meta-parameters by default. Needs `horizon` and `value=loss`.
+
+    Args:
+        hidden_size: of the LSTM.
+        width: of the two hidden layers of the MLP.
+        scheduled: whether λ is the LSTM's; else it is 1, and the loss is not needed. Theta has
+            the LSTM's weights either way, so that one phase can start from the other's.
+    """
+
+    def init(key: Key) -> Theta:
+        k_mlp, k_max, k_inputs, k_lstm, k_rate = jax.random.split(key, 5)
+        layer = lambda key, *sizes: nets.mlp_init(key, sizes)
+        return {
+            "mlp": layer(k_mlp, NUM_FEATURES, width, width, 2),
+            "schedule": {
+                "max": layer(k_max, NUM_OF_RUN, hidden_size),
+                "inputs": layer(k_inputs, NUM_OF_RUN, hidden_size),
+                "lstm": nets.lstm_init(k_lstm, hidden_size, hidden_size),
+                "hidden": jnp.zeros(hidden_size),
+                "cell": jnp.zeros(hidden_size),
+                "rate": layer(k_rate, hidden_size, 1),
+            },
+        }
+
+    def update_leaf(g, p, found, mlp, rate):
+        g = jnp.clip(g, -LARGEST_GRADIENT, LARGEST_GRADIENT)
+        found = accumulate(g, found, DECAYS)
+        inputs, scales = features.with_rms_scales(celo_features, g, p, found)
+        direction, magnitude = nets.mlp_per_parameter(mlp, inputs, scales=scales)
+        rate = STEP_MULT * rate * jnp.sqrt(jnp.mean(jnp.square(p)) + 1e-9)
+        return -rate * direction * jnp.exp(EXP_MULT * magnitude), found
+
+    def transform(
+        theta: Theta, *, horizon: Horizon = None
+    ) -> optax.GradientTransformationExtraArgs:
+        schedule = theta["schedule"]
+
+        if not scheduled:
+            return per_leaf_transform(
+                "celo",
+                accumulators.init,
+                update_leaf,
+                lambda count, run: (theta["mlp"], jnp.float32(1.0)),
+            )
+        num_steps = require_horizon(horizon, "celo")
+
+        def advance(run: CeloRun, count: jax.Array, value: Any) -> CeloRun:
+            losses = features.loss_buffer_update(run.losses, require_value(value, "celo"))
+            seen = run_features(losses, count, num_steps)
+            # The original takes the maximum over tensors, which all see the same.
+            largest = jax.nn.relu(nets.mlp_apply(schedule["max"], seen))
+            x = nets.mlp_apply(schedule["inputs"], seen) + largest
+            return CeloRun(losses, *nets.lstm_apply(schedule["lstm"], x, run.hidden, run.cell))
+
+        def shared(count: jax.Array, run: CeloRun):
+            del count
+            (log_rate,) = nets.mlp_apply(schedule["rate"], run.hidden)
+            return theta["mlp"], 0.1 * jnp.exp(log_rate)
+
+        start = CeloRun(features.loss_buffer_init(num_steps), schedule["hidden"], schedule["cell"])
+        return per_leaf_transform(
+            "celo", accumulators.init, update_leaf, shared, run=start, advance=advance
+        )
+
+    config = {"hidden_size": hidden_size, "width": width, "scheduled": scheduled}
+    return LearnedOptimizer(name="celo", init=init, transform=transform, config=config)
