@@ -96,10 +96,10 @@ def between_passes(operands: Any, statistics: Any) -> tuple[Any, Any]:
     return jax.lax.optimization_barrier((operands, statistics))
 
 
-def with_rms_scales(
-    make: Callable[..., list[jax.Array]], *operands: Any, eps: float = 1e-5
+def with_mean_squares(
+    make: Callable[..., list[jax.Array]], *operands: Any
 ) -> tuple[list[jax.Array], jax.Array]:
-    """Features and their `rms_scales`, computed once for each of the two and not kept between.
+    """Features and their mean squares, computed once for each of the two and not kept between.
 
     Features outnumber the arrays that they are made of: kept from the pass that sums them up to
     the one that uses them they would be most of an update's memory.
@@ -107,10 +107,21 @@ def with_rms_scales(
     Args:
         make: from the operands to the features.
         *operands: trees of arrays.
-        eps: see `rms_scales`.
+
+    Returns:
+        The features, and shape (features,).
     """
-    operands, scales = between_passes(operands, rms_scales(make(*operands), eps))
-    return make(*operands), scales
+    squares = [jnp.square(x) for x in make(*operands)]
+    operands, mean_squares = between_passes(operands, means(squares))
+    return make(*operands), mean_squares
+
+
+def with_rms_scales(
+    make: Callable[..., list[jax.Array]], *operands: Any, eps: float = 1e-5
+) -> tuple[list[jax.Array], jax.Array]:
+    """Features and their `rms_scales`; see `with_mean_squares`."""
+    found, mean_squares = with_mean_squares(make, *operands)
+    return found, jax.lax.rsqrt(eps + mean_squares)
 
 
 def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:

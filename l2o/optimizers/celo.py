@@ -35,6 +35,8 @@ from l2o.learned_optimizer import (
 from l2o.task import Key
 
 NUM_FEATURES = 30
+PARAMETER = 2
+"""Where it is among the features."""
 NUM_OF_RUN = len(features.FRACTION_CENTRES) + features.NUM_LOSS_FEATURES
 DECAYS = Decays()
 STEP_MULT = 1e-3
@@ -56,8 +58,14 @@ class CeloRun(NamedTuple):
     cell: jax.Array
 
 
+def bounded(g: jax.Array) -> jax.Array:
+    """The gradient as Celo takes it."""
+    return jnp.clip(g, -LARGEST_GRADIENT, LARGEST_GRADIENT)
+
+
 def celo_features(g: jax.Array, p: jax.Array, found: Accumulators) -> list[jax.Array]:
     """The 30 features, not normalised; row and column statistics stay rows and columns."""
+    g = bounded(g)
     rows, columns, of_gradient, of_momenta = factored(found, eps=0.0)
     (v,) = found.second_moment
     r = jax.lax.rsqrt(v + 1e-6)
@@ -111,12 +119,12 @@ def celo(hidden_size: int = 64, width: int = 4, scheduled: bool = True) -> Learn
         }
 
     def update_leaf(g, p, found, mlp, rate):
-        g = jnp.clip(g, -LARGEST_GRADIENT, LARGEST_GRADIENT)
-        found = accumulate(g, found, DECAYS)
-        inputs, scales = features.with_rms_scales(celo_features, g, p, found)
+        found = accumulate(bounded(g), found, DECAYS)
+        inputs, mean_squares = features.with_mean_squares(celo_features, g, p, found)
+        scales = jax.lax.rsqrt(1e-5 + mean_squares)
         direction, magnitude = nets.mlp_per_parameter(mlp, inputs, scales=scales)
-        rate = STEP_MULT * rate * jnp.sqrt(jnp.mean(jnp.square(p)) + 1e-9)
-        return -rate * direction * jnp.exp(EXP_MULT * magnitude), found
+        step = STEP_MULT * rate * jnp.sqrt(mean_squares[PARAMETER] + 1e-9)
+        return -step * direction * jnp.exp(EXP_MULT * magnitude), found
 
     def transform(
         theta: Theta, *, horizon: Horizon = None
