@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,8 +97,18 @@ def mlp_per_parameter(
     weights = net["w0"][: len(features)]
     if scales is not None:
         weights = weights * scales[:, None]
-    if weights.shape[1] > SCALAR_WIDTH:
-        outputs = _wide(net | {"w0": weights, "b0": bias}, features)
+    layers = [(net[f"w{i}"], net[f"b{i}"]) for i in range(1, len(net) // 2)]
+    return _per_parameter([(weights, bias), *layers], list(features))
+
+
+Layers = list[tuple[jax.Array, jax.Array]]
+"""The weights and the bias of each layer."""
+
+
+@jax.custom_jvp
+def _per_parameter(layers: Layers, features: list[jax.Array]) -> list[jax.Array]:
+    if layers[0][0].shape[1] > SCALAR_WIDTH:
+        outputs = _wide(layers, features)
         return [outputs[..., j] for j in range(outputs.shape[-1])]
 
     def affine(xs: Sequence[jax.Array], w: jax.Array, b: jax.Array) -> list[jax.Array]:
@@ -112,21 +123,37 @@ def mlp_per_parameter(
             outputs.append(total)
         return outputs
 
-    hidden = affine(features, weights, bias)
-    for i in range(1, len(net) // 2):
-        hidden = affine([jax.nn.relu(h) for h in hidden], net[f"w{i}"], net[f"b{i}"])
+    hidden = affine(features, *layers[0])
+    for w, b in layers[1:]:
+        hidden = affine([jax.nn.relu(h) for h in hidden], w, b)
     return hidden
 
 
-def _wide(net: MLP, features: Sequence[jax.Array]) -> jax.Array:
+@_per_parameter.defjvp
+def _per_parameter_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]):
+    # Backwards, each scalar weight would be a sum over the tensor by itself.
+    return jax.jvp(_by_matrices, primals, tangents)
+
+
+def _by_matrices(layers: Layers, features: list[jax.Array]) -> list[jax.Array]:
+    """The same on a matrix of all features."""
+    shape = jnp.broadcast_shapes(*[x.shape for x in features])
+    x = jnp.stack([jnp.broadcast_to(x, shape).ravel() for x in features])
+    for i, (w, b) in enumerate(layers):
+        x = w.T @ (jax.nn.relu(x) if i else x) + b[:, None]
+    return [row.reshape(shape) for row in x]
+
+
+def _wide(layers: Layers, features: Sequence[jax.Array]) -> jax.Array:
     """The MLP by matrices, shape (*tensor's shape, outputs); in blocks of rows on CPUs."""
     shape = jnp.broadcast_shapes(*[x.shape for x in features])
 
     def apply(features: Sequence[jax.Array]) -> jax.Array:
         # XLA fuses the first layer with what makes the features; they are never stacked.
-        x = net["b0"] + sum(x[..., None] * w for x, w in zip(features, net["w0"], strict=True))
-        for i in range(1, len(net) // 2):
-            x = jax.nn.relu(x) @ net[f"w{i}"] + net[f"b{i}"]
+        weights, bias = layers[0]
+        x = bias + sum(x[..., None] * w for x, w in zip(features, weights, strict=True))
+        for w, b in layers[1:]:
+            x = jax.nn.relu(x) @ w + b
         return x
 
     if math.prod(shape) <= BLOCK or shape[0] == 1 or jax.default_backend() != "cpu":

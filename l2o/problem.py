@@ -207,7 +207,7 @@ def inner_problem(
         k_measures = None if is_on_step or is_at_end else jax.random.split(k_fresh, window)
         keys = jax.random.split(k_batches, window), k_measures
         (params, opt_state), (losses, costs) = jax.lax.scan(
-            step, (state.params, state.opt_state), keys
+            jax.checkpoint(step, prevent_cse=False), (state.params, state.opt_state), keys
         )
         if is_at_end:
             cost = on_fresh_batches(objective, task, k_fresh, params, state.instance, data)

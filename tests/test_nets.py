@@ -89,3 +89,33 @@ def test_per_parameter_equals_the_matrix_form(hidden, num_shared, shapes, key):
             jnp.broadcast_to(output, full), expected[..., j], rtol=1e-4, atol=1e-5
         )
     assert np.ptp(expected[..., 0]) > 0.01
+
+
+@pytest.mark.parametrize("hidden", [3, nets.SCALAR_WIDTH + 1])
+@pytest.mark.parametrize("shapes", FEATURE_SHAPES.values(), ids=FEATURE_SHAPES)
+def test_per_parameter_has_the_gradient_of_the_matrix_form(hidden, shapes, key):
+    full, each = shapes
+    k_net, k_cost, *keys = jax.random.split(key, 5)
+    net = random_net(k_net, (4, hidden, 3, 2))
+    features = [jax.random.normal(k, shape) for k, shape in zip(keys, each, strict=False)]
+    weights = jax.random.normal(k_cost, (2, *full))
+    scales = jnp.linspace(0.5, -2.0, 3)
+
+    def by_lists(net, features, shared, scales):
+        bias = nets.folded_bias(net, shared)
+        outputs = nets.mlp_per_parameter(net, features, bias, scales)
+        return sum(jnp.sum(w * x) for w, x in zip(weights, outputs, strict=True))
+
+    def by_matrices(net, features, shared, scales):
+        columns = [jnp.broadcast_to(x, full) * s for x, s in zip(features, scales, strict=True)]
+        columns.append(jnp.full(full, shared[0]))
+        outputs = nets.mlp_apply(net, jnp.stack(columns, axis=-1))
+        return jnp.sum(weights * jnp.moveaxis(outputs, -1, 0))
+
+    arguments = net, features, jnp.array([0.7]), scales
+    found, expected = (
+        jax.jit(jax.grad(f, argnums=(0, 1, 2, 3)))(*arguments) for f in (by_lists, by_matrices)
+    )
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5 * float(jnp.max(jnp.abs(b))))
