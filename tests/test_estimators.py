@@ -16,6 +16,7 @@ from analytic import (
     decay_gradient,
     decay_losses,
     decay_problem,
+    felt,
     myopic_decay_gradient,
     pes_pair,
     replicate,
@@ -24,11 +25,12 @@ from estimator_table import BIASED, EVERY, EVOLUTION, UNBIASED, make, once
 from jax.flatten_util import ravel_pytree
 from user_module import momentum_rate
 
-from l2o.estimators import full_grad, pes, truncated_es, variance_weighted
+from l2o.estimators import full_grad, pes, truncated_es, truncated_grad, variance_weighted
 from l2o.estimators.antithetic import draw_perturbation
 from l2o.estimators.estimator import Estimator
 from l2o.estimators.variance_weighted import moments, variance_of, weigh
 from l2o.objective import Objective
+from l2o.optimizers import adafac_mlp
 from l2o.problem import inner_problem, unroll_run
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
@@ -158,6 +160,29 @@ def test_backprop_through_real_updates_is_a_finite_difference_in_float64(key):
         np.testing.assert_allclose(ravel_pytree(gradient)[0], difference, rtol=1e-6, atol=1e-9)
 
 
+def test_backpropagation_keeps_the_state_of_each_step_and_little_more(key):
+    """What an update computes is computed again on the way back."""
+    task = replace(
+        bowl_task(),
+        init=lambda key, instance: {"x": jnp.ones(1000)},
+        loss=lambda params, shift, instance: jnp.mean((params["x"] - shift[0]) ** 2),
+    )
+    lopt = adafac_mlp(hidden_size=2)
+    theta = lopt.init(key)
+
+    def temporary_bytes(window: int) -> int:
+        problem = inner_problem(task, lopt, horizon=2 * window, window=window)
+        estimator = truncated_grad(problem, num_members=1)
+        state = jax.eval_shape(estimator.init, key, theta)
+        compiled = jax.jit(estimator.estimate).lower(key, theta, state, ()).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    params = task.init(key, {})
+    kept = (params, lopt.transform(theta).init(params))
+    per_step = sum(x.nbytes for x in jax.tree.leaves(kept))
+    assert temporary_bytes(40) - temporary_bytes(20) < 1.2 * 20 * per_step
+
+
 def test_linear_loss_has_no_smoothing_bias(key):
     def gradient(std, loss):
         estimator = truncated_es(decay_problem(loss=loss), num_pairs=4, std=std)
@@ -224,6 +249,15 @@ def test_backprop_needs_a_gradient(name):
 def test_a_variance_needs_two_pairs():
     with pytest.raises(ValueError, match="`num_pairs` must be at least 2, to measure a variance"):
         variance_weighted(decay_problem(), num_pairs=1, std=0.1)
+
+
+def test_both_members_of_a_pair_are_backpropagated_through(key):
+    """The loss is quadratic: the mean of both gradients is that at theta, whatever the noise."""
+    estimator = variance_weighted(decay_problem(), num_pairs=8, std=0.5)
+    gradient, _, _ = once(estimator, key)
+    c = felt(jnp.arange(1, WINDOW + 1))
+    expected = [jnp.mean(c), THETA[1] * jnp.mean(c**2)]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3)
 
 
 def test_estimates_are_weighed_by_their_inverse_variance():

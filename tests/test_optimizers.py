@@ -13,7 +13,7 @@ from flax import nnx
 from flax.training.train_state import TrainState
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from l2o import features
+from l2o import features, nets
 from l2o.learned_optimizer import LearnedOptimizer, as_float32
 from l2o.optimizers import (
     DESIGNS,
@@ -490,6 +490,24 @@ def test_updates_equal_the_matrix_form(name, key):
             expected = -1e-3 * x[:, 0] * np.exp(1e-3 * x[:, 1])
             largest = np.max(np.abs(expected))
             np.testing.assert_allclose(np.ravel(found[k]), expected, rtol=1e-4, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("name", ["adafac_mlp", "celo", "mlp_lopt", "nominal_mlp"])
+def test_trees_share_the_traces_of_shapes_that_they_have_in_common(name, monkeypatch):
+    traced = []
+    apply = nets.mlp_per_parameter
+
+    def counted(net, features, *args, **kwargs):
+        traced.append(jnp.broadcast_shapes(*[x.shape for x in features]))
+        return apply(net, features, *args, **kwargs)
+
+    monkeypatch.setattr(nets, "mlp_per_parameter", counted)
+    lopt, theta = DESIGNS[name](), DESIGNS[name]().init(jax.random.key(0))
+    for shapes in ({"a": (2, 3), "b": (5,)}, {"c": (2, 3), "d": (7,)}):
+        c = case(shapes)
+        tx = lopt.transform(theta, horizon=HORIZON)
+        jax.jit(tx.update).trace(c.grads, tx.init(c.params), c.params, value=c.value)
+    assert sorted(traced) == [(2, 3), (5,), (7,)]
 
 
 @pytest.mark.parametrize("name", ["adafac_mlp", "celo", "mlp_lopt", "nominal_mlp"])
