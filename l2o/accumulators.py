@@ -21,15 +21,15 @@ class Accumulators(NamedTuple):
     """Accumulators of one tensor.
 
     Attributes:
-        momenta: three arrays of the tensor's shape.
-        second_moment: one array of the tensor's shape.
+        momenta: shape (3, *tensor's).
+        second_moment: the tensor's shape.
         rows: shape (3, *tensor's with the largest axis reduced to 1); (3, *tensor's) below rank 2.
         columns: shape (3, *tensor's with the second largest axis reduced to 1); below rank 2 a
             zero of shape (1,) that stays so.
     """
 
-    momenta: tuple[jax.Array, ...]
-    second_moment: tuple[jax.Array, ...]
+    momenta: jax.Array
+    second_moment: jax.Array
     rows: jax.Array
     columns: jax.Array
 
@@ -53,8 +53,8 @@ def init(p: jax.Array) -> Accumulators:
 
     smaller, larger = features.factored_axes(p.shape) or (None, None)
     return Accumulators(
-        momenta=tuple(jnp.zeros(p.shape) for _ in MOMENTUM_DECAYS),
-        second_moment=tuple(jnp.zeros(p.shape) for _ in RMS_DECAYS),
+        momenta=jnp.zeros((len(MOMENTUM_DECAYS), *p.shape)),
+        second_moment=jnp.zeros(p.shape),
         rows=factored(larger),
         columns=jnp.zeros(1) if smaller is None else factored(smaller),
     )
@@ -62,20 +62,20 @@ def init(p: jax.Array) -> Accumulators:
 
 def accumulate(g: jax.Array, before: Accumulators, decays: Decays) -> Accumulators:
     """The accumulators after one more gradient; all decays but momentum's are clipped to [0, 1]."""
-    rms_decays = jnp.clip(jnp.asarray(decays.rms), 0.0, 1.0)
-    factored_decays = jnp.clip(jnp.asarray(decays.factored), 0.0, 1.0).reshape(-1, *[1] * g.ndim)
+    rms_decay = jnp.clip(jnp.asarray(decays.rms)[0], 0.0, 1.0)
+    factored_decays = jnp.clip(jnp.asarray(decays.factored), 0.0, 1.0)
     square = jnp.square(g) + 1e-30
 
     def averages(before: jax.Array, reduced_axis: int | None) -> jax.Array:
         reduced = square
         if reduced_axis is not None:
             reduced = jnp.mean(square, axis=reduced_axis, keepdims=True)
-        return factored_decays * before + (1.0 - factored_decays) * reduced
+        return features.moving_averages(before, reduced, factored_decays)
 
     smaller, larger = features.factored_axes(g.shape) or (None, None)
     return Accumulators(
         momenta=features.moving_averages(before.momenta, g, decays.momentum),
-        second_moment=features.moving_averages(before.second_moment, jnp.square(g), rms_decays),
+        second_moment=rms_decay * before.second_moment + (1.0 - rms_decay) * jnp.square(g),
         rows=averages(before.rows, larger),
         columns=before.columns if smaller is None else averages(before.columns, smaller),
     )
@@ -105,7 +105,7 @@ def factored(found: Accumulators, eps: float) -> Factored:
         eps: see `Factored`.
     """
     rows, columns = found.rows, found.columns
-    axes = features.factored_axes(found.second_moment[0].shape)
+    axes = features.factored_axes(found.second_moment.shape)
     if axes is None:
         of_gradient = list(features.clipped_rsqrt(rows + 1e-9))
         return Factored(rows, rows, of_gradient, list(jax.lax.rsqrt(rows + eps)))

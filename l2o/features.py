@@ -32,11 +32,14 @@ def decays_from_offsets(initial: Sequence[float], offsets: jax.Array) -> jax.Arr
     return 1.0 - (1.0 - jnp.asarray(initial)) * jnp.exp(10.0 * offsets)
 
 
-def moving_averages(
-    averages: Sequence[jax.Array], x: jax.Array, decays: Decays
-) -> tuple[jax.Array, ...]:
-    """Each average moved towards `x`: a ← β a + (1 - β) x."""
-    return tuple(b * a + (1.0 - b) * x for a, b in zip(averages, decays, strict=True))
+def moving_averages(averages: jax.Array, x: jax.Array, decays: Decays) -> jax.Array:
+    """Averages of shape (decays, *shape of x), each moved towards `x`: a ← β a + (1 - β) x.
+
+    One array, and so one kernel, whatever their number. Raises a `TypeError` unless there are as
+    many decays as averages.
+    """
+    b = jnp.asarray(decays).reshape(len(averages), *[1] * x.ndim)
+    return b * averages + (1.0 - b) * x[None]
 
 
 @jax.custom_jvp

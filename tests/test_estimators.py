@@ -174,7 +174,8 @@ def test_backpropagation_keeps_the_state_of_each_step_and_little_more(key):
         problem = inner_problem(task, lopt, horizon=2 * window, window=window)
         estimator = truncated_grad(problem, num_members=1)
         state = jax.eval_shape(estimator.init, key, theta)
-        compiled = jax.jit(estimator.estimate).lower(key, theta, state, ()).compile()
+        with jax.numpy_rank_promotion("allow"):
+            compiled = jax.jit(estimator.estimate).lower(key, theta, state, ()).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     params = task.init(key, {})

@@ -28,12 +28,12 @@ def test_factored_axes(shape, axes):
 
 
 def test_moving_averages_by_hand():
-    averages = (jnp.array([0.0, 2.0]), jnp.array([1.0, 1.0]))
+    averages = jnp.array([[0.0, 2.0], [1.0, 1.0]])
     x = jnp.array([10.0, -10.0])
     first, second = features.moving_averages(averages, x, (0.9, 0.5))
     np.testing.assert_allclose(first, [1.0, 0.8], rtol=1e-6)
     np.testing.assert_allclose(second, [5.5, -4.5], rtol=1e-6)
-    with pytest.raises(ValueError):
+    with pytest.raises(TypeError):
         features.moving_averages(averages, x, (0.9,))
 
 

@@ -33,21 +33,21 @@ NUM_INPUTS = 28 + len(features.PROGRESS_SCALES)
 def adafac_features(g: jax.Array, p: jax.Array, found: Accumulators) -> list[jax.Array]:
     """The 28 features, not normalised; row and column statistics stay rows and columns."""
     rows, columns, of_gradient, of_momenta = factored(found, eps=1e-6)
-    (v,) = found.second_moment
+    v, momenta = found.second_moment, list(found.momenta)
     r = jax.lax.rsqrt(v + 1e-6)
     return [
         g,
         p,
-        *found.momenta,
+        *momenta,
         v,
-        *[m * r for m in found.momenta],
+        *[m * r for m in momenta],
         r,
         *[g * f for f in of_gradient],
         *rows,
         *columns,
         *jax.lax.rsqrt(rows + 1e-8),
         *jax.lax.rsqrt(columns + 1e-8),
-        *[m * f for m, f in zip(found.momenta, of_momenta, strict=True)],
+        *[m * f for m, f in zip(momenta, of_momenta, strict=True)],
     ]
 
 

@@ -67,15 +67,15 @@ def celo_features(g: jax.Array, p: jax.Array, found: Accumulators) -> list[jax.A
     """The 30 features, not normalised; row and column statistics stay rows and columns."""
     g = bounded(g)
     rows, columns, of_gradient, of_momenta = factored(found, eps=0.0)
-    (v,) = found.second_moment
+    v, momenta = found.second_moment, list(found.momenta)
     r = jax.lax.rsqrt(v + 1e-6)
     return [
         g,
         jnp.clip(g, -0.1, 0.1),
         p,
-        *found.momenta,
+        *momenta,
         v,
-        *[m * r for m in found.momenta],
+        *[m * r for m in momenta],
         r,
         *[g * f for f in of_gradient],
         g * r,
@@ -83,7 +83,7 @@ def celo_features(g: jax.Array, p: jax.Array, found: Accumulators) -> list[jax.A
         *columns,
         *jax.lax.rsqrt(rows + 1e-8),
         *jax.lax.rsqrt(columns + 1e-8),
-        *[m * f for m, f in zip(found.momenta, of_momenta, strict=True)],
+        *[m * f for m, f in zip(momenta, of_momenta, strict=True)],
     ]
 
 

@@ -37,7 +37,7 @@ def mlp_lopt(
         return nets.mlp_init(key, (NUM_INPUTS, *[hidden_size] * hidden_layers, 2))
 
     def init_leaf(p):
-        return tuple(jnp.zeros_like(p) for _ in DECAYS)
+        return jnp.zeros((len(DECAYS), *p.shape))
 
     def update_leaf(g, p, momenta, mlp, bias):
         momenta = features.moving_averages(momenta, g, DECAYS)

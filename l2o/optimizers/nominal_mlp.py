@@ -44,9 +44,9 @@ MAX_LOG_RATE = 4.0
 
 
 class NominalLeaf(NamedTuple):
-    """Accumulators of one tensor, each of its shape: three momenta and a second moment."""
+    """Accumulators of one tensor: momenta, shape (3, *tensor's), and a second moment."""
 
-    momenta: tuple[jax.Array, ...]
+    momenta: jax.Array
     second_moment: jax.Array
 
 
@@ -68,14 +68,14 @@ class NominalState(NamedTuple):
 
 def init_leaf(p: jax.Array) -> NominalLeaf:
     """Zero accumulators of a tensor."""
-    zeros = jnp.zeros(jnp.shape(p), jnp.float32)
-    return NominalLeaf(tuple(zeros for _ in MOMENTUM_DECAYS), zeros)
+    shape = jnp.shape(p)
+    return NominalLeaf(jnp.zeros((len(MOMENTUM_DECAYS), *shape)), jnp.zeros(shape))
 
 
 def accumulate(g: jax.Array, leaf: NominalLeaf) -> NominalLeaf:
     """The accumulators after one more gradient."""
     momenta = features.moving_averages(leaf.momenta, g, MOMENTUM_DECAYS)
-    (second_moment,) = features.moving_averages([leaf.second_moment], jnp.square(g), [RMS_DECAY])
+    second_moment = RMS_DECAY * leaf.second_moment + (1.0 - RMS_DECAY) * jnp.square(g)
     return NominalLeaf(momenta, second_moment)
 
 
