@@ -283,6 +283,22 @@ def test_a_variance_that_float32_cannot_tell_is_not_zero():
     assert float(variance_of(mean, square)) == pytest.approx(1e-6)
 
 
+@pytest.mark.parametrize("name", ["truncated_grad", "variance_weighted"])
+def test_runs_that_are_not_finite_are_given_up(name, key):
+    """Those of the whole horizon break down; the others go on."""
+    broken = lambda losses, theta, state: losses + jnp.where(state.horizon == HORIZON, jnp.nan, 0.0)
+    estimator = make(name, decay_problem(loss=broken), num_pairs=16)
+    before = jax.jit(estimator.init)(key, THETA)
+    _, after, metrics = once(estimator, key, state=before)
+    is_bad = np.asarray(before.members.horizon == HORIZON)
+    assert 0 < np.sum(is_bad) < 16
+    assert metrics["valid"] == 1.0 - np.mean(is_bad)
+    expected = np.where(is_bad, 0, before.members.horizon)
+    np.testing.assert_array_equal(after.members.horizon, expected)
+    gradient, _, metrics = once(make(name, decay_problem(), num_pairs=16), key, state=after)
+    assert metrics["valid"] == 1.0 and np.all(np.isfinite(gradient))
+
+
 @pytest.mark.parametrize("name", ["full_grad", "truncated_grad"])
 def test_a_run_without_a_gradient_still_counts_in_the_meta_loss(name, key):
     """The square root of 0 has a loss and no gradient."""

@@ -124,6 +124,45 @@ def test_runs_stay_spread_over_all_stages(key):
         assert np.all(counts > members / 8)
 
 
+def test_a_run_knows_its_horizon_from_its_start(key):
+    """However it came about: first, cut, after another, or after one that was given up."""
+    knows = LearnedOptimizer(
+        name="knows",
+        init=lambda key: jnp.float32(0.1),
+        transform=lambda theta, *, horizon=None: optax.GradientTransformationExtraArgs(
+            lambda params: jnp.float32(horizon),
+            lambda updates, state, params=None, **_: (updates, state),
+        ),
+    )
+    problem = inner_problem(TASK, knows, horizon=(10, 40), window=WINDOW)
+    keys = jax.random.split(key, 300)
+    first = jax.vmap(problem.init, (0, None))(keys, THETA)
+    unroll = jax.jit(jax.vmap(problem.unroll, (0, None, 0, None)))
+    second, _ = unroll(keys, THETA, first._replace(step=first.horizon), ())
+    third, _ = unroll(keys, THETA, given_up(second), ())
+    for states in (first, jax.vmap(problem.start, (0, None))(keys, THETA), second, third):
+        np.testing.assert_array_equal(states.opt_state, states.horizon)
+        assert len(np.unique(states.horizon)) >= 7
+
+
+def test_the_best_of_a_run_is_not_that_of_the_run_before(key):
+    problem = inner_problem(TASK, TOLD, horizon=HORIZON, window=WINDOW, objective=Objective("best"))
+    state = problem.init(key, THETA)._replace(
+        step=jnp.int32(HORIZON), horizon=jnp.int32(HORIZON), best=jnp.float32(-7.0)
+    )
+    after, _ = problem.unroll(key, THETA, state, ())
+    assert after.best >= 0.0
+
+
+def test_cut_horizons_are_shares_of_drawn_ones(key):
+    problem = inner_problem(TASK, TOLD, horizon=(10, 40), window=WINDOW)
+    states = jax.jit(jax.vmap(problem.init, (0, None)))(jax.random.split(key, 4000), THETA)
+    counts = np.bincount(np.asarray(states.horizon) // WINDOW, minlength=9)[1:]
+    drawn = {k: np.log((k + 1) / k) / np.log(9 / 2) for k in range(2, 9)}  # as below
+    expected = [4000 * sum(p / k for k, p in drawn.items() if k >= j) for j in range(1, 9)]
+    assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
+
+
 def test_drawn_horizons_are_multiples_of_the_window_within_their_range(key):
     problem = inner_problem(TASK, TOLD, horizon=(10, 40), window=WINDOW)
     state = started(key, step=HORIZON)
