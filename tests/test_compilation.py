@@ -49,12 +49,12 @@ def cached_run(cache: Path, *arguments: str) -> int:
 def test_a_run_that_is_continued_or_repeated_compiles_nothing_anew(tmp_path):
     cache, run = tmp_path / "cache", tmp_path / "run"
     kept = lambda: {path.name for path in (cache / "l2o" / "xla").glob("jit_chunk-*-cache")}
-    assert cached_run(cache, "--run-dir", str(run)) == 0
+    alike = cached_run(cache, "--run-dir", str(run))  # within a run; a slow machine keeps more
     first = kept()
     assert len(first) == 1
     shutil.rmtree(run / "checkpoints" / "20")  # as if it had been stopped at step 10
-    assert cached_run(cache, "--run-dir", str(run), "--resume") >= 1
-    assert cached_run(cache, "--run-dir", str(tmp_path / "again")) >= 1
+    assert cached_run(cache, "--run-dir", str(run), "--resume") > alike
+    assert cached_run(cache, "--run-dir", str(tmp_path / "again")) > alike
     assert kept() == first
 
 

@@ -122,6 +122,15 @@ def test_round_trip_keeps_structure_shapes_and_dtypes(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_state_holds_no_buffer_of_theta(name):
+    """Or a loop that donates its state would delete theta."""
+    theta = theta_of(name)
+    state = TABLE[name].transform(theta, horizon=HORIZON).init(case(SMALL).params)
+    pointers = lambda tree: {x.unsafe_buffer_pointer() for x in jax.tree.leaves(tree) if x.size}
+    assert not pointers(theta) & pointers(state)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_zero_gradients_give_finite_updates(name):
     zero = case(SHAPES)
     zero = zero._replace(grads=jax.tree.map(jnp.zeros_like, zero.grads), value=jnp.float32(0.0))
@@ -429,7 +438,7 @@ def matrix_inputs(name, g, p, accumulated, count):
         r = rsqrt(v, 1e-6)
         if g.ndim < 2:
             factors = [1.0 / np.sqrt(np.maximum(d + 1e-9, 1e-9)) for d in rows]
-            of_momenta = [rsqrt(d, 1e-6) for d in rows]
+            of_momenta = [rsqrt(d, 1e-6 if name == "adafac_mlp" else 0.0) for d in rows]
         else:
             second, _ = features.factored_axes(g.shape)
             inverse = lambda x: 1.0 / np.sqrt(np.maximum(x, 1e-9))
@@ -437,11 +446,15 @@ def matrix_inputs(name, g, p, accumulated, count):
                 inverse(row / (row.mean(axis=second, keepdims=True) + 1e-9)) * inverse(column)
                 for row, column in zip(rows, columns_, strict=True)
             ]
-        columns = [g, p, *m, v, *[x * r for x in m], r, *[g * f for f in factors]]
-        columns += [*rows, *columns_, *[rsqrt(x, 1e-8) for x in (*rows, *columns_)]]
+        bounded = [] if name == "adafac_mlp" else [np.clip(g, -0.1, 0.1)]
+        scaled = [] if name == "adafac_mlp" else [g * r]
+        columns = [g, *bounded, p, *m, v, *[x * r for x in m], r, *[g * f for f in factors]]
+        columns += [*scaled, *rows, *columns_, *[rsqrt(x, 1e-8) for x in (*rows, *columns_)]]
         columns += [x * f for x, f in zip(m, of_momenta, strict=True)]
     whole = np.stack([np.broadcast_to(x, g.shape).ravel() for x in columns], axis=1)
     whole = whole / np.sqrt(1e-5 + np.mean(whole**2, axis=0))
+    if name == "celo":
+        return whole
     progress = np.tanh(count / np.array(features.PROGRESS_SCALES) - 1.0)
     return np.hstack([whole, np.tile(progress, (len(whole), 1))])
 
@@ -465,12 +478,12 @@ def accumulate_plainly(name, g, accumulated):
     }
 
 
-@pytest.mark.parametrize("name", ["adafac_mlp", "mlp_lopt"])
+@pytest.mark.parametrize("name", ["adafac_mlp", "celo", "mlp_lopt"])
 def test_updates_equal_the_matrix_form(name, key):
     """Features stacked to a matrix and multiplied by that of the weights, in float64."""
-    lopt = DESIGNS[name]()
+    lopt = celo(scheduled=False) if name == "celo" else DESIGNS[name]()
     theta = lopt.init(key)
-    net = theta["mlp"] if name == "adafac_mlp" else theta
+    net = theta if name == "mlp_lopt" else theta["mlp"]
     shapes = {"a": (7, 5), "b": (5,), "c": (5,), "d": (2, 3, 4, 2), "e": (7, 5)}
     rng = np.random.default_rng(0)
     params = {k: rng.standard_normal(shape) for k, shape in shapes.items()}
@@ -480,14 +493,19 @@ def test_updates_equal_the_matrix_form(name, key):
     state, update = tx.init(as_float32(params)), jax.jit(tx.update)
     for count in range(3):
         grads = {k: 0.1 * rng.standard_normal(shape) for k, shape in shapes.items()}
+        if name == "celo":  # where its bounds and the lack of one are seen
+            grads |= {"b": 1e-4 * grads["b"], "c": grads["c"] * np.array([1e5, 1.0, 1.0, 1.0, 1e4])}
         found, state = update(as_float32(grads), state, as_float32(params))
         for k, g in grads.items():
+            g = np.clip(g, -1e3, 1e3) if name == "celo" else g
             accumulated[k] = accumulate_plainly(name, g, accumulated[k])
             x = matrix_inputs(name, g, params[k], accumulated[k], count)
             for i in range(3):
                 x = x @ np.asarray(net[f"w{i}"], np.float64) + np.asarray(net[f"b{i}"])
                 x = np.maximum(x, 0.0) if i < 2 else x
             expected = -1e-3 * x[:, 0] * np.exp(1e-3 * x[:, 1])
+            if name == "celo":
+                expected *= np.sqrt(np.mean(params[k] ** 2) + 1e-9)
             largest = np.max(np.abs(expected))
             np.testing.assert_allclose(np.ravel(found[k]), expected, rtol=1e-4, atol=1e-5 * largest)
 
