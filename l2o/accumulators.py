@@ -102,7 +102,8 @@ def factored(found: Accumulators, eps: float) -> Factored:
 
     Args:
         found: of a tensor.
-        eps: see `Factored`.
+        eps: see `Factored`; at least `features.TINY`, or backpropagation gives NaN where a gradient
+            has always been zero.
     """
     rows, columns = found.rows, found.columns
     axes = features.factored_axes(found.second_moment.shape)

@@ -178,14 +178,23 @@ def loss_buffer_init(horizon: int | jax.Array) -> LossBuffer:
     )
 
 
-def loss_buffer_update(buffer: LossBuffer, loss: jax.Array) -> LossBuffer:
+def loss_buffer_update(
+    buffer: LossBuffer, loss: jax.Array, *, as_in_velo: bool = False
+) -> LossBuffer:
     """The buffer with one more loss, which counts as twice the largest average at most.
 
     A loss that is not finite leaves it as it was.
+
+    Args:
+        buffer: of the losses before.
+        loss: a scalar.
+        as_in_velo: whether that average is corrected for one loss more than there were, as in the
+            code of VeLO and Celo: the second loss then counts as 1.05 times the first at most.
     """
     count = buffer.count + 1
+    corrected_for = count if as_in_velo else buffer.count
     # Zero before the first loss, when the quotient would be 0/0.
-    before = buffer.means / jnp.where(buffer.count > 0, 1.0 - buffer.decays**buffer.count, 1.0)
+    before = buffer.means / jnp.where(buffer.count > 0, 1.0 - buffer.decays**corrected_for, 1.0)
     largest = jnp.where(buffer.count > 0, jnp.max(before), loss)
     bounded = jnp.minimum(2.0 * jnp.abs(largest), loss)
     means = buffer.decays * buffer.means + (1.0 - buffer.decays) * bounded

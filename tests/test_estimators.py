@@ -30,7 +30,7 @@ from l2o.estimators.antithetic import draw_perturbation
 from l2o.estimators.estimator import Estimator
 from l2o.estimators.variance_weighted import moments, variance_of, weigh
 from l2o.objective import Objective
-from l2o.optimizers import adafac_mlp
+from l2o.optimizers import DESIGNS, adafac_mlp
 from l2o.problem import inner_problem, unroll_run
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
@@ -281,6 +281,23 @@ def test_evolution_takes_over_where_gradients_explode(explosion):
 def test_a_variance_that_float32_cannot_tell_is_not_zero():
     mean, square = jnp.float32(1.0), jnp.float32(1.0) - 1e-7
     assert float(variance_of(mean, square)) == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize("name", ["adafac_mlp", "celo", "mlp_lopt", "nominal_mlp"])
+def test_a_parameter_without_a_gradient_does_not_end_backpropagation(name, key):
+    seen = jnp.array([1.0, 1.0, 1.0, 0.0])
+    task = replace(
+        bowl_task(),
+        init=lambda key, instance: {"x": jax.random.normal(key, (4,))},
+        loss=lambda params, shift, instance: jnp.mean((params["x"] * seen - shift[0]) ** 2),
+    )
+    lopt = DESIGNS[name]()
+    theta = lopt.init(key)
+    problem = inner_problem(task, lopt, horizon=8, window=4)
+    with jax.numpy_rank_promotion("allow"):
+        gradient, _, metrics = once(truncated_grad(problem, num_members=2), key, theta)
+    assert metrics["valid"] == 1.0
+    assert any(np.any(x != 0) for x in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize("name", ["truncated_grad", "variance_weighted"])

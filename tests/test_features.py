@@ -100,16 +100,18 @@ def test_progress_fraction():
     np.testing.assert_allclose(np.asarray(found)[[0, 4, 7]], np.tanh([4.7, -1.0, -5.0]), rtol=1e-5)
 
 
-def test_loss_buffer_by_a_loop():
+@pytest.mark.parametrize("as_in_velo", [False, True])
+def test_loss_buffer_by_a_loop(as_in_velo):
     """VeLO's rule in numpy: ten averages, each beside the next slower one."""
-    losses = [2.0, 1.5, 9.0, 1.0, 0.9, np.nan, 1.1]  # 9 counts as twice the largest average
+    losses = [2.0, 3.9, 9.0, 1.0, 0.9, np.nan, 1.1]  # 9 counts as twice the largest average
     decays = np.exp(-1.0 / np.logspace(1, 2, 10))
     means, lowest, count = np.zeros(10), np.full(10, 1e12), 0
     buffer = features.loss_buffer_init(100)
     for loss in losses:
-        buffer = features.loss_buffer_update(buffer, jnp.float32(loss))
+        buffer = features.loss_buffer_update(buffer, jnp.float32(loss), as_in_velo=as_in_velo)
         if np.isfinite(loss):
-            largest = np.max(means / (1 - decays**count)) if count else loss
+            corrected_for = count + as_in_velo
+            largest = np.max(means / (1 - decays**corrected_for)) if count else loss
             means = decays * means + (1 - decays) * min(2 * abs(largest), loss)
             count += 1
             lowest = np.minimum(lowest, means / (1 - decays**count))

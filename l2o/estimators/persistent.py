@@ -83,7 +83,8 @@ def persistent_estimator(
     Args:
         problem: what to unroll.
         redraw: when a pair draws a new perturbation.
-        start: whether the first run of a pair is at a random stage or at its first step.
+        start: whether the first run of a pair is at a random stage or at its first step. There
+            alone a learned initial state of the optimizer is not perturbed.
         credit: see `credit_window`.
         **options: see `EvolutionOptions`.
     """

@@ -13,7 +13,8 @@ loss, and gives the factor λ = 0.1 exp(W h + b) of all tensors:
 
 It is meta-trained in two phases: the MLP with λ = 1 (`scheduled=False`), then the LSTM with the MLP
 frozen. Weights of the original that reach no output (of a third output, of mixing coefficients of
-a single MLP, of an unused layer) do not exist here: 35,803 of its 37,089 are left.
+a single MLP, of an unused layer) do not exist here: 35,803 of its 37,089 are left. A loss that is
+not finite is left out of what the LSTM sees.
 """
 
 from typing import Any, NamedTuple
@@ -66,7 +67,7 @@ def bounded(g: jax.Array) -> jax.Array:
 def celo_features(g: jax.Array, p: jax.Array, found: Accumulators) -> list[jax.Array]:
     """The 30 features, not normalised; row and column statistics stay rows and columns."""
     g = bounded(g)
-    rows, columns, of_gradient, of_momenta = factored(found, eps=0.0)
+    rows, columns, of_gradient, of_momenta = factored(found, eps=features.TINY)
     v, momenta = found.second_moment, list(found.momenta)
     r = jax.lax.rsqrt(v + 1e-6)
     return [
@@ -141,7 +142,8 @@ def celo(hidden_size: int = 64, width: int = 4, scheduled: bool = True) -> Learn
         num_steps = require_horizon(horizon, "celo")
 
         def advance(run: CeloRun, count: jax.Array, value: Any) -> CeloRun:
-            losses = features.loss_buffer_update(run.losses, require_value(value, "celo"))
+            value = require_value(value, "celo")
+            losses = features.loss_buffer_update(run.losses, value, as_in_velo=True)
             seen = run_features(losses, count, num_steps)
             # The original takes the maximum over tensors, which all see the same.
             largest = jax.nn.relu(nets.mlp_apply(schedule["max"], seen))

@@ -37,10 +37,10 @@ def mlp_lopt(
         return nets.mlp_init(key, (NUM_INPUTS, *[hidden_size] * hidden_layers, 2))
 
     def init_leaf(p):
-        return jnp.zeros((len(DECAYS), *p.shape))
+        return tuple(jnp.zeros(p.shape) for _ in DECAYS)  # apart: wide layers take blocks of each
 
     def update_leaf(g, p, momenta, mlp, bias):
-        momenta = features.moving_averages(momenta, g, DECAYS)
+        momenta = tuple(b * m + (1.0 - b) * g for b, m in zip(DECAYS, momenta, strict=True))
         inputs = [g, p, *momenta]
         scales = features.rms_scales(inputs)
         direction, magnitude = nets.mlp_per_parameter(mlp, inputs, bias, scales)
