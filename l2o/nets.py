@@ -136,7 +136,7 @@ def _per_parameter_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]):
 
 
 def _by_matrices(layers: Layers, features: list[jax.Array]) -> list[jax.Array]:
-    """The same on a matrix of all features."""
+    """The same on a matrix of shape (features, elements of the tensor)."""
     shape = jnp.broadcast_shapes(*[x.shape for x in features])
     x = jnp.stack([jnp.broadcast_to(x, shape).ravel() for x in features])
     for i, (w, b) in enumerate(layers):
@@ -169,11 +169,11 @@ def _wide(layers: Layers, features: Sequence[jax.Array]) -> jax.Array:
 
 
 LSTM = dict[str, jax.Array]
-"""Weights `w` (inputs + n, 4 n) and the bias `b` (4 n,): input, new, forget, output."""
+"""Weights `w` (inputs + n, 4 n) and the bias `b` (4 n,): input, candidate, forget, output."""
 
 
 def lstm_init(key: Key, num_inputs: int, hidden_size: int) -> LSTM:
-    """Weights of a long short-term memory, drawn as `mlp_init` draws them."""
+    """Weights of a long short-term memory (Gers et al. 2000), drawn as `mlp_init` draws them."""
     shape = (num_inputs + hidden_size, 4 * hidden_size)
     normal = jax.random.truncated_normal(key, -2.0, 2.0, shape)
     return {"w": normal / math.sqrt(shape[0]), "b": jnp.zeros(shape[1])}
@@ -184,10 +184,10 @@ def lstm_apply(
 ) -> tuple[jax.Array, jax.Array]:
     """The next hidden state and cell, shape (..., n); the forget gate has 1 added (Haiku)."""
     gates = jnp.concatenate([x, hidden], axis=-1) @ net["w"] + net["b"]
-    let_in, new, forget, out = jnp.split(gates, 4, axis=-1)
-    kept = jax.nn.sigmoid(forget + 1.0) * cell
-    cell = kept + jax.nn.sigmoid(let_in) * jnp.tanh(new)
-    return jax.nn.sigmoid(out) * jnp.tanh(cell), cell
+    input_gate, candidate, forget_gate, output_gate = jnp.split(gates, 4, axis=-1)
+    kept = jax.nn.sigmoid(forget_gate + 1.0) * cell
+    cell = kept + jax.nn.sigmoid(input_gate) * jnp.tanh(candidate)
+    return jax.nn.sigmoid(output_gate) * jnp.tanh(cell), cell
 
 
 GRU = dict[str, jax.Array]

@@ -212,13 +212,14 @@ def inner_problem(
         if is_at_end:
             cost = on_fresh_batches(objective, task, k_fresh, params, state.instance, data)
             costs = costs.at[-1].set(cost)
-        count = state.step + window
         is_last = jnp.arange(1, window + 1) + state.step >= state.horizon
         contribution, best = contributions(
             objective, task, costs, is_last, state.horizon, state.best
         )
-        trained = state._replace(params=params, opt_state=opt_state, step=count, best=best)
-        return trained, Window(
+        after = state._replace(
+            params=params, opt_state=opt_state, step=state.step + window, best=best
+        )
+        return after, Window(
             loss=contribution,
             done=is_last,
             mask=jnp.ones(window, bool),
@@ -282,10 +283,9 @@ def start_of_drawn_run(
     def start(key: Key, is_cut: bool | jax.Array, *arguments: Any) -> State:
         k_horizon, k_stage, k_start = jax.random.split(key, 3)
         num_steps = draw_horizon(k_horizon, shortest, longest, window)
-        if is_cut is not False:
-            share = jax.random.uniform(k_stage)  # `randint` draws three times
-            num_windows = 1 + (share * (num_steps // window)).astype(jnp.int32)
-            num_steps = jnp.where(is_cut, window * num_windows, num_steps)
+        share = jax.random.uniform(k_stage)  # `randint` draws three times
+        num_windows = 1 + (share * (num_steps // window)).astype(jnp.int32)
+        num_steps = jnp.where(is_cut, window * num_windows, num_steps)
         return start_of(k_start, num_steps, *arguments)
 
     return start

@@ -106,7 +106,7 @@ def assert_close(folder: Path, other: Path) -> None:
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         largest = np.max(np.abs(value))
-        np.testing.assert_allclose(value, theirs[name], rtol=0, atol=1e-4 * largest, err_msg=name)
+        np.testing.assert_allclose(value, theirs[name], rtol=0, atol=3e-5 * largest, err_msg=name)
 
 
 @pytest.fixture(scope="module")

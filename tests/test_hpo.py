@@ -18,15 +18,10 @@ from rich.console import Console
 from l2o import release
 from l2o.cli import main
 from l2o.evaluate import draw_starts, train_settings
-from l2o.hpo import command, engines
-from l2o.hpo.command import (
-    BUDGETS,
-    CompareHPO,
-    load_reports,
-    recorded_engines,
-    save_reports,
-)
+from l2o.hpo import command, engines, one_task
+from l2o.hpo.command import BUDGETS, CompareHPO, recorded_engines
 from l2o.hpo.engines import ENGINES, Engine
+from l2o.hpo.one_task import load_reports, save_reports
 from l2o.hpo.policies import WAYS, Meta, settings_of
 from l2o.hpo.recipe import SPACE, Hyperparameters, follow, recipe
 from l2o.hpo.report import TaskResult, crossed, crossing_table, loss_table
@@ -394,16 +389,16 @@ def test_meta_training_takes_the_inner_steps_it_is_given(tmp_path):
 
 def test_searches_and_reports_are_on_problems_that_differ(tmp_path, monkeypatch):
     keys, starts = [], []
-    draw, search = command.draw_starts, ENGINES["random"].search
+    draw, search = one_task.draw_starts, ENGINES["random"].search
     monkeypatch.setattr(
-        command, "draw_starts", lambda key, *rest: (keys.append(key), draw(key, *rest))[1]
+        one_task, "draw_starts", lambda key, *rest: (keys.append(key), draw(key, *rest))[1]
     )
 
     def spy(found, seed, folder):
         starts.append(found.trainer.start.key)
         search(found, seed, folder)
 
-    monkeypatch.setattr(command, "ENGINES", {"random": Engine(spy)})
+    monkeypatch.setattr(one_task, "ENGINES", {"random": Engine(spy)})
     arguments = [*TINY[:-2], "random", "--policies", "--out", str(tmp_path / "hpo")]
     assert main(arguments) == 0
     searching, reporting = (jax.random.key_data(key) for key in keys)
@@ -425,7 +420,7 @@ def test_everybody_is_judged_on_the_same_problems_none_of_which_is_searched_on(
         rows = recipe(Hyperparameters(0.1, 0.1, end=1.0), found.trainer.num_steps)
         losses.extend([found.train(rows), found.train(rows)])
 
-    monkeypatch.setattr(command, "ENGINES", {"random": Engine(search)})
+    monkeypatch.setattr(one_task, "ENGINES", {"random": Engine(search)})
     arguments = [
         *("compare-hpo", "--task", "user_module:bowl", "--steps", "10", "--runs", "2"),
         *("--searches", "3", "--seeds", "3", "--engines", "random", "--policies"),
@@ -445,7 +440,7 @@ def test_every_repetition_of_a_search_has_a_seed_of_its_own(tmp_path):
     (task,) = tasks_to_evaluate(["user_module:bowl"])
     budget = dataclasses.replace(BUDGETS["small"], steps=8, runs=2, searches=3)
     key, console = stream(5, "evaluation"), Console(quiet=True)
-    found = command.search_all("random", task, key, budget, 5, tmp_path, console)
+    found = one_task.search_all("random", task, key, budget, 5, tmp_path, console)
     low, high = np.log(SPACE["learning_rate"])
     first = [np.exp(np.random.default_rng(seed).uniform(low, high)) for seed in (5, 6, 7)]
     np.testing.assert_allclose([reports[0].recipe[0, 0] for reports in found], first, rtol=1e-5)
@@ -456,11 +451,11 @@ def test_an_engine_without_a_whole_trial_is_told_and_nothing_is_kept_of_it(tmp_p
         rows = recipe(Hyperparameters(0.1, 0.1, end=1.0), found.trainer.num_steps)
         next(found.trial(rows))
 
-    monkeypatch.setattr(command, "ENGINES", {"random": Engine(search)})
+    monkeypatch.setattr(one_task, "ENGINES", {"random": Engine(search)})
     (task,) = tasks_to_evaluate(["user_module:bowl"])
     budget = dataclasses.replace(BUDGETS["small"], steps=8, runs=2, searches=1)
     with pytest.raises(RunError, match=r"^random ended without a whole trial\. Leave it out by"):
-        command.search_all(
+        one_task.search_all(
             "random", task, stream(0, "evaluation"), budget, 0, tmp_path, Console(quiet=True)
         )
     assert not list(tmp_path.rglob("*.npz"))
@@ -473,10 +468,10 @@ def test_recipes_are_evaluated_in_chunks_each_once_and_in_order(monkeypatch):
     recipes = [recipe(Hyperparameters(rate, 1.0, end=1.0), 4) for rate in rates]
     ends = lambda: [
         curves.final_loss
-        for curves in command.evaluate_recipes(recipes, task, stream(0, "evaluation"), budget)
+        for curves in one_task.evaluate_recipes(recipes, task, stream(0, "evaluation"), budget)
     ]
     at_once = ends()
-    monkeypatch.setattr(command, "RECIPES_AT_ONCE", 3)
+    monkeypatch.setattr(one_task, "RECIPES_AT_ONCE", 3)
     np.testing.assert_allclose(ends(), at_once, rtol=1e-5)
     assert len(np.unique(at_once)) == 10
 

@@ -1,7 +1,6 @@
-"""The whole path of `l2o compare-hpo`: meta-train policies, search, evaluate, write."""
+"""The whole path of `l2o compare-hpo`: meta-train policies, compare on each task, write."""
 
 import contextlib
-import io
 import json
 import math
 import re
@@ -11,28 +10,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-import numpy as np
 from rich.console import Console
 
 from l2o import lookup
-from l2o.evaluate import Curves, draw_starts, evaluate, train_settings
 from l2o.hpo.engines import ENGINES, INSTALL, check_engines
+from l2o.hpo.one_task import SHORTEST, Budget, compare_on
 from l2o.hpo.policies import Meta, check_ways, released_policy, settings_of, train_policy
-from l2o.hpo.recipe import follow
-from l2o.hpo.report import NOTE, TaskResult, crossing_table, loss_table, write_results
-from l2o.hpo.search import Report, Search, Trainer, in_force, incumbents
-from l2o.hpo.summary import Found, engine_result, policy_result, read_off
+from l2o.hpo.report import NOTE, crossing_table, loss_table, write_results
 from l2o.planning import plan
 from l2o.problem import check_can_train
-from l2o.run_folder import RunError, RunFolder, atomic_write
+from l2o.run_folder import RunError, RunFolder
 from l2o.settings import MetaTraining
-from l2o.streams import check_seed, stream
-from l2o.task import Key, Task
+from l2o.streams import check_seed
+from l2o.task import Task
 
 BudgetName = Literal["small", "medium", "large"]
-
-RECIPES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -73,30 +65,6 @@ class CompareHPO:
     resume: bool = False
     """Continue the comparison in that folder."""
 
-
-@dataclass(frozen=True)
-class Budget:
-    """What a name stands for; see `CompareHPO`.
-
-    Attributes:
-        tasks: of a family that are reported on at most, the last of them being its last.
-    """
-
-    steps: int
-    runs: int
-    searches: int
-    seeds: int
-    inner_steps: float
-    tasks: int | None = None
-
-    @property
-    def horizon(self) -> tuple[int, int]:
-        """Inner steps of the shortest and the longest run of meta-training."""
-        return SHORTEST, SHORTEST * max(1, math.ceil(1.5 * self.steps / SHORTEST))
-
-
-SHORTEST = 300
-"""Inner steps of the shortest run of meta-training, of which all are multiples."""
 
 BUDGETS: Mapping[BudgetName, Budget] = {
     "small": Budget(400, 16, 3, 8, 1.5e6, tasks=2),
@@ -273,131 +241,6 @@ def chosen(names: Sequence[str], most: int | None, console: Console) -> list[Tas
     return list(kept.values())
 
 
-def compare_on(
-    task: Task,
-    engines: Sequence[str],
-    policies: Sequence[Meta],
-    budget: Budget,
-    seed: int,
-    folder: Path,
-    console: Console,
-) -> TaskResult:
-    """Everybody on one task: searches on some seeds, then all recipes and policies on others."""
-    k_search, k_report = jax.random.split(stream(seed, "evaluation"))
-    searched = {
-        name: search_all(name, task, k_search, budget, seed, folder / "searches", console)
-        for name in engines
-    }
-    console.print(f"evaluating on {task.name}", soft_wrap=True, markup=False)
-    spent = [budget.steps * (i + 1) for i in range(budget.runs)]
-    judged = {name: [in_force(each, spent) for each in found] for name, found in searched.items()}
-    recipes = [r.recipe for found in judged.values() for each in found for r in each]
-    curves = iter(evaluate_recipes(recipes, task, k_report, budget))
-    of_engines = []
-    for name, found in judged.items():
-        runs: list[Found] = [[(report, next(curves)) for report in each] for each in found]
-        of_engines.append(read_off(name, runs, spent))
-    optimizers = {
-        str(i): lambda *, horizon, p=p: p.lopt.transform(p.theta, horizon=horizon)
-        for i, p in enumerate(policies)
-    }
-    of_policies = evaluate(
-        k_report,
-        task,
-        optimizers,
-        num_steps=budget.steps,
-        num_seeds=budget.seeds,
-        probe_every=budget.steps,
-        allow_seen=True,  # and marked
-    )
-    return TaskResult(
-        task=task.name,
-        steps=budget.steps,
-        budget=budget.steps * budget.runs,
-        engines=[engine_result(searches) for searches in of_engines],
-        policies=[
-            policy_result(policy, task.name, of_policies[str(i)], budget.steps, of_engines)
-            for i, policy in enumerate(policies)
-        ],
-    )
-
-
 def before(policies: Sequence[Meta], seed: int) -> list[Meta]:
     """The first policy before its meta-training, as a control."""
     return [Meta("untrained", p.lopt, plan.first_theta(p.lopt, seed), 0, []) for p in policies[:1]]
-
-
-def search_all(
-    name: str, task: Task, key: Key, budget: Budget, seed: int, folder: Path, console: Console
-) -> list[list[Report]]:
-    """The incumbents of every repetition of a search; those that a folder holds are read."""
-    starts = draw_starts(key, task, budget.searches)
-    folder = folder / task.name.replace(":", "_").replace("/", "_")
-    folder.mkdir(parents=True, exist_ok=True)
-    found = []
-    num_read, began = 0, time.perf_counter()
-    for i in range(budget.searches):
-        path = folder / f"{name}_{seed + i}.npz"
-        if path.exists():
-            num_read += 1
-        else:
-            start = jax.tree.map(lambda x, i=i: x[i], starts)
-            search = Search(Trainer(task, start, budget.steps), budget.steps * budget.runs)
-            ENGINES[name].search(search, seed + i, folder)
-            if not any(report.step == budget.steps for report in search.reports):
-                raise RunError(f"{name} ended without a whole trial. Leave it out by --engines.")
-            save_reports(path, incumbents(search.reports))
-        found.append(load_reports(path))
-    seconds = time.perf_counter() - began
-    read = f" ({num_read} done before)" if num_read else ""
-    console.print(
-        f"{name} on {task.name}: {budget.searches} searches in {seconds:.0f} s{read}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return found
-
-
-def save_reports(path: Path, reports: Sequence[Report]) -> None:
-    """Writes reports, as a whole or not at all."""
-    buffer = io.BytesIO()
-    columns = {name: np.array([getattr(r, name) for r in reports]) for name in Report._fields}
-    np.savez(buffer, allow_pickle=False, **columns)
-    atomic_write(path, buffer.getvalue())
-
-
-def load_reports(path: Path) -> list[Report]:
-    """Reads what `save_reports` wrote.
-
-    Raises:
-        RunError: if it is damaged.
-    """
-    try:
-        with open(path, "rb") as raw, np.load(raw) as file:
-            columns = [file[name] for name in Report._fields]
-        return [
-            Report(int(spent), str(trial), int(step), float(loss), rows)
-            for spent, trial, step, loss, rows in zip(*columns, strict=True)
-        ]
-    except Exception as error:  # NumPy and zipfile raise nearly everything
-        raise RunError(
-            f"{path} is damaged or of another version. Delete it, and go on with --resume."
-        ) from error
-
-
-def evaluate_recipes(
-    recipes: Sequence[np.ndarray], task: Task, key: Key, budget: Budget
-) -> list[Curves]:
-    """Runs of each recipe on the reporting seeds."""
-    starts = draw_starts(key, task, budget.seeds)
-    curves: list[Curves] = []
-    for i in range(0, len(recipes), RECIPES_AT_ONCE):
-        curves += train_settings(
-            task,
-            follow,
-            np.stack(recipes[i : i + RECIPES_AT_ONCE]),
-            starts,
-            num_steps=budget.steps,
-            probe_every=budget.steps,
-        )
-    return curves

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.policies.controller import BASES, check_interval
+from l2o.policies.bases import BASES
+from l2o.policies.controller import check_interval
 from l2o.policies.heads import make_head
 from l2o.policies.observation import (
     NUM_RUN_FEATURES,
