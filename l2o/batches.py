@@ -1,6 +1,9 @@
-"""Batches of a size that the optimizer chooses: shapes stay, fewer rows count."""
+"""Batches: of a size that the optimizer chooses, and those that members of a population share."""
+
+from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from l2o.task import Batch, Data, Instance, Key, Task
@@ -33,6 +36,27 @@ def training_batch(
     check_shrinks(task)
     assert task.shrink is not None
     return task.shrink(batch, fraction)
+
+
+Tree = TypeVar("Tree")
+
+
+def of_each(batch: Tree, params: optax.Params) -> Tree:
+    """The same batch, with an axis of its own wherever `vmap` gives the parameters one.
+
+    Members of an antithetic pair train on one batch. Where it is an operand that they share, XLA
+    multiplies it by the weights of both side by side, and copies weights and gradients to and fro
+    for that.
+
+    Args:
+        batch: any tree of arrays.
+        params: those that are trained on it.
+    """
+    leaves = [x for x in jax.tree.leaves(params) if jnp.size(x)]
+    if not leaves:
+        return batch
+    either = jnp.ravel(leaves[0])[0] > 0  # XLA drops a selection between equals
+    return jax.tree.map(lambda x: jnp.where(either, x, x), batch)
 
 
 def check_shrinks(task: Task) -> None:

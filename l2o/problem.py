@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from l2o import parallel
-from l2o.batches import batch_fraction, check_shrinks, training_batch
+from l2o.batches import batch_fraction, check_shrinks, of_each, training_batch
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.objective import (
     Best,
@@ -191,6 +191,7 @@ def inner_problem(
             k_batch, k_measure = keys
             fraction = batch_fraction(opt_state)
             batch = training_batch(task, k_batch, state.instance, data, fraction)
+            batch = of_each(batch, params)
             loss, grads = jax.value_and_grad(task.loss)(params, batch, state.instance)
             updates, opt_state = tx.update(grads, opt_state, params, value=loss)
             updated = optax.apply_updates(params, updates)
