@@ -1,14 +1,28 @@
-"""The same on a GPU: updates, meta-training, and the step of a small ViT and a small GPT.
+"""On a GPU: what can only break there, updates, meta-training, and the step of a ViT and a GPT.
 
-`python benchmarks/gpu.py` runs `update_cost.py` and `throughput.py` (PES alone) where JAX has a
-GPU, then times a training step of two networks in Flax with every design beside `optax.adamw`. All
-goes to `gpu.json`, with the device's name and the time that the bytes of an update alone would take
-at `--bandwidth`. `--small` shrinks the networks, to try the script on a CPU.
+`python benchmarks/gpu.py --parts checks meta_training` runs parts, each of which writes a file of
+its own, `gpu_PART.json`, row by row, so that a run that is cut short leaves what it had.
+
+- `checks`: an outer step of PES with every design, PPO, and a resumed run that must give the same
+  theta as one that was not interrupted.
+- `meta_training`: inner steps a second under PES over those of plain training by Adam, for several
+  populations (`throughput.py`).
+- `training`: a training step of two networks in Flax with every design beside `optax.adamw`.
+- `updates`: `update_cost.py`, with the time that the bytes of an update alone would take at
+  `--bandwidth`.
+
+`--small` shrinks all of it, to try the script on a CPU.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,22 +33,36 @@ import update_cost
 from flax import nnx
 from measuring import Program, environment, take_turns, wide_console, write
 from rich.console import Console
-from rich.table import Table
+from safetensors.numpy import load_file
+
+from l2o import cli, parallel
 
 YARDSTICK = "adamw"
 
 
+Part = Literal["checks", "meta_training", "training", "updates"]
+Rows = Iterator[dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Options:
-    """Times updates, meta-training and training steps on the first device."""
+    """Times parts of what a GPU is for, on the first device."""
 
+    parts: tuple[Part, ...] = ("checks", "meta_training", "training", "updates")
+    """Which, in this order."""
     designs: tuple[str, ...] = update_cost.Options().designs
-    """Names from `l2o list`."""
+    """Names from `l2o list`; of `checks`, `training` and `updates`."""
+    meta_trained: tuple[str, ...] = ("learnable_adam", "adafac_mlp")
+    """Designs of `meta_training`."""
+    pairs: tuple[int, ...] = (128, 512, 2048, 4096)
+    """Antithetic pairs of `meta_training`."""
+    trees: tuple[str, ...] = update_cost.Options().trees
+    """Trees of parameters of `updates`."""
     bandwidth: float | None = None
     """Gigabytes a second that the device can move, for the roofline; none if not given."""
     small: bool = False
-    """Networks that a CPU can train."""
-    rounds: int = 9
+    """Sizes that a CPU can train."""
+    rounds: int = 5
     """Turns of each program."""
 
 
@@ -164,20 +192,23 @@ def training_program(name: str, network: str, shape: Shape) -> Program:
     return Program(run, work=1.0, repeats=5)
 
 
-def training_rows(options: Options, console: Console) -> list[dict[str, Any]]:
+def training(options: Options, console: Console) -> Rows:
     """Milliseconds of a training step, and over AdamW's."""
     shape = Shape().small if options.small else Shape()
-    rows = []
     for network in NETWORKS:
-        programs = {}
-        for name in (YARDSTICK, *options.designs):
+        yardstick = training_program(YARDSTICK, network, shape)
+        for name in options.designs:
             console.print(f"{network}: compiling {name}", highlight=False)
-            programs[name] = training_program(name, network, shape)
-        times = take_turns(programs, options.rounds)
-        for name, found in times.items():
+            programs = {YARDSTICK: yardstick, name: training_program(name, network, shape)}
+            times = take_turns(programs, options.rounds)
+            found = times[name]
             row = {"network": network, "design": name, "milliseconds": 1e3 * found.median}
-            rows.append(row | found.over(times[YARDSTICK]))
-    return rows
+            yield (
+                row
+                | {"yardstick_milliseconds": 1e3 * times[YARDSTICK].median}
+                | found.over(times[YARDSTICK])
+            )
+            del programs
 
 
 def roofline(row: Mapping[str, Any], bandwidth: float) -> float:
@@ -188,43 +219,92 @@ def roofline(row: Mapping[str, Any], bandwidth: float) -> float:
     return (4.0 + 2.0 * 4.0 + 2.0 * row["state_bytes_per_parameter"]) / bandwidth
 
 
+def updates(options: Options, console: Console) -> Rows:
+    """What `update_cost.py` finds, with the roofline."""
+    settings = update_cost.Options(designs=options.designs, rounds=options.rounds, memory=60.0)
+    for tree in ("mlp",) if options.small else options.trees:
+        for row in update_cost.measure(tree, settings, console):
+            yield row | (
+                {"roofline_ns": roofline(row, options.bandwidth)} if options.bandwidth else {}
+            )
+
+
+def meta_training(options: Options, console: Console) -> Rows:
+    """What `throughput.py` finds for PES, population by population."""
+    for pairs in options.pairs[:1] if options.small else options.pairs:
+        settings = throughput.Options(
+            estimators=("pes",),
+            designs=options.meta_trained,
+            rounds=options.rounds,
+            pairs=8 if options.small else pairs,
+            devices=1,
+        )
+        for row in throughput.measure(
+            "quadratic" if options.small else "digits", settings, console
+        ):
+            yield row | {"population": 2 * (settings.pairs or 0)}
+
+
+def checks(options: Options, console: Console) -> Rows:
+    """One row for each thing that was done; raises where something is wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole, resumed, ppo = (Path(folder) / name for name in ("whole", "resumed", "ppo"))
+        short = ["meta-train", "smoke", "--no-evaluate", "--quiet"]
+        policy = ["--optimizer", "scheduler", "--estimator", "ppo", "--log-every", "2"]
+        policy += ["--horizon", "100", "--window", "50"]
+        for name, flags, run in (
+            ("ppo, two outer steps", [*policy, "--steps", "2"], ppo),
+            ("twenty outer steps of PES", [], whole),
+        ):
+            started = time.perf_counter()
+            run_command([*short, *flags, "--run-dir", str(run)])
+            yield {"check": name, "seconds": time.perf_counter() - started}
+        shutil.copytree(whole, resumed)
+        for left in (resumed / "checkpoints").iterdir():
+            if left.name.endswith("20"):
+                shutil.rmtree(left)
+        (resumed / "theta.safetensors").unlink()
+        started = time.perf_counter()
+        run_command([*short, "--run-dir", str(resumed), "--resume"])
+        seconds = time.perf_counter() - started
+        first, second = (load_file(run / "theta.safetensors") for run in (whole, resumed))
+        largest = max(float(abs(first[name] - second[name]).max()) for name in first)
+        yield {"check": "resumed at 10 of 20", "seconds": seconds, "largest_difference": largest}
+    task, _ = throughput.SETTINGS["quadratic" if options.small else "digits"]()
+    setting = throughput.Setting(task, 4, 100, parallel.population_mesh(1))
+    for design in options.designs:
+        console.print(f"an outer step of {design}", highlight=False)
+        program, row = throughput.meta_training(*throughput.learner_of("pes", design, setting))
+        del program
+        yield {"check": f"pes step of {design}", "seconds": row["first_step_seconds"]}
+
+
+def run_command(arguments: list[str]) -> None:
+    """One command line of l2o, in this process."""
+    with contextlib.chdir(Path(__file__).parents[1]):
+        status = cli.main(arguments)
+    if status:
+        raise RuntimeError(f"l2o {' '.join(arguments)} ended with status {status}")
+
+
+PARTS: Mapping[Part, Callable[[Options, Console], Rows]] = {
+    "checks": checks,
+    "meta_training": meta_training,
+    "training": training,
+    "updates": updates,
+}
+
+
 def main(options: Options) -> None:
-    """Measures, prints a table and writes JSON."""
+    """Measures; prints and writes each row as it comes."""
     console = wide_console()
     about = environment() | {"device": jax.devices()[0].device_kind}
-    trees = ("mlp",) if options.small else update_cost.Options().trees
-    updates = update_cost.Options(designs=options.designs, trees=trees, memory=60.0)
-    of_updates = [row for tree in trees for row in update_cost.measure(tree, updates, console)]
-    if options.bandwidth:
-        of_updates = [row | {"roofline_ns": roofline(row, options.bandwidth)} for row in of_updates]
-    settings = throughput.Options(
-        tasks=("quadratic",) if options.small else ("digits", "quadratic"),
-        estimators=("pes",),
-        designs=throughput.Options().designs[:1] if options.small else throughput.Options().designs,
-        devices=1,
-    )
-    of_meta_training = [
-        row for name in settings.tasks for row in throughput.measure(name, settings, console)
-    ]
-    of_training = training_rows(options, console)
-    path = write(
-        "gpu",
-        {
-            "environment": about,
-            "updates": of_updates,
-            "meta_training": of_meta_training,
-            "training": of_training,
-        },
-    )
-    console.print(update_cost.table(of_updates), throughput.table(of_meta_training))
-    shown = Table(title="A training step")
-    for column in ("network", "design", "ms", "over adamw's"):
-        shown.add_column(column, no_wrap=True)
-    for row in of_training:
-        cells = (f"{row['milliseconds']:.2f}", f"{row['ratio']:.2f}")
-        shown.add_row(row["network"], row["design"], *cells)
-    console.print(shown)
-    console.print(str(path), highlight=False)
+    for part in options.parts:
+        rows: list[dict[str, Any]] = []
+        for row in PARTS[part](options, console):
+            rows.append(row)
+            console.print(json.dumps(row), highlight=False, soft_wrap=True)
+            write(f"gpu_{part}", {"environment": about, "rows": rows})
 
 
 if __name__ == "__main__":
