@@ -2,7 +2,7 @@
 
 import sys
 
-from l2o.cli import run
+from l2o.cli.main import run
 
 if __name__ == "__main__":
     run(["meta-train", *sys.argv[1:]])

@@ -35,7 +35,8 @@ from measuring import Program, environment, take_turns, wide_console, write
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from l2o import cli, parallel
+from l2o.cli import main as cli
+from l2o.distributed.mesh import population_mesh
 
 YARDSTICK = "adamw"
 
@@ -271,7 +272,7 @@ def checks(options: Options, console: Console) -> Rows:
         largest = max(float(abs(first[name] - second[name]).max()) for name in first)
         yield {"check": "resumed at 10 of 20", "seconds": seconds, "largest_difference": largest}
     task, _ = throughput.SETTINGS["quadratic" if options.small else "digits"]()
-    setting = throughput.Setting(task, 4, 100, parallel.population_mesh(1))
+    setting = throughput.Setting(task, 4, 100, population_mesh(1))
     for design in options.designs:
         console.print(f"an outer step of {design}", highlight=False)
         program, row = throughput.meta_training(*throughput.learner_of("pes", design, setting))

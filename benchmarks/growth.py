@@ -18,12 +18,13 @@ from measuring import environment, take_turns, wide_console, write
 from rich.table import Table
 from throughput import lasting, meta_training
 
-from l2o import parallel
-from l2o.distributed import hosts
-from l2o.estimators import mean_of, pes
+from l2o.distributed import processes
+from l2o.distributed.mesh import population_mesh
+from l2o.estimators.estimator import mean_of
+from l2o.estimators.pes import pes
 from l2o.learner import Learner, gradient_learner
-from l2o.optimizers import DESIGNS
 from l2o.problem import inner_problem
+from l2o.registry import DESIGNS
 from l2o.task import Task
 from l2o.tasks.digits import digits
 from l2o.tasks.image_mlp import image_mlp
@@ -85,7 +86,7 @@ class Options:
 def learner_of(size: Size, design: str) -> tuple[Learner, Any]:
     """A learner of this size, and where it starts."""
     lopt = DESIGNS[design]()
-    mesh = parallel.population_mesh(jax.device_count())
+    mesh = population_mesh(jax.device_count())
     problems = {
         task.name: inner_problem(task, lopt, horizon=size.horizon, window=size.window)
         for task in size.tasks
@@ -100,7 +101,7 @@ def learner_of(size: Size, design: str) -> tuple[Learner, Any]:
 def main(options: Options) -> None:
     """Measures, prints a table and writes JSON."""
     console = wide_console()
-    hosts.use_cpu_cores(len(hosts.cores()))
+    processes.use_cpu_cores(len(processes.cores()))
     about = environment()
     found, first = meta_training(*learner_of(Size(), options.design))
     base = lasting(found, seconds=0.5)

@@ -18,8 +18,8 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from l2o.distributed import hosts
-from l2o.run_folder import atomic_write
+from l2o.distributed import processes
+from l2o.runs.folder import atomic_write
 
 RESULTS = Path("benchmarks/results")
 
@@ -93,7 +93,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": models[0] if models else platform.machine(),
-        "cores": len(hosts.cores()),
+        "cores": len(processes.cores()),
         "load_before": os.getloadavg()[0],
     }
 

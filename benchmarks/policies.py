@@ -28,19 +28,19 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from l2o import lookup
-from l2o.baselines import BASELINES, tune
-from l2o.comparison import tuned_baseline
-from l2o.distributed import hosts
-from l2o.evaluate import Curves, evaluate
+from l2o import registry
+from l2o.cli.meta_train import meta_trained
+from l2o.cli.plan import first_theta
+from l2o.cli.settings import PRESETS, MetaTraining
+from l2o.distributed import processes
+from l2o.evaluation.baselines import BASELINES, tune
+from l2o.evaluation.compare import tuned_baseline
+from l2o.evaluation.evaluate import Curves, evaluate
+from l2o.evaluation.statistics import mean_interval, median_interval, speedups
 from l2o.learned_optimizer import LearnedOptimizer, Theta
-from l2o.meta_training import meta_trained
-from l2o.planning.plan import first_theta
-from l2o.policies import scheduler, tensor_controller
-from l2o.run_folder import atomic_write
-from l2o.settings import PRESETS, MetaTraining
-from l2o.statistics import mean_interval, median_interval, speedups
-from l2o.streams import stream
+from l2o.policies.controller import scheduler, tensor_controller
+from l2o.rng import stream
+from l2o.runs.folder import atomic_write
 from l2o.task import Task, TaskFamily
 from l2o.tasks.digits import digits, digits_mlp
 from l2o.tasks.image_mlp import image_mlp
@@ -174,7 +174,7 @@ STUDIES: Mapping[str, Study] = {
 def main(options: Options) -> None:
     """Meta-trains, evaluates, prints a table and writes JSON."""
     console = Console()
-    hosts.use_cpu_cores(len(hosts.cores()))
+    processes.use_cpu_cores(len(processes.cores()))
     study = STUDIES[options.study]
     entrants = {
         name: entrant(name, settings, study, options, console)
@@ -187,7 +187,7 @@ def main(options: Options) -> None:
         "start": partial(transform, first, start),
     }
     rows = []
-    for task in lookup.tasks_to_evaluate(study.tasks):
+    for task in registry.tasks_to_evaluate(study.tasks):
         for horizon in study.horizons:
             console.print(f"evaluating on {task.name}, {horizon} steps")
             rows.append(row_of(task, horizon, optimizers, summary["trained_on"], options))

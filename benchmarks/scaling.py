@@ -30,16 +30,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from l2o.compilation import long_running
-from l2o.distributed import hosts, transfer
-from l2o.distributed.cluster import Member
-from l2o.estimators import pes
-from l2o.fit import chunk_of
+from l2o.distributed import processes, transfer
+from l2o.distributed.launchers import Member
+from l2o.distributed.mesh import population_mesh
+from l2o.estimators.pes import pes
 from l2o.learner import gradient_learner
-from l2o.optimizers import nominal_mlp
-from l2o.parallel import population_mesh
+from l2o.optimizers.nominal_mlp import nominal_mlp
+from l2o.outer_loop import chunk_of
 from l2o.problem import inner_problem
-from l2o.run_folder import atomic_write
+from l2o.runs.compilation import long_running
+from l2o.runs.folder import atomic_write
 from l2o.tasks.digits import digits_mlp
 
 RESULT = "result "
@@ -85,7 +85,7 @@ def layouts(options: Options) -> list[Layout]:
     Raises:
         ValueError: if there are fewer cores, or they cannot share the pairs.
     """
-    present = len(hosts.cores())
+    present = len(processes.cores())
     most = options.cores or present
     if most > present:
         raise ValueError(f"`cores` must be at most the {present} here; got {most}.")
@@ -104,7 +104,7 @@ def layouts(options: Options) -> list[Layout]:
 
 def child(layout: Layout, options: Options, member: Member | None) -> None:
     """Compiles a chunk of outer steps; then takes and reports one for each line on stdin."""
-    with hosts.connected(member, agreed=asdict(layout), num_devices=layout.cores):
+    with processes.connected(member, agreed=asdict(layout), num_devices=layout.cores):
         mesh = population_mesh(layout.cores)
         lopt, task = nominal_mlp(), digits_mlp().train[0]
         problem = inner_problem(task, lopt, horizon=10 * options.window, window=options.window)
@@ -130,7 +130,7 @@ def running(layout: Layout, options: Options) -> Iterator[list[subprocess.Popen[
     """The processes of a layout, each pinned to its cores, until their stdin is closed."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-    cores = hosts.cores()
+    cores = processes.cores()
     children: list[subprocess.Popen[str]] = []
     try:
         for i in range(layout.processes):

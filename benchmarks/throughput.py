@@ -22,15 +22,14 @@ from measuring import Program, environment, take_turns, wide_console, write
 from rich.console import Console
 from rich.table import Table
 
-from l2o import parallel
-from l2o.compilation import long_running
-from l2o.distributed import hosts, transfer
-from l2o.estimators import Estimator
-from l2o.fit import chunk_of
+from l2o.distributed import processes, transfer
+from l2o.distributed.mesh import over_devices, population_mesh
+from l2o.estimators.estimator import Estimator
 from l2o.learner import Learner, gradient_learner
-from l2o.lookup import BACKPROP, ESTIMATORS
-from l2o.optimizers import DESIGNS
+from l2o.outer_loop import chunk_of
 from l2o.problem import Problem, inner_problem
+from l2o.registry import BACKPROP, DESIGNS, ESTIMATORS
+from l2o.runs.compilation import long_running
 from l2o.task import Task
 from l2o.tasks.digits import digits
 from l2o.tasks.image_mlp import image_mlp
@@ -155,7 +154,7 @@ def plain_training(setting: Setting) -> tuple[Program, dict[str, Any]]:
 
     size = 2 * setting.pairs
     started = time.perf_counter()
-    spread = parallel.over_devices(members, size, setting.mesh)
+    spread = over_devices(members, size, setting.mesh)
     key, indices = jax.random.key(0), jax.numpy.arange(size)
     runs = jax.jit(jax.vmap(start))(jax.random.split(key, size))
     lowered = jax.jit(spread, donate_argnums=1).lower(indices, runs, key, task.data)
@@ -183,7 +182,7 @@ def lasting(program: Program, seconds: float) -> Program:
 def measure(name: str, options: Options, console: Console) -> Iterator[dict[str, Any]]:
     """The rows of one task, as they come: the yardstick runs in turn with each program."""
     task, pairs = SETTINGS[name]()
-    mesh = parallel.population_mesh(options.devices or jax.device_count())
+    mesh = population_mesh(options.devices or jax.device_count())
     setting = Setting(task, options.pairs or pairs, options.horizon, mesh)
     found, row = plain_training(setting)
     yardstick = lasting(found, options.seconds)
@@ -234,9 +233,9 @@ def table(rows: list[dict[str, Any]]) -> Table:
 def main(options: Options) -> None:
     """Measures, prints a table and writes JSON."""
     console = wide_console()
-    hosts.use_cpu_cores(options.devices or len(hosts.cores()))
+    processes.use_cpu_cores(options.devices or len(processes.cores()))
     about = environment()
-    found: dict[str, Any] = {"environment": about, "cores": len(hosts.cores()), "rows": []}
+    found: dict[str, Any] = {"environment": about, "cores": len(processes.cores()), "rows": []}
     for name in options.tasks:
         for row in measure(name, options, console):
             found["rows"].append(row)

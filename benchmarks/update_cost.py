@@ -25,7 +25,7 @@ from measuring import Program, environment, take_turns, wide_console, write
 from rich.console import Console
 from rich.table import Table
 
-from l2o.optimizers import DESIGNS
+from l2o.registry import DESIGNS
 
 YARDSTICK = "adam"
 HORIZON = 1000

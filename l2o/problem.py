@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o import parallel
 from l2o.batches import batch_fraction, check_shrinks, of_each, training_batch
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.objective import (
@@ -125,7 +124,7 @@ def unroll_run(problem: Problem, key: Key, theta: Theta, data: Data) -> Window:
         was_over = is_over | jnp.roll(ended, 1).at[0].set(False)
         return (state, is_over | ended[-1]), window._replace(mask=window.mask & ~was_over)
 
-    start = parallel.varying((problem.start(k_start, theta), jnp.bool_(False)))
+    start = (problem.start(k_start, theta), jnp.bool_(False))
     keys = jax.random.split(k_windows, num_windows)
     _, windows = jax.lax.scan(jax.checkpoint(unroll, prevent_cse=False), start, keys)
     return jax.tree.map(jnp.ravel, windows)

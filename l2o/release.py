@@ -23,9 +23,9 @@ import safetensors
 import safetensors.numpy
 
 from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
-from l2o.leaves import named_leaves
-from l2o.optimizers import DESIGNS
-from l2o.run_folder import RunFolder, atomic_write
+from l2o.registry import DESIGNS
+from l2o.runs.folder import RunFolder, atomic_write
+from l2o.tree import named_leaves
 
 FORMAT = 1
 FEATURE_CONTRACT = 1

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from l2o.task import Key, Task, TaskFamily
+from l2o import Key, Task, TaskFamily
 from l2o.tasks.digits import digits
 from l2o.tasks.image_mlp import image_mlp, log_uniform
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from l2o.task import Split, TaskFamily
+from l2o import Split, TaskFamily
 from l2o.tasks.image_mlp import Images, image_mlp_family
 
 SPLIT_SIZES: Mapping[Split, int] = {"train": 1197, "valid": 300, "test": 300}

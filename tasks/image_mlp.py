@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2o.task import Key, Split, Task, TaskFamily
+from l2o import Key, Split, Task, TaskFamily
 
 META_TRAINED = ((32,), (32, 32), (64, 32))
 """Hidden layers of the variants that are meta-trained on side by side."""

@@ -1,6 +1,6 @@
 """MLPs on MNIST and Fashion-MNIST at 28, 14 and 8 pixels, read from a local folder.
 
-`l2o data fetch mnist fashion_mnist` puts the files there; `l2o.data` says where that is. Of the
+`l2o data fetch mnist fashion_mnist` puts the files there; `l2o.datasets` says where that is. Of the
 training images a seeded 5,000 are the validation split; the test images stay what they are.
 """
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from l2o.data import dataset_folder
-from l2o.idx import LabelledImages, read_images
-from l2o.task import Split, TaskFamily
+from l2o import Split, TaskFamily
+from l2o.datasets.fetch import dataset_folder
+from l2o.datasets.idx import LabelledImages, read_images
 from l2o.tasks.image_mlp import Images, image_mlp_family
 
 NUM_VALID = 5000

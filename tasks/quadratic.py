@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from l2o import parallel
-from l2o.task import Key, Task
+from l2o import Key, Task
 
 
 def rotated_quadratic(dim: int = 10, *, noise: float = 0.1, log10_condition: float = 2.0) -> Task:
@@ -81,7 +80,7 @@ def random_rotation(key: Key, dim: int) -> jax.Array:
         v = x + sign * jnp.linalg.norm(x) * (axis == i)
         return q - 2.0 * jnp.outer(q @ v, v) / jnp.sum(v * v), -sign
 
-    start = parallel.varying(jnp.eye(dim))
+    start = jnp.eye(dim)
     q, signs = jax.lax.scan(reflect, start, (axis, jax.random.normal(key, (dim, dim))))
     return q * signs
 

@@ -3,16 +3,14 @@
 import jax
 from analytic import THETA
 
-from l2o.estimators import (
-    es_single,
-    full_es,
-    full_grad,
-    nres,
-    pes,
-    truncated_es,
-    truncated_grad,
-    variance_weighted,
-)
+from l2o.estimators.es_single import es_single
+from l2o.estimators.full_es import full_es
+from l2o.estimators.full_grad import full_grad
+from l2o.estimators.nres import nres
+from l2o.estimators.pes import pes
+from l2o.estimators.truncated_es import truncated_es
+from l2o.estimators.truncated_grad import truncated_grad
+from l2o.estimators.variance_weighted import variance_weighted
 
 UNBIASED = {
     "full_es": (full_es, {"num_pairs": 32, "std": 0.1}),

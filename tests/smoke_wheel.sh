@@ -13,7 +13,7 @@ import l2o, pathlib, l2o.tasks.quadratic
 for module in (l2o, l2o.tasks.quadratic):
     assert pathlib.Path(module.__file__).is_relative_to(pathlib.Path.cwd()), module.__file__
 EOF
-PYTHONPATH="$scratch/site" "$python" -c 'import l2o.cli; l2o.cli.run()' meta-train smoke --steps 5 --quiet
+PYTHONPATH="$scratch/site" "$python" -c 'from l2o.cli.main import run; run()' meta-train smoke --steps 5 --quiet
 test -s runs/smoke/theta.safetensors
 test -s runs/smoke/report.html
 echo "wheel: ok"

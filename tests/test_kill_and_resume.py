@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from l2o.checkpoint import Checkpoints
-from l2o.metrics import TIMING_FIELDS, read_metrics
-from l2o.run_folder import RunFolder
+from l2o.runs.checkpoint import Checkpoints
+from l2o.runs.folder import RunFolder
+from l2o.runs.logging import TIMING_FIELDS, read_metrics
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 

@@ -5,7 +5,8 @@ import optax
 import pytest
 from analytic import THETA, decay_problem
 
-from l2o.estimators import Estimator, truncated_es
+from l2o.estimators.estimator import Estimator
+from l2o.estimators.truncated_es import truncated_es
 from l2o.learner import gradient_learner
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")

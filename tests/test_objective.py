@@ -10,7 +10,7 @@ import pytest
 from analytic import bowl_task
 
 from l2o.objective import Objective, as_cost, check_objective, contributions
-from l2o.optimizers import learnable_sgd
+from l2o.optimizers.learnable import learnable_sgd
 from l2o.problem import inner_problem, unroll_run
 
 HORIZON, WINDOW = 12, 4

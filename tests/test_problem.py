@@ -8,7 +8,7 @@ from analytic import bowl_task
 from l2o.batches import of_each
 from l2o.learned_optimizer import LearnedOptimizer
 from l2o.objective import Objective, capped
-from l2o.optimizers import learnable_sgd
+from l2o.optimizers.learnable import learnable_sgd
 from l2o.problem import given_up, inner_problem
 from l2o.task import Task, check_task
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from l2o import meta_training
-from l2o.cli import main
-from l2o.planning.plan import resolve
+from l2o.cli import meta_train as meta_training
+from l2o.cli.main import main
+from l2o.cli.plan import resolve
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from l2o import release
 from l2o.learned_optimizer import LearnedOptimizer
-from l2o.optimizers import DESIGNS, learnable_adam, mlp_lopt
-from l2o.run_folder import RunFolder
+from l2o.optimizers.learnable import learnable_adam
+from l2o.optimizers.mlp_lopt import mlp_lopt
+from l2o.registry import DESIGNS
+from l2o.runs.folder import RunFolder
 
 NEEDS_A_RELEASE_FILE = r"`name_or_path` must be a release file of l2o; .*theta\.safetensors: "
 

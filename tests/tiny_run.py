@@ -8,15 +8,15 @@ from jax.sharding import Mesh
 from user_module import bowl
 
 from l2o import release
-from l2o.estimators import pes
-from l2o.fit import fit, stop_on_signals
+from l2o.estimators.pes import pes
 from l2o.learner import Learner, gradient_learner
-from l2o.optimizers import learnable_sgd
-from l2o.policies import scheduler
-from l2o.policies.environment import training_environment
-from l2o.policies.ppo import PPOSettings, ppo_learner
+from l2o.optimizers.learnable import learnable_sgd
+from l2o.outer_loop import fit, stop_on_signals
+from l2o.policies.controller import scheduler
 from l2o.problem import inner_problem
-from l2o.run_folder import RunFolder
+from l2o.rl.environment import training_environment
+from l2o.rl.ppo import PPOSettings, ppo_learner
+from l2o.runs.folder import RunFolder
 
 LOPT = learnable_sgd(learning_rate=0.05)
 THETA = LOPT.init(jax.random.key(0))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 import l2o
-from l2o.policies import scheduler
+from l2o.policies.controller import scheduler
 
 
 class Momentum(NamedTuple):
@@ -130,4 +130,4 @@ def momentum_rate() -> l2o.LearnedOptimizer:
     )
 
 
-configured = l2o.optimizers.learnable_sgd(learning_rate=0.2)
+configured = l2o.learnable_sgd(learning_rate=0.2)

@@ -1,1 +1,1 @@
-"""Bias, variance, cosine and cost of estimators of a meta-gradient."""
+"""Bias, variance and cost of meta-gradient estimators."""

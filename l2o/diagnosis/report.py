@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from l2o import plots
 from l2o.diagnosis.summary import BUDGET, Diagnosis, Measurement, Reference
-from l2o.report import environment, strict
-from l2o.report_page import number
-from l2o.run_folder import atomic_write
+from l2o.evaluation import plots
+from l2o.evaluation.html import number
+from l2o.evaluation.report import environment, strict
+from l2o.runs.folder import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

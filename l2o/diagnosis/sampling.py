@@ -23,13 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from l2o.compilation import long_running
 from l2o.diagnosis.summary import REFERENCES, Diagnosis, Job, ReferenceChoice, Runs, summarize
-from l2o.estimators import Estimator, full_es, full_grad
-from l2o.estimators.estimator import EstimatorState
+from l2o.estimators.estimator import Estimator, EstimatorState
+from l2o.estimators.full_es import full_es
+from l2o.estimators.full_grad import full_grad
 from l2o.learned_optimizer import Theta
 from l2o.problem import Problem, check_horizon
-from l2o.run_folder import RunError
+from l2o.runs.compilation import long_running
+from l2o.runs.folder import RunError
 from l2o.task import Data, Key
 
 WIDTH = 128

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import scipy.stats
 
-from l2o.statistics import mean_interval
+from l2o.evaluation.statistics import mean_interval
 
 BUDGET = 10_000
 """Inner steps of the estimate whose variance is reported."""

@@ -1,1 +1,1 @@
-"""Several processes, on one host or many."""
+"""Devices, processes and hosts."""

@@ -12,8 +12,8 @@ import socket
 import time
 from typing import Any
 
-from l2o.distributed.cluster import Member, split_address
-from l2o.run_folder import RunError
+from l2o.distributed.launchers import Member, split_address
+from l2o.runs.folder import RunError
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 """Hosts that are reached from this machine alone."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from l2o.distributed import cluster, hosts
+from l2o.distributed import launchers, processes
 
 
 def describe(host_names: Sequence[str]) -> dict[str, Any]:
@@ -26,8 +26,8 @@ def describe(host_names: Sequence[str]) -> dict[str, Any]:
         "process": jax.process_index(),
         "devices_per_process": [of_process[i] for i in range(jax.process_count())],
         "hosts": list(host_names),
-        "cores": len(hosts.cores()),
-        "launcher": cluster.launcher(),
+        "cores": len(processes.cores()),
+        "launcher": launchers.launcher(),
         "jax": jax.__version__,
     }
 

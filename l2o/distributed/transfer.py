@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from l2o.leaves import from_numpy, is_key, to_numpy
+from l2o.tree import from_numpy, is_key, to_numpy
 
 Tree = TypeVar("Tree")
 

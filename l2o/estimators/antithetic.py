@@ -14,7 +14,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
-from l2o import parallel
+from l2o.distributed.mesh import whole_population
 from l2o.estimators.estimator import Estimator
 from l2o.estimators.population import (
     MemberEstimate,
@@ -196,7 +196,7 @@ def shaped_deltas(
     if shaping == "sign":
         votes = jnp.sign(losses[:, 0] - losses[:, 1])
         return jnp.broadcast_to(votes[:, None], delta.shape)
-    population = parallel.whole_population(losses, mesh)
+    population = whole_population(losses, mesh)
     if shaping == "centered_rank":
         ranks = centered_rank_delta(losses, population)
         return jnp.broadcast_to(ranks[:, None], delta.shape)

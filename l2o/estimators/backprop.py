@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from l2o import parallel
 from l2o.estimators.estimator import Estimator
 from l2o.estimators.population import is_finite, member_estimate, population_estimator
 from l2o.learned_optimizer import Theta
@@ -62,7 +61,6 @@ def backprop_estimator(
 
     def members(keys: Key, theta: Theta, states: Any, step: jax.Array, data: Data):
         del step
-        theta = parallel.varying(theta)  # or each device would get the gradient of all
 
         def member(key: Key, state: Any):
             gradient, window, state = gradient_of_member(key, theta, state, data)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from l2o import parallel
+from l2o.distributed.mesh import over_devices
 from l2o.estimators.estimator import Estimator
 from l2o.learned_optimizer import Theta
 from l2o.problem import Problem, Window
@@ -123,7 +123,7 @@ def population_estimator(
         states = jax.vmap(unless_valid)(estimates.valid, states)
         return states, jax.tree.map(lambda x: jnp.sum(x, axis=0), estimates)
 
-    run = parallel.over_devices(members, num_members, mesh, name=name)
+    run = over_devices(members, num_members, mesh, name=name)
 
     def estimate(key: Key, theta: Theta, state: Population, data: Data):
         states, sums = run(jnp.arange(num_members), state.members, key, theta, state.step, data)

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from l2o import parallel
 from l2o.estimators.antithetic import (
     ALIKE,
     PAIRED,
@@ -71,7 +70,6 @@ def variance_weighted(
     def members(keys: Key, theta: Theta, states: Any, step: jax.Array, data: Data):
         sigma = schedule(step)
         of_vector, flat = as_vector(problem, theta)
-        flat = parallel.varying(flat)  # or each device would get the gradient of all
 
         def pair(key: Key, state: InnerState):
             k_perturbation, k_unroll = jax.random.split(key)

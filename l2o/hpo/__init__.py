@@ -1,1 +1,1 @@
-"""Policies beside engines for hyperparameter optimization, at equal inner steps."""
+"""Policies beside engines for hyperparameter optimization."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from l2o.baselines import LEARNING_RATES
+from l2o.evaluation.baselines import LEARNING_RATES
 from l2o.hpo.recipe import SPACE, Hyperparameters, recipe
 from l2o.hpo.search import Search
 

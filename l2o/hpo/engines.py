@@ -11,7 +11,7 @@ from l2o.hpo.search import Search
 from l2o.hpo.with_hyperopt import hyperopt_tpe
 from l2o.hpo.with_optuna import optuna_cmaes, optuna_tpe
 from l2o.hpo.with_ray import ray_pbt
-from l2o.lookup import unknown
+from l2o.registry import unknown
 
 
 @dataclass(frozen=True)

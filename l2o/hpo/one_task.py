@@ -11,15 +11,15 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from l2o.evaluate import Curves, draw_starts, evaluate, train_settings
+from l2o.evaluation.evaluate import Curves, draw_starts, evaluate, train_settings
 from l2o.hpo.engines import ENGINES
-from l2o.hpo.policies import Meta
 from l2o.hpo.recipe import follow
 from l2o.hpo.report import TaskResult
 from l2o.hpo.search import Report, Search, Trainer, in_force, incumbents
 from l2o.hpo.summary import Found, engine_result, policy_result, read_off
-from l2o.run_folder import RunError, atomic_write
-from l2o.streams import stream
+from l2o.hpo.trained_policy import Meta
+from l2o.rng import stream
+from l2o.runs.folder import RunError, atomic_write
 from l2o.task import Key, Task
 
 RECIPES_AT_ONCE = 64
@@ -27,7 +27,7 @@ RECIPES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a comparison may cost; see `l2o.hpo.command.CompareHPO`.
+    """How much a comparison may cost; see `l2o compare-hpo --help`.
 
     Attributes:
         tasks: of a family that are reported on at most, the last of them being its last.

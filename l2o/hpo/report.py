@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l2o import plots
+from l2o.evaluation import plots
+from l2o.evaluation.html import number
+from l2o.evaluation.report import environment, strict
+from l2o.evaluation.statistics import Interval
 from l2o.hpo.summary import Bound, Crossing, EngineResult, PolicyResult
-from l2o.report import environment, strict
-from l2o.report_page import number
-from l2o.run_folder import atomic_write
-from l2o.statistics import Interval
+from l2o.runs.folder import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

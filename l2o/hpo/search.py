@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2o.evaluate import Start, finite_cap, mean_loss, train_steps
+from l2o.evaluation.evaluate import Start, finite_cap, mean_loss, train_steps
+from l2o.evaluation.statistics import capped_losses
 from l2o.hpo.recipe import follow
-from l2o.statistics import capped_losses
 from l2o.task import Data, Task
 
 NUM_REPORTS = 8

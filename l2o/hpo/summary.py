@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from l2o.evaluate import Curves
-from l2o.hpo.policies import Meta
+from l2o.evaluation.evaluate import Curves
+from l2o.evaluation.statistics import CONFIDENCE, Interval, median_interval
 from l2o.hpo.search import Report
-from l2o.statistics import CONFIDENCE, Interval, median_interval
+from l2o.hpo.trained_policy import Meta
 
 Found = Sequence[tuple[Report, Curves]]
 """The incumbents of one search, in order, each with its runs on the reporting seeds."""

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from l2o.distributed.hosts import cores
-from l2o.evaluate import Start
+from l2o.distributed.processes import cores
+from l2o.evaluation.evaluate import Start
 from l2o.hpo.recipe import SPACE
 from l2o.hpo.search import Search, Trainer
-from l2o.run_folder import RunError
+from l2o.runs.folder import RunError
 from l2o.task import Task
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o import accumulators, features, nets
-from l2o.accumulators import (
+from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
+from l2o.optimizers import accumulators, features, nets
+from l2o.optimizers.accumulators import (
     FACTORED_DECAYS,
     MOMENTUM_DECAYS,
     RMS_DECAYS,
@@ -24,7 +25,7 @@ from l2o.accumulators import (
     accumulate,
     factored,
 )
-from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, per_leaf_transform
+from l2o.optimizers.per_tensor import per_leaf_transform
 from l2o.task import Key
 
 NUM_INPUTS = 28 + len(features.PROGRESS_SCALES)

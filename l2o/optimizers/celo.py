@@ -1,7 +1,8 @@
 """Celo: a per-parameter MLP on AdafacMLP's features, and an LSTM that schedules its step size.
 
 After Moudgil, Knyazev, Lajoie and Belilovsky 2025, github.com/amoudgl/celo. From accumulators with
-fixed decays (see `l2o.accumulators`) and r = 1/sqrt(v + 1e-6) come 30 features of each parameter,
+fixed decays (see `l2o.optimizers.accumulators`) and r = 1/sqrt(v + 1e-6) come 30 features of each
+parameter,
 
     g, clip(g, ±0.1), φ, m, v, m·r, r, g·ρ·γ, g·r, R, C, 1/sqrt(R), 1/sqrt(C), m·ρ·γ
 
@@ -23,16 +24,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o import accumulators, features, nets
-from l2o.accumulators import Accumulators, Decays, accumulate, factored
-from l2o.learned_optimizer import (
-    Horizon,
-    LearnedOptimizer,
-    Theta,
-    per_leaf_transform,
-    require_horizon,
-    require_value,
-)
+from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, require_horizon, require_value
+from l2o.optimizers import accumulators, features, nets
+from l2o.optimizers.accumulators import Accumulators, Decays, accumulate, factored
+from l2o.optimizers.per_tensor import per_leaf_transform
 from l2o.task import Key
 
 NUM_FEATURES = 30

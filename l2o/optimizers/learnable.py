@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o import features
-from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, as_float32
+from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
+from l2o.optimizers import features
+from l2o.optimizers.per_tensor import as_float32
 from l2o.task import Key
 
 

@@ -10,8 +10,9 @@ Features of a tensor, each divided by its root mean square: g, φ, m₁..m₆ wi
 import jax.numpy as jnp
 import optax
 
-from l2o import features, nets
-from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, per_leaf_transform
+from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
+from l2o.optimizers import features, nets
+from l2o.optimizers.per_tensor import per_leaf_transform
 from l2o.task import Key
 
 DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)

@@ -21,18 +21,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o import features, nets
 from l2o.learned_optimizer import (
     Horizon,
     LearnedOptimizer,
     Theta,
-    join_leaves,
     require_horizon,
     require_params,
     require_value,
-    split_leaves,
-    update_leaves,
 )
+from l2o.optimizers import features, nets
+from l2o.optimizers.per_tensor import join_leaves, split_leaves, update_leaves
 from l2o.task import Key
 
 MOMENTUM_DECAYS = (0.5, 0.9, 0.99)

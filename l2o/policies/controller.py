@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from l2o.policies.bases import KNOBS, STARTS, Base, Knob, base_of, check_base
+from l2o.policies.base_optimizers import KNOBS, STARTS, Base, Knob, base_of, check_base
 from l2o.policies.heads import HeadName, make_head
 from l2o.policies.observation import (
     NUM_IDENTITY_FEATURES,
@@ -74,8 +74,8 @@ def scheduler(
     """One agent that schedules the learning rate of a whole network.
 
     Args:
-        base: see `l2o.policies.bases.base_of`; for a learned optimizer the rate is a factor of
-            its steps.
+        base: see `l2o.policies.base_optimizers.base_of`; for a learned optimizer the rate is a
+            factor of its steps.
         learning_rate: where it starts.
         lowest: smallest rate.
         highest: largest rate.
@@ -113,7 +113,7 @@ def tensor_controller(
     """One agent for each tensor that turns its hyperparameters.
 
     Args:
-        base: see `l2o.policies.bases.base_of`.
+        base: see `l2o.policies.base_optimizers.base_of`.
         knobs: what is turned besides the learning rate: momentum (b1 and b2 for adam),
             weight_decay, max_norm (of the tensor's gradient).
         learning_rate: where it starts, for each tensor.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o import features
+from l2o.optimizers import features
 
 GRADIENT_DECAY = 0.99
 MOMENTUM_DECAY = 0.9
@@ -30,7 +30,7 @@ class Observed(NamedTuple):
     Attributes:
         count: updates so far, int32 scalar.
         horizon: steps of the whole run, float32 scalar.
-        losses: see `l2o.features.LossBuffer`.
+        losses: see `l2o.optimizers.features.LossBuffer`.
         first_loss: the first finite loss, NaN before.
         momentum: average of the gradients, a tree like the parameters.
         grad_square: shape (tensors,), slow average of the mean squared gradient, not corrected.

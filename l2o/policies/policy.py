@@ -1,7 +1,7 @@
 """An optimizer with knobs, an actor that turns them, and the two together as a policy.
 
 Every `interval` inner steps the actor reads what the optimizer has seen and turns its knobs. In
-training, actions are drawn (`l2o.policies.rollout`); what ships takes the most likely one, and is
+training, actions are drawn (`l2o.rl.rollout`); what ships takes the most likely one, and is
 a `LearnedOptimizer` like any other, so evolution strategies can meta-train it, too.
 """
 
@@ -14,15 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o import nets
-from l2o.learned_optimizer import (
-    Horizon,
-    LearnedOptimizer,
-    Theta,
-    as_float32,
-    require_horizon,
-    require_params,
-)
+from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, require_horizon, require_params
+from l2o.optimizers import nets
+from l2o.optimizers.per_tensor import as_float32
 from l2o.policies.heads import Head
 from l2o.task import Key
 

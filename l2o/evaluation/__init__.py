@@ -1,0 +1,1 @@
+"""Comparisons with tuned baselines on held-out seeds, and their reports."""

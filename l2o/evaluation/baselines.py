@@ -1,0 +1,151 @@
+"""Adam and momentum SGD at a constant rate and along a cosine, each tuned for each task."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import optax
+
+from l2o.evaluation.evaluate import draw_starts, train_settings
+from l2o.task import Key, Task
+
+LEARNING_RATES = tuple(10.0 ** (exponent / 2.0) for exponent in range(-8, 1))
+"""Nine half-decades from 1e-4 to 1."""
+
+Baseline = Callable[[float | jax.Array, int], optax.GradientTransformation]
+"""`(learning_rate, num_steps) -> transformation`; the rate may be traced."""
+
+
+def adam(learning_rate: float | jax.Array, num_steps: int) -> optax.GradientTransformation:
+    """Adam at a constant learning rate."""
+    del num_steps
+    return optax.adam(learning_rate)
+
+
+def adam_cosine(learning_rate: float | jax.Array, num_steps: int) -> optax.GradientTransformation:
+    """Adam whose learning rate falls to zero along half a cosine over the run."""
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))  # pyright: ignore[reportArgumentType]
+
+
+def sgdm(learning_rate: float | jax.Array, num_steps: int) -> optax.GradientTransformation:
+    """Gradient descent with momentum 0.9 at a constant learning rate."""
+    del num_steps
+    return optax.sgd(learning_rate, momentum=0.9)
+
+
+def sgdm_cosine(learning_rate: float | jax.Array, num_steps: int) -> optax.GradientTransformation:
+    """The same with a learning rate that falls to zero along half a cosine over the run."""
+    return optax.sgd(optax.cosine_decay_schedule(learning_rate, num_steps), momentum=0.9)  # pyright: ignore[reportArgumentType]
+
+
+BASELINES: Mapping[str, Baseline] = {
+    "adam": adam,
+    "adam_cosine": adam_cosine,
+    "sgdm": sgdm,
+    "sgdm_cosine": sgdm_cosine,
+}
+"""Schedules, each with its learning rate tuned for each task."""
+
+DEFAULT_BASELINES = ("adam", "adam_cosine")
+"""What results are reported against unless said otherwise."""
+
+
+def check_baselines(names: Sequence[str], argument: str = "baselines") -> None:
+    """Raises a `ValueError` that says what to type unless there are such baselines."""
+    for name in names:
+        if name not in BASELINES:
+            raise ValueError(
+                f"`{argument}` must be among {', '.join(BASELINES)}; got {name}. "
+                f"Try {' '.join(DEFAULT_BASELINES)}."
+            )
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"`{argument}` must name different ones, at least one; got "
+            f"{' '.join(names) or 'none'}. Try {' '.join(DEFAULT_BASELINES)}."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """What a grid search over learning rates found.
+
+    Attributes:
+        baseline: name of the baseline.
+        learning_rates: shape (rates,).
+        final_loss: shape (rates, seeds); a diverged run counts as the task's cap.
+        diverged: shape (rates, seeds).
+    """
+
+    baseline: str
+    learning_rates: np.ndarray
+    final_loss: np.ndarray
+    diverged: np.ndarray
+
+    @property
+    def best(self) -> int:
+        """Index of the rate with the lowest median final loss; of equal ones, the lowest rate."""
+        return int(np.argmin(np.median(self.final_loss, axis=1)))
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate chosen."""
+        return float(self.learning_rates[self.best])
+
+    @property
+    def median_final_loss(self) -> float:
+        """Median over seeds of the final loss at the rate chosen."""
+        return float(np.median(self.final_loss[self.best]))
+
+    @property
+    def at_grid_edge(self) -> bool:
+        """Whether the rate chosen is the grid's first or last, so that a better one may exist."""
+        return self.best in (0, len(self.learning_rates) - 1)
+
+    @property
+    def label(self) -> str:
+        """The baseline and its rate, for reports."""
+        return f"{self.baseline} lr={self.learning_rate:.3g}"
+
+
+def tune(
+    key: Key,
+    task: Task,
+    *,
+    num_steps: int,
+    num_seeds: int,
+    learning_rates: Sequence[float] = LEARNING_RATES,
+    baselines: Sequence[str] = DEFAULT_BASELINES,
+) -> dict[str, Tuning]:
+    """Grid-searches the learning rate of each baseline; one compiled program for a whole grid.
+
+    Raises:
+        ValueError: if `learning_rates` is empty or not increasing from above zero, or a baseline is
+            unknown.
+    """
+    check_baselines(baselines)
+    rates = np.asarray(learning_rates, np.float64)
+    if rates.size == 0 or rates[0] <= 0 or np.any(np.diff(rates) <= 0):
+        raise ValueError(
+            f"`learning_rates` must be positive and increasing; got {list(learning_rates)}. "
+            "Try learning_rates=(1e-3, 1e-2, 1e-1)."
+        )
+    starts = draw_starts(key, task, num_seeds)
+    tunings = {}
+    for name in baselines:
+        baseline = BASELINES[name]
+        curves = train_settings(
+            task,
+            lambda rate, baseline=baseline: baseline(rate, num_steps),
+            rates.tolist(),
+            starts,
+            num_steps=num_steps,
+            probe_every=num_steps,
+        )
+        tunings[name] = Tuning(
+            baseline=name,
+            learning_rates=rates,
+            final_loss=np.stack([c.final_loss for c in curves]),
+            diverged=np.stack([c.diverged for c in curves]),
+        )
+    return tunings

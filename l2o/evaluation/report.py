@@ -1,0 +1,201 @@
+"""`report.json` and its renderings: what was compared with what, and how it came out."""
+
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from l2o.evaluation import plots
+from l2o.evaluation.compare import Comparison
+from l2o.evaluation.html import DEFINITIONS, cells, number, page
+from l2o.runs.folder import atomic_write
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def environment() -> dict[str, str | int]:
+    """What the figures were computed with and on."""
+    return {
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "optax": metadata.version("optax"),
+        "platform": platform.platform(),
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+    }
+
+
+def write_report(
+    folder: str | Path,
+    comparisons: Sequence[Comparison],
+    *,
+    config: Mapping[str, Any] | None = None,
+    png: bool = False,
+) -> dict[str, Path]:
+    """Writes `report.json` and `report.html` (and `report.png`) into a run folder.
+
+    Each file is replaced as a whole or not at all.
+
+    Args:
+        folder: the run folder; its `metrics.jsonl`, if any, gives the meta-training curve.
+        comparisons: one for each task.
+        config: settings to show.
+        png: whether to draw the figures into a `report.png`, too.
+
+    Returns:
+        Paths by file name.
+    """
+    content = strict(
+        {
+            "comparisons": [c.summary for c in comparisons],
+            "config": config or {},
+            "environment": environment(),
+            "metrics": last_metrics(read_metrics(Path(folder))),
+            "curves": [c.curves for c in comparisons],
+            "grids": [c.grids for c in comparisons],
+        }
+    )
+    path = Path(folder) / "report.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, json.dumps(content, indent=1, allow_nan=False).encode())
+    return {path.name: path, **render_report(folder, png=png)}
+
+
+def render_report(folder: str | Path, *, png: bool = False) -> dict[str, Path]:
+    """Makes `report.html` (and `report.png`) from a run folder's `report.json`.
+
+    Returns:
+        Paths by file name.
+
+    Raises:
+        ValueError: if there is no `report.json`, or it is not a report.
+    """
+    content = read_report(folder)
+    try:
+        rows = figures(content, read_metrics(Path(folder)))
+        files = {"report.html": page(content, [plots.svg(row) for row in rows]).encode()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"`report.json` must hold a report; got {Path(folder) / 'report.json'}, in which "
+            f"{error} is missing or of another type. Run `l2o evaluate` again."
+        ) from error
+    if png and rows:
+        files["report.png"] = plots.png(rows)
+    for name, data in files.items():
+        atomic_write(Path(folder) / name, data)
+    return {name: Path(folder) / name for name in files}
+
+
+def read_report(folder: str | Path) -> dict[str, Any]:
+    """The content of a run folder's `report.json`.
+
+    Raises:
+        ValueError: if there is none, or it is not a report.
+    """
+    path = Path(folder) / "report.json"
+    if not path.is_file():
+        raise ValueError(
+            f"`run` must be a folder with a report.json; got {folder}. Run `l2o evaluate` first."
+        )
+    try:
+        content = json.loads(path.read_text())
+        missing = {"comparisons", "config", "environment", "curves", "grids"} - set(content)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"`report.json` must hold a report; got {path}, which cannot be read. "
+            "Run `l2o evaluate` again."
+        ) from error
+    if missing:
+        raise ValueError(
+            f"`report.json` must hold a report; got {path} without {', '.join(sorted(missing))}. "
+            "Run `l2o evaluate` again."
+        )
+    return content
+
+
+def figures(
+    content: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
+) -> list[list[plots.Draw]]:
+    """Rows of panels: two for each task, then meta-training."""
+    rows = [
+        [
+            plots.training_curves(f"{row['task']}, {row['steps']} steps", curves),
+            plots.learning_rate_grid(grids),
+        ]
+        for row, curves, grids in zip(
+            content["comparisons"], content["curves"], content["grids"], strict=True
+        )
+    ]
+    return [*rows, [plots.meta_training(metrics)]] if metrics else rows
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Rows of `metrics.jsonl` that have a meta-loss; a line that is still being written is left."""
+    path = folder / "metrics.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "meta_loss" in row and "step" in row:
+            rows.append(row)
+    return rows
+
+
+def last_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first and last step of meta-training in numbers; empty if there was none."""
+    if not rows:
+        return {}
+    ends = {"first": rows[0], "last": rows[-1]}
+    return {k: {m: row.get(m) for m in ("step", "meta_loss", "finite")} for k, row in ends.items()}
+
+
+def strict(value: Any) -> Any:
+    """The value as JSON knows it: plain types, with `None` for a number that is not finite."""
+    if isinstance(value, Mapping):
+        return {str(k): strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [strict(v) for v in value]
+    if hasattr(value, "tolist"):
+        return strict(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> "Table":
+    """Rows of `report.json`'s "comparisons" as a table that fits a terminal of 80 columns."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    def two_lines(median_and_interval: str) -> str:
+        return median_and_interval.replace(" [", "\n[", 1)
+
+    table = Table(
+        title="Final training loss and speed-up: median, 95 % interval",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for column in ("task", "learned", "best baseline", "speed-up"):
+        table.add_column(column, no_wrap=True)
+    for row in comparisons:
+        by_name = dict(zip(DEFINITIONS, cells(row), strict=True))
+        controls = [f"{c['name']} {number(c['final_loss'])}" for c in row["controls"]]
+        lines = (
+            f"{by_name['task']}\n{row['steps']} steps, {row['num_seeds']} seeds\n"
+            f"{by_name['diverged']} diverged",
+            "\n".join([two_lines(by_name["learned"]), *controls]),
+            f"{by_name['best baseline']}\n{two_lines(by_name['baseline'])}",
+            two_lines(by_name["speed-up"]),
+        )
+        table.add_row(*map(Text, lines))
+    return table

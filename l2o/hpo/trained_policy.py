@@ -1,0 +1,47 @@
+"""Policies to set beside engines."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from l2o import release
+from l2o.learned_optimizer import LearnedOptimizer, Theta
+from l2o.policies.controller import scheduler
+from l2o.policies.policy import PolicyOptimizer
+
+
+def small_scheduler() -> PolicyOptimizer:
+    """A scheduler of momentum SGD with so few weights that CMA-ES can keep their covariance."""
+    return scheduler(hidden_size=8)
+
+
+@dataclass(frozen=True, eq=False)
+class Meta:
+    """A policy, and what its meta-training took.
+
+    Attributes:
+        name: for the table.
+        lopt: the design.
+        theta: what was found.
+        inner_steps: of its meta-training, all tasks and members together; None if unknown.
+        trained_on: names of tasks.
+    """
+
+    name: str
+    lopt: LearnedOptimizer
+    theta: Theta
+    inner_steps: int | None
+    trained_on: Sequence[str]
+
+
+def released_policy(source: str) -> Meta:
+    """One that has been meta-trained before, from a run folder or a release file."""
+    lopt, theta = release.load(source)
+    return trained_policy(source, lopt, theta, release.summary(source))
+
+
+def trained_policy(
+    name: str, lopt: LearnedOptimizer, theta: Theta, summary: Mapping[str, Any]
+) -> Meta:
+    """A policy from what its release file says."""
+    return Meta(name, lopt, theta, summary.get("inner_steps"), summary.get("trained_on", []))

@@ -1,0 +1,298 @@
+"""What there is by name: tasks, designs, estimators and strategies, imported when asked for.
+
+A name stands for `module:attribute`, which is also how users name things of their own.
+"""
+
+import difflib
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from l2o.learned_optimizer import LearnedOptimizer
+from l2o.task import Task, TaskFamily
+
+if TYPE_CHECKING:
+    from l2o.estimators.estimator import Estimator
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """A mapping from names to what is found at their paths; looking a name up imports it.
+
+    Args:
+        paths: `module:attribute` of each name.
+    """
+
+    def __init__(self, paths: Mapping[str, str]) -> None:
+        self.paths = dict(paths)
+
+    def __getitem__(self, name: str) -> T:
+        module, _, attribute = self.paths[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+TASKS: Registry[Callable[..., Task | TaskFamily]] = Registry(
+    {
+        "digits_mlp": "l2o.tasks.digits:digits_mlp",
+        "imbalanced_digits_mlp": "l2o.tasks.digits:imbalanced_digits_mlp",
+        "badly_scaled_mlp": "l2o.tasks.badly_scaled:badly_scaled_mlp",
+        "mnist_mlp_28": "l2o.tasks.mnist:mnist_mlp_28",
+        "mnist_mlp_14": "l2o.tasks.mnist:mnist_mlp_14",
+        "mnist_mlp_8": "l2o.tasks.mnist:mnist_mlp_8",
+        "fashion_mlp_28": "l2o.tasks.mnist:fashion_mlp_28",
+        "fashion_mlp_14": "l2o.tasks.mnist:fashion_mlp_14",
+        "fashion_mlp_8": "l2o.tasks.mnist:fashion_mlp_8",
+        "quadratic": "l2o.tasks.quadratic:rotated_quadratic",
+        "rosenbrock": "l2o.tasks.quadratic:rosenbrock",
+    }
+)
+"""Tasks and families that come with l2o."""
+
+POLICIES: Registry[Callable[..., LearnedOptimizer]] = Registry(
+    {
+        "chooser": "l2o.policies.optimizer_selector:chooser",
+        "scheduler": "l2o.policies.controller:scheduler",
+        "tensor_controller": "l2o.policies.controller:tensor_controller",
+    }
+)
+"""Designs whose hyperparameters an agent controls."""
+
+DESIGNS: Registry[Callable[..., LearnedOptimizer]] = Registry(
+    {
+        "adafac_mlp": "l2o.optimizers.adafac_mlp:adafac_mlp",
+        "celo": "l2o.optimizers.celo:celo",
+        "learnable_adam": "l2o.optimizers.learnable:learnable_adam",
+        "learnable_sgd": "l2o.optimizers.learnable:learnable_sgd",
+        "learnable_sgdm": "l2o.optimizers.learnable:learnable_sgdm",
+        "mlp_lopt": "l2o.optimizers.mlp_lopt:mlp_lopt",
+        "nominal_mlp": "l2o.optimizers.nominal_mlp:nominal_mlp",
+        **POLICIES.paths,
+    }
+)
+"""Constructors of learned-optimizer designs: what a release file may name."""
+
+EVOLUTION: "Registry[Callable[..., Estimator]]" = Registry(
+    {
+        "full_es": "l2o.estimators.full_es:full_es",
+        "truncated_es": "l2o.estimators.truncated_es:truncated_es",
+        "pes": "l2o.estimators.pes:pes",
+        "nres": "l2o.estimators.nres:nres",
+        "es_single": "l2o.estimators.es_single:es_single",
+    }
+)
+"""Evolution strategies, which take antithetic pairs, a standard deviation and a shaping."""
+
+BACKPROP: "Registry[Callable[..., Estimator]]" = Registry(
+    {
+        "full_grad": "l2o.estimators.full_grad:full_grad",
+        "truncated_grad": "l2o.estimators.truncated_grad:truncated_grad",
+    }
+)
+"""Estimators that backpropagate, which take a number of runs."""
+
+MIXED: "Registry[Callable[..., Estimator]]" = Registry(
+    {"variance_weighted": "l2o.estimators.variance_weighted:variance_weighted"}
+)
+"""Both, which take antithetic pairs and a standard deviation."""
+
+ESTIMATORS: "Registry[Callable[..., Estimator]]" = Registry(
+    {**EVOLUTION.paths, **BACKPROP.paths, **MIXED.paths}
+)
+"""Meta-gradient estimators."""
+
+STRATEGIES: Mapping[str, str] = {
+    "CMA_ES": "Learns a step size and a full covariance; for theta of up to 2000 numbers.",
+    "Sep_CMA_ES": "CMA-ES with a diagonal covariance, for any size of theta.",
+    "LM_MA_ES": "CMA-ES with a covariance of a few directions, for large theta.",
+    "SNES": "Natural gradient with a step size for each number.",
+    "Open_ES": "Ranks of antithetic pairs at a given std, into the meta-optimizer.",
+    "PGPE": "Open_ES that learns a std for each number.",
+    "SimpleGA": "The better half of a population, mutated at a given std.",
+}
+"""Evolution strategies by evosax's names for them, with one line about each."""
+
+POLICY_GRADIENTS: Mapping[str, str] = {
+    "reinforce": "Scores of actions times their advantage, with one of three baselines.",
+    "ppo": "Clipped steps on generalized advantages, several passes over each window.",
+}
+"""Ways to meta-train a policy from what its actions earned, with one line about each."""
+
+
+def task_family(name: str) -> TaskFamily:
+    """A family by name or `module:attribute`; a single task becomes a family of its own.
+
+    Raises:
+        ValueError: if there is none, with the nearest names.
+    """
+    found = TASKS[name] if name in TASKS else attribute("task", name, TASKS)
+    found = found if isinstance(found, Task | TaskFamily) else _call("task", name, found)
+    if isinstance(found, Task):
+        return TaskFamily(name=found.name, train=(found,), evaluation=())
+    if isinstance(found, TaskFamily):
+        return found
+    raise ValueError(
+        f"`task` must be a Task, a TaskFamily or a function that returns one; got {name}, "
+        f"which gives {type(found).__name__}. Return l2o.Task(...)."
+    )
+
+
+def task_lines() -> dict[str, str]:
+    """Each built-in task with one line about it."""
+    return {name: first_line(make) for name, make in TASKS.items()}
+
+
+def evaluation_tasks(
+    families: Sequence[TaskFamily], names: Sequence[str] = (), argument: str = "eval_tasks"
+) -> tuple[Task, ...]:
+    """The families' evaluation tasks of these names, or all; train tasks where a family has none.
+
+    Raises:
+        ValueError: if a name is not among them, with the nearest ones.
+    """
+    tasks = [task for family in families for task in family.evaluation or family.train]
+    known = {task.name: task for task in tasks}
+    for name in names:
+        if name not in known:
+            raise unknown(argument, name, known)
+    return tuple(known[name] for name in names) if names else tuple(known.values())
+
+
+def tasks_to_evaluate(names: Sequence[str]) -> tuple[Task, ...]:
+    """Tasks by the name of a family, of one of its evaluation tasks, or `module:attribute`.
+
+    Raises:
+        ValueError: if there is none, with the nearest names.
+    """
+    tasks: list[Task] = []
+    for name in names:
+        family = _family_name(name)
+        some = [] if family == name else [name]
+        tasks.extend(evaluation_tasks([task_family(family)], some, "task"))
+    return tuple(tasks)
+
+
+def families_of(names: Sequence[str]) -> tuple[str, ...]:
+    """The families of such tasks, each once."""
+    return tuple(dict.fromkeys(map(_family_name, names)))
+
+
+def training_task(name: str) -> Task:
+    """One task: the first that a family is meta-trained on, or any of its tasks by name.
+
+    Raises:
+        ValueError: if there is none, with the nearest names.
+    """
+    family_name = _family_name(name)
+    if family_name == name:
+        return task_family(name).train[0]
+    family = task_family(family_name)
+    known = {task.name: task for task in (*family.train, *family.evaluation)}
+    if name not in known:
+        raise unknown("task", name, known)
+    return known[name]
+
+
+def _family_name(name: str) -> str:
+    """The family that a task's name begins with; the name itself if there is none."""
+    families = [family for family in TASKS if name.startswith(f"{family}_")]
+    return name if name in TASKS or ":" in name or not families else families[0]
+
+
+def design(name: str) -> Callable[..., LearnedOptimizer]:
+    """The constructor of a design by name or `module:attribute`.
+
+    Raises:
+        ValueError: if there is none, with the nearest names.
+    """
+    if name in DESIGNS:
+        return DESIGNS[name]
+    found = attribute("optimizer", name, DESIGNS)
+    if isinstance(found, LearnedOptimizer):
+
+        def as_it_is(**config: Any) -> LearnedOptimizer:
+            if json.dumps(config, sort_keys=True) != json.dumps(dict(found.config), sort_keys=True):
+                raise ValueError(f"{name} is configured otherwise: {dict(found.config)}")
+            return found
+
+        return as_it_is
+    if not callable(found):
+        raise ValueError(
+            f"`optimizer` must be a LearnedOptimizer or a function that returns one; got {name}, "
+            f"which is {type(found).__name__}. Return l2o.LearnedOptimizer(...)."
+        )
+    return cast(Callable[..., LearnedOptimizer], found)
+
+
+def learned_optimizer(name: str) -> LearnedOptimizer:
+    """A design with its default configuration, by name or `module:attribute`.
+
+    Raises:
+        ValueError: if there is none, with the nearest names.
+    """
+    found = attribute("optimizer", name, DESIGNS) if name not in DESIGNS else None
+    lopt = found if isinstance(found, LearnedOptimizer) else _call("optimizer", name, design(name))
+    if not isinstance(lopt, LearnedOptimizer):
+        raise ValueError(
+            f"`optimizer` must be a LearnedOptimizer or a function that returns one; got {name}, "
+            f"which gives {type(lopt).__name__}. Return l2o.LearnedOptimizer(...)."
+        )
+    return lopt
+
+
+def check_estimator(name: str) -> None:
+    """Raises a `ValueError` with the nearest names unless there is such a way to meta-train."""
+    known = {*ESTIMATORS, *POLICY_GRADIENTS, *STRATEGIES}
+    if name not in known:
+        raise unknown("estimator", name, known)
+
+
+def unknown(argument: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that is not known, with the nearest ones whatever their case."""
+    by_lower = {k.lower(): k for k in sorted(known)}
+    prefix = [k for k in by_lower if name and k.startswith(name[:3].lower())]
+    close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
+    nearest = [by_lower[k] for k in close or prefix or by_lower]
+    return ValueError(f"`{argument}` must be a known name; got {name}. Try {', '.join(nearest)}.")
+
+
+def first_line(thing: Callable[..., Any]) -> str:
+    """The first line of a docstring."""
+    return (thing.__doc__ or "").strip().split("\n")[0]
+
+
+def attribute(argument: str, path: str, known: Iterable[str]) -> Any:
+    """What a `module:attribute` names.
+
+    Raises:
+        ValueError: if it cannot be imported; with the nearest of the known names if it is no path.
+    """
+    module, _, attribute = path.partition(":")
+    if not attribute or not module.strip("."):
+        raise unknown(argument, path, known)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"`{argument}` must be module:attribute that can be imported; got {path} ({error}). "
+            "Try it from the folder that holds the module, or install its package."
+        ) from error
+
+
+def _call(argument: str, name: str, make: Any) -> Any:
+    try:
+        inspect.signature(make).bind()
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{argument}` must be callable without arguments; got {name} ({error}). "
+            "Give its arguments defaults."
+        ) from error
+    return make()

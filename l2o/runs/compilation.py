@@ -1,0 +1,66 @@
+"""How XLA compiles, and what it has compiled once, kept on disk for later processes.
+
+The cache is JAX's own, switched on by the command line: a second run with the same shapes, and
+one that is continued, compile nothing anew. It lies beside the data sets, in `xla`; delete it at
+any time. `JAX_COMPILATION_CACHE_DIR` puts it elsewhere, `JAX_ENABLE_COMPILATION_CACHE=false`
+switches it off.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+
+import jax
+
+from l2o.datasets.fetch import cache_folder
+
+SECONDS_WORTH_KEEPING = 0.02
+"""Programs that compile faster are not kept."""
+
+
+ON_CPUS: Mapping[str, str | bool] = {
+    "xla_backend_optimization_level": "1",
+    "xla_cpu_prefer_vector_width": "512",
+    "xla_cpu_enable_fast_math": True,
+    "xla_cpu_fast_math_honor_nans": True,
+    "xla_cpu_fast_math_honor_infs": True,
+    "xla_cpu_fast_math_honor_division": True,
+    "xla_cpu_fast_math_honor_functions": True,
+}
+"""How XLA compiles for CPUs what runs for long: in less time, with vectors as wide as there are and
+with sums in any order, which lets it vectorise the statistics of a tensor. NaN and infinity are
+told from numbers as ever, but algebra is that of real numbers: 0 x, x - x and (x + y) - x are 0, 0
+and y even for an x that is not finite or so large that y is lost in it."""
+
+
+def long_running() -> dict[str, str | bool]:
+    """XLA's options for a program that is compiled once and runs for long.
+
+    Those that the environment's `XLA_FLAGS` names are left to it, so that
+    `XLA_FLAGS=--xla_cpu_enable_fast_math=false` gives the algebra of floating-point numbers.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    named = re.findall(r"--(\w+)", os.environ.get("XLA_FLAGS", ""))
+    return {name: value for name, value in ON_CPUS.items() if name not in named}
+
+
+def use_compilation_cache() -> None:
+    """Keeps what this process compiles, unless the environment names a folder.
+
+    Where the folder cannot be written nothing is kept.
+    """
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    folder = cache_folder() / "xla"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        smallest = {
+            "jax_persistent_cache_min_compile_time_secs": SECONDS_WORTH_KEEPING,
+            "jax_persistent_cache_min_entry_size_bytes": -1,
+        }
+        for name, value in smallest.items():
+            if name.upper() not in os.environ:
+                jax.config.update(name, value)

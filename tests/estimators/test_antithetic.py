@@ -1,0 +1,235 @@
+"""What pairs do: draws, masks, restarts, shaping, and schedules of the noise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from analytic import HORIZON, THETA, WINDOW, decay_losses, decay_problem
+from estimator_table import EVOLUTION, PERSISTENT, make, once
+from scipy.stats import rankdata
+
+from l2o.estimators.antithetic import centered_rank_delta, draw_perturbation, shaped_deltas
+from l2o.estimators.pes import pes
+from l2o.estimators.truncated_es import truncated_es
+from l2o.problem import Window
+
+pytestmark = pytest.mark.usefixtures("strict_ranks")
+
+STD = 0.1
+
+
+def noise_of(key, pair):
+    k_perturbation, _ = jax.random.split(jax.random.fold_in(key, pair))
+    return draw_perturbation(k_perturbation, THETA, STD)
+
+
+def gradients_of_pairs(key, num_pairs, num_steps):
+    """Each pair's gradient in its first estimate, by hand: shape (pairs, 2)."""
+    noise = jnp.stack([noise_of(key, pair) for pair in range(num_pairs)])
+    cost = lambda theta: jnp.mean(decay_losses(theta, jnp.zeros(2), num_steps)[1])
+    delta = jax.vmap(lambda e: cost(THETA + e) - cost(THETA - e))(noise)
+    return np.asarray(delta[:, None] * noise / (2 * STD**2))
+
+
+def num_steps_of(name):
+    return HORIZON if name == "full_es" else WINDOW
+
+
+def strategies(*quick):
+    """All of them; those that are not quick are in the slow suite."""
+    return [pytest.param(n, marks=() if n in quick else pytest.mark.slow) for n in EVOLUTION]
+
+
+@pytest.mark.parametrize("name", strategies("full_es", "nres", "truncated_es"))
+def test_a_pair_depends_on_its_global_index_only(name, key):
+    """Growing the population leaves the pairs before as they were: their sum only grows."""
+    for num_pairs in (2, 4):
+        gradient, _, _ = once(make(name, decay_problem(), num_pairs=num_pairs), key)
+        expected = np.mean(gradients_of_pairs(key, num_pairs, num_steps_of(name)), axis=0)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-3)
+
+
+QUICK_SIDES = {"full_es": (1.0,), "pes": (1.0, -1.0), "nres": (-1.0,), "truncated_es": (1.0,)}
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        pytest.param(
+            *(name, side), marks=() if side in QUICK_SIDES.get(name, ()) else pytest.mark.slow
+        )
+        for name in EVOLUTION
+        for side in (1.0, -1.0)
+    ],
+)
+def test_a_nan_member_masks_its_pair_only(name, side, key):
+    """The losses of the one member that is furthest to one side turn NaN."""
+    num_pairs = 4
+    reach = np.array([abs(float(noise_of(key, pair)[0])) for pair in range(num_pairs)])
+    bad = int(np.argmax(reach))
+    limit = float(np.mean(np.sort(reach)[-2:]))
+
+    def poisoned(losses, theta, state):
+        return jnp.where(side * (theta[0] - THETA[0]) > limit, jnp.nan, losses)
+
+    estimator = make(name, decay_problem(loss=poisoned), num_pairs=num_pairs)
+    gradient, after, metrics = once(estimator, key)
+
+    others = [pair for pair in range(num_pairs) if pair != bad]
+    expected = np.mean(gradients_of_pairs(key, num_pairs, num_steps_of(name))[others], axis=0)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3)
+    assert metrics["valid"] == 0.75
+    np.testing.assert_allclose(metrics["finite"], 1 - 1 / 8)
+    assert np.isfinite(metrics["meta_loss"])
+    if name == "full_es":
+        return
+    inner = after.members.inner if name in PERSISTENT else after.members
+    assert inner.horizon[bad] == 0 and np.all(np.delete(inner.horizon, bad) > 0)
+    if name in PERSISTENT:
+        np.testing.assert_array_equal(after.members.felt[bad], np.zeros(2))
+        assert bool(after.members.is_due[bad])
+        assert np.any(np.asarray(after.members.felt)[others] != 0)
+    # The next window is the first of another run, from its start and with nothing felt before.
+    next_key = jax.random.fold_in(key, num_pairs)
+    _, again, metrics = once(
+        make(name, decay_problem(), num_pairs=num_pairs), next_key, state=after
+    )
+    assert metrics["valid"] == 1.0
+    inner = again.members.inner if name in PERSISTENT else again.members
+    assert inner.step[bad] == WINDOW and inner.horizon[bad] in range(WINDOW, HORIZON + 1, WINDOW)
+    noise = noise_of(next_key, bad)
+    reached = decay_losses(THETA + noise, jnp.zeros(2), WINDOW)[0]
+    plus = inner.params[bad, 0] if name in PERSISTENT else inner.params[bad]
+    np.testing.assert_allclose(plus, reached, rtol=1e-5)
+    if name in PERSISTENT and inner.horizon[bad] > WINDOW:
+        np.testing.assert_allclose(again.members.felt[bad], noise / STD**2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", strategies("full_es", "pes", "nres"))
+def test_no_valid_pair_gives_a_zero_gradient_and_says_so(name, key):
+    always = lambda losses, theta, state: losses * jnp.nan
+    shaping = "none" if name == "full_es" else "standardize" if name == "pes" else "centered_rank"
+    estimator = make(name, decay_problem(loss=always), num_pairs=2, shaping=shaping)
+    gradient, _, metrics = once(estimator, key)
+    np.testing.assert_array_equal(gradient, np.zeros(2))
+    assert np.isnan(metrics["meta_loss"])
+    assert metrics["valid"] == 0 and metrics["finite"] == 0
+
+
+@pytest.mark.parametrize("name", PERSISTENT)
+def test_members_of_a_pair_share_their_draws_and_pairs_do_not(name, key):
+    inner = once(make(name, decay_problem(), num_pairs=4), key)[1].members.inner
+    draws = np.asarray(inner.opt_state)
+    np.testing.assert_array_equal(draws[:, 0], draws[:, 1])
+    assert len(set(draws[:, 0].tolist())) == 4
+    assert np.any(np.asarray(inner.params)[:, 0] != np.asarray(inner.params)[:, 1])
+
+
+def test_when_perturbations_are_drawn(key):
+    """PES every window, NRES when a run has ended, and not before."""
+    seen = {}
+    for name in ("pes", "nres"):
+        estimator = make(name, decay_problem(), num_pairs=8)
+        run = jax.jit(estimator.estimate)
+        state, seen[name] = jax.jit(estimator.init)(key, THETA), []
+        for window in range(5):
+            before = np.asarray(state.members.perturbation)
+            _, state, _ = run(jax.random.fold_in(key, window), THETA, state, ())
+            changed = np.any(np.asarray(state.members.perturbation) != before, axis=-1)
+            inner = state.members.inner
+            seen[name].append((changed, np.asarray(inner.step >= inner.horizon)))
+    assert all(np.all(changed) for changed, _ in seen["pes"])
+    for (_, ended), (changed, _) in zip(seen["nres"][:-1], seen["nres"][1:], strict=True):
+        np.testing.assert_array_equal(changed, ended)
+    assert np.all(seen["nres"][0][0])
+
+
+def test_es_single_is_in_lockstep_and_nres_is_not(key):
+    single, nres = (
+        make(n, decay_problem(), num_pairs=16).init(key, THETA) for n in ("es_single", "nres")
+    )
+    assert set(np.asarray(single.members.inner.horizon).tolist()) == {HORIZON}
+    assert len(set(np.asarray(nres.members.inner.horizon).tolist())) > 1
+
+
+def test_truncated_es_goes_on_from_the_plus_member(key):
+    estimator = truncated_es(decay_problem(), num_pairs=1, std=STD)
+    state = jax.jit(estimator.init)(key, THETA)
+    members = state.members._replace(horizon=jnp.array([HORIZON]))
+    _, after, _ = once(estimator, key, state=state._replace(members=members))
+    expected, _ = decay_losses(THETA + noise_of(key, 0), jnp.zeros(2), WINDOW)
+    np.testing.assert_allclose(after.members.params[0], expected, rtol=1e-5)
+
+
+def test_meta_loss_is_the_mean_over_steps_and_members(key):
+    _, _, metrics = once(pes(decay_problem(), num_pairs=2, std=1e-6), key)
+    expected = jnp.mean(decay_losses(THETA, jnp.zeros(2), WINDOW)[1])
+    np.testing.assert_allclose(metrics["meta_loss"], expected, rtol=1e-4)
+
+
+def losses_of_pairs(key, num_pairs, num_steps):
+    """Mean losses of a first estimate, shape (pairs, 2), and its perturbations."""
+    noise = np.stack([noise_of(key, pair) for pair in range(num_pairs)])
+    cost = lambda theta: jnp.mean(decay_losses(theta, jnp.zeros(2), num_steps)[1])
+    losses = jax.vmap(jax.vmap(cost))(THETA[None, None] + jnp.stack([noise, -noise], axis=1))
+    return np.asarray(losses), noise
+
+
+@pytest.mark.parametrize(
+    ("name", "shaping"),
+    [("pes", "sign"), ("nres", "centered_rank"), ("pes", "standardize"), ("full_es", "sign")],
+)
+def test_shaping_by_hand(name, shaping, key):
+    num_pairs = 5
+    losses, noise = losses_of_pairs(key, num_pairs, num_steps_of(name))
+    delta = losses[:, 0] - losses[:, 1]
+    ranks = rankdata(losses).reshape(num_pairs, 2)
+    weight = {
+        "sign": np.sign(delta),
+        "centered_rank": (ranks[:, 0] - ranks[:, 1]) / (2 * num_pairs - 1),
+        "standardize": delta * STD / np.std(losses),
+    }[shaping]
+    expected = np.mean(weight[:, None] * noise / (2 * STD**2), axis=0)
+    gradient = once(make(name, decay_problem(), num_pairs=num_pairs, shaping=shaping), key)[0]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("shaping", ["centered_rank", "standardize"])
+def test_a_pair_that_is_left_out_does_not_shape_the_others(shaping):
+    losses = np.array([[1.0, 4.0], [np.nan, 2.0], [3.0, 2.5]], np.float32)
+    valid = np.isfinite(losses).all(axis=1)
+    on = jnp.ones((3, 2, 1), bool)
+    window = Window(loss=jnp.asarray(losses)[..., None], done=on, mask=on, finite=on)
+    found = np.asarray(shaped_deltas(window, jnp.asarray(valid), STD, shaping, None))[valid, 0]
+    kept = losses[valid]
+    if shaping == "centered_rank":
+        ranks = rankdata(kept).reshape(2, 2)
+        expected = (ranks[:, 0] - ranks[:, 1]) / 5
+    else:
+        expected = (kept[:, 0] - kept[:, 1]) * STD / np.std(kept)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_equal_losses_share_their_rank():
+    losses = jnp.array([[1.0, 1.0], [3.0, 2.0]])
+    np.testing.assert_allclose(centered_rank_delta(losses, losses), [0.0, 1 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["pes", "nres"])
+def test_a_schedule_of_the_noise(name, key):
+    """Exact credit for what was felt under another σ: unbiased on a linear loss."""
+    linear = lambda losses, theta, state: jnp.full_like(losses, theta @ jnp.array([1.0, -2.0]))
+    schedule = optax.exponential_decay(1.0, 1, 0.5)
+    estimator = make(name, decay_problem(loss=linear), num_pairs=2000, std=schedule)
+    run = jax.jit(estimator.estimate)
+    state = jax.jit(estimator.init)(key, THETA)
+    for step in range(6):
+        before = state
+        gradient, state, _ = run(jax.random.fold_in(key, step), THETA, before, ())
+        # ε εᵀ c / σ² has a variance of |c|² + c_i² up to 9; what PES felt before adds to it.
+        np.testing.assert_allclose(gradient, [1.0, -2.0], atol=4 * np.sqrt(9 / 2000) * 2)
+        drawn = np.asarray(before.members.is_due)
+        spread = float(np.std(np.asarray(state.members.perturbation)[drawn]))
+        np.testing.assert_allclose(spread, 0.5**step, rtol=0.15)
+    assert int(state.step) == 6

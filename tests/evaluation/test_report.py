@@ -1,0 +1,229 @@
+import html.parser
+import io
+import json
+import os
+import re
+import shutil
+
+import jax.numpy as jnp
+import optax
+import pytest
+from rich.console import Console
+
+from l2o.evaluation.compare import compare
+from l2o.evaluation.html import DEFINITIONS, shortfalls
+from l2o.evaluation.report import comparison_table, render_report, write_report
+from l2o.rng import stream
+from l2o.task import Task
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+KEYS_OF_A_ROW = {
+    "task",
+    "steps",
+    "learned_final_loss",
+    "best_baseline",
+    "best_baseline_final_loss",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "diverged",
+}
+
+
+class WellFormed(html.parser.HTMLParser):
+    """Checks that tags nest, and keeps the tags, attributes and text."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.values, self.text = [], [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.values += [value or "" for _, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.values += [value or "" for _, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def task_named(name: str) -> Task:
+    return Task(
+        name=name,
+        sample=lambda key: (),
+        init=lambda key, instance: jnp.array([2.0, 3.0]),
+        batch=lambda key, instance, data, split: (),
+        loss=lambda x, batch, instance: jnp.sum(jnp.square(x)),
+        loss_cap=100.0,
+        metrics=lambda x, batch, instance: {"norm": jnp.linalg.norm(x)},
+    )
+
+
+def small(name, learned, **options):
+    sizes = dict(num_steps=6, num_seeds=2, learning_rates=(0.01, 0.1, 1.0))
+    return compare(stream(0, "evaluation"), task_named(name), learned, **sizes, **options)
+
+
+@pytest.fixture(scope="module")
+def comparisons():
+    return [
+        small("<b>bold</b> & $a$", optax.sgd(0.5), controls={"_untrained": optax.sgd(0.0)}),
+        small("hopeless", optax.sgd(jnp.nan)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, comparisons):
+    folder = tmp_path_factory.mktemp("report")
+    lines = [
+        {"step": 0, "meta_loss": 2.0, "finite": 1.0},
+        {"step": 10, "meta_loss": None, "finite": 0.5},
+        {"step": 20, "meta_loss": 1.0, "finite": 1.0},
+    ]
+    text = "\n".join(map(json.dumps, lines)) + '\n{"step": 30, "meta'
+    (folder / "metrics.jsonl").write_text(text)
+    config = {"task": "<script>alert(1)</script>", "rate": float("nan")}
+    write_report(folder, comparisons, config=config)
+    return folder
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "report")
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def parsed(folder) -> WellFormed:
+    page = WellFormed()
+    page.feed((folder / "report.html").read_text())
+    page.close()
+    assert page.open == []
+    return page
+
+
+def test_report_json_is_strict_and_has_the_agreed_keys(folder):
+    content = json.loads((folder / "report.json").read_text(), parse_constant=refuse)
+    assert len(content["comparisons"]) == 2
+    for row in content["comparisons"]:
+        assert row.keys() >= KEYS_OF_A_ROW
+    assert {"python", "jax", "device", "platform"} <= content["environment"].keys()
+    assert content["config"] == {"task": "<script>alert(1)</script>", "rate": None}
+    assert content["metrics"]["last"] == {"step": 20, "meta_loss": 1.0, "finite": 1.0}
+
+
+def test_an_optimizer_that_returns_nan_is_in_the_report(folder):
+    row = json.loads((folder / "report.json").read_text())["comparisons"][1]
+    assert row["diverged"] == 1.0
+    assert row["learned_final_loss"] == 100.0
+    assert row["speedup"] == 0.0
+    assert row["learned_test_norm"] is None
+    assert "hopeless the learned optimizer loses to adam" in parsed(folder).text
+
+
+def test_report_html_is_well_formed_and_refers_to_nothing_outside(folder):
+    page = parsed(folder)
+    assert "svg" in page.tags
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    text = (folder / "report.html").read_text()
+    assert "http" not in text
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert all(value.startswith("#") for value in re.findall(r'href="([^"]*)"', text))
+
+
+def test_user_strings_are_escaped(folder):
+    page = parsed(folder)
+    assert "b" not in page.tags
+    assert "<b>bold</b> & $a$" in page.text
+    assert "<script>alert(1)</script>" in page.text
+
+
+def test_every_column_is_defined_and_every_entrant_listed(folder):
+    text = parsed(folder).text
+    for column, meaning in DEFINITIONS.items():
+        assert column in text
+        assert meaning in text
+    for name in ("adam lr=", "adam_cosine lr=", "_untrained", "norm", "meta-training"):
+        assert name in text
+
+
+def test_the_page_can_be_made_again_from_report_json(folder):
+    before = (folder / "report.html").read_bytes()
+    (folder / "report.html").unlink()
+    assert render_report(folder).keys() == {"report.html"}
+    assert (folder / "report.html").read_bytes() == before
+
+
+def test_a_picture_is_drawn_on_request(folder):
+    files = render_report(folder, png=True)
+    assert files["report.png"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_without_comparisons_says_so(tmp_path):
+    files = write_report(tmp_path / "new", [], png=True)
+    assert files.keys() == {"report.json", "report.html"}
+    assert "No comparison has been run." in parsed(tmp_path / "new").text
+
+
+def test_writes_leave_no_temporary_file_and_keep_the_old_report_when_they_fail(
+    folder, monkeypatch, comparisons
+):
+    before = (folder / "report.json").read_bytes()
+    names = sorted(os.listdir(folder))
+
+    def full_disk(source, target):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(folder, comparisons[:1])
+    assert (folder / "report.json").read_bytes() == before
+    assert sorted(os.listdir(folder)) == names
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "`run` must be a folder with a report.json; got"),
+        ("{", "`report.json` must hold a report; got .* cannot be read"),
+        (
+            '{"comparisons": [{"task": "x"}], "curves": [{}], "grids": [[]], "config": {}, '
+            '"environment": {}}',
+            "`report.json` must hold a report; got .*, in which 'steps' is missing",
+        ),
+        ("[1, 2]", "`report.json` must hold a report; got .* without comparisons"),
+        ("3", "`report.json` must hold a report; got .* cannot be read"),
+        ('{"comparisons": []}', "`report.json` must hold a report; got .* without config, curves"),
+    ],
+)
+def test_what_is_not_a_report_is_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        render_report(tmp_path)
+
+
+def test_the_table_for_the_terminal_shows_names_as_they_are(comparisons):
+    console = Console(width=200, record=True, file=io.StringIO())
+    rows = [c.summary for c in comparisons]
+    console.print(comparison_table([{**rows[0], "task": "[red]name[/red]"}, rows[1]]))
+    text = console.export_text()
+    assert "[red]name[/red]" in text
+    assert "100%" in text
+    assert "speed-up" in text
+
+
+def test_the_learned_optimizer_is_said_to_lose_to_controls_too(comparisons):
+    row = {**comparisons[0].summary, "learned_final_loss": 1e6}
+    assert len(shortfalls(row)) == 3
+    assert shortfalls({**row, "learned_final_loss": -1.0}) == []

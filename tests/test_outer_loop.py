@@ -1,0 +1,293 @@
+import dataclasses
+import gzip
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_checkpoint import file_size_limit
+from tiny_run import THETA, tiny_learner
+
+from l2o.distributed.mesh import population_mesh
+from l2o.learner import Learner, MetaState
+from l2o.outer_loop import chunk_of, fit, stop_on_signals
+from l2o.runs.checkpoint import Checkpoints
+from l2o.runs.folder import RunError, RunFolder
+from l2o.runs.logging import TIMING_FIELDS, read_metrics
+
+KEY = jax.random.key(1)
+SCHEDULE = {"num_steps": 30, "log_every": 5, "checkpoint_every": 10}
+
+
+def counting_learner(bad_from: int = 10**9, bad_to: int = 10**9, data=()) -> Learner:
+    """Adds noise to theta; its metrics are bad in a range of steps."""
+
+    def init(key, theta):
+        del key
+        return MetaState(theta, theta, (), jnp.zeros(2), jnp.int32(0))
+
+    def step(key, state, data):
+        bad = (state.step >= bad_from) & (state.step < bad_to)
+        total = sum(jnp.sum(x) for x in jax.tree.leaves(data))
+        theta = jax.tree.map(lambda t: t + jax.random.normal(key) + total, state.theta)
+        metrics = {
+            "meta_loss": jnp.where(bad, jnp.nan, 1.0 / (1.0 + state.step)),
+            "finite": jnp.where(bad, 0.0, 1.0),
+            "valid": jnp.float32(0.5),
+        }
+        return state._replace(theta=theta, step=state.step + 1), metrics
+
+    return Learner(init=init, step=step, theta=lambda state: state.theta, steps=7, data=data)
+
+
+def lines_of(run: RunFolder) -> list[dict]:
+    lines = read_metrics(run.metrics)
+    return [{k: v for k, v in line.items() if k not in TIMING_FIELDS} for line in lines]
+
+
+def assert_same(a, b) -> None:
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+@pytest.fixture(scope="module")
+def learner() -> Learner:
+    return counting_learner()
+
+
+@pytest.fixture(scope="module")
+def whole(learner, tmp_path_factory):
+    """An uninterrupted run."""
+    run = RunFolder.open(tmp_path_factory.mktemp("fit") / "run", {})
+    return run, fit(KEY, learner, THETA, **SCHEDULE, run=run)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("killed_at", [5, 10, 15, 20, 30])
+def test_resumed_equals_uninterrupted(learner, whole, tmp_path, killed_at):
+    run = RunFolder.open(tmp_path / "run", {})
+
+    def kill(line):
+        if line["step"] == killed_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(KEY, learner, THETA, **SCHEDULE, run=run, on_metrics=kill)
+    seen = []
+    state = fit(KEY, learner, THETA, **SCHEDULE, run=run, on_metrics=seen.append)
+    assert seen[0]["step"] == (killed_at - 1) // 10 * 10 + 5
+    assert_same(state, whole[1])
+    assert lines_of(run) == lines_of(whole[0])
+    again = fit(KEY, learner, THETA, **SCHEDULE, run=run, on_metrics=pytest.fail)
+    assert_same(again, whole[1])
+    assert lines_of(run) == lines_of(whole[0])
+
+
+def test_meta_training_resumes(tmp_path):
+    learner = tiny_learner()
+    run = RunFolder.open(tmp_path, {})
+    fit(KEY, learner, THETA, **SCHEDULE | {"num_steps": 10}, run=run)
+    seen = []
+    whole = fit(KEY, learner, THETA, **SCHEDULE, on_metrics=seen.append)
+    assert_same(fit(KEY, learner, THETA, **SCHEDULE, run=run), whole)
+    lines = [{k: v for k, v in line.items() if k not in TIMING_FIELDS} for line in seen]
+    assert lines_of(run) == lines
+    assert lines[-1]["inner_steps"] == 30 * learner.steps == 30 * 8
+    assert {"meta_loss", "finite", "valid", "meta_gradient_norm"} < lines[0].keys()
+
+
+def test_the_chunk_size_and_the_run_folder_change_no_bit(learner, whole):
+    state = fit(KEY, learner, THETA, num_steps=30, log_every=10)
+    assert_same(state, whole[1])
+    assert all(x.is_deleted() is False for x in jax.tree.leaves(THETA))
+
+
+def test_lines_hold_means_of_a_chunk(tmp_path):
+    run, seen = RunFolder.open(tmp_path, {}), []
+    learner = counting_learner(bad_from=1, bad_to=2)
+    fit(KEY, learner, THETA, num_steps=4, log_every=2, checkpoint_every=2, run=run,
+        on_metrics=seen.append)  # fmt: skip
+    first, second = read_metrics(run.metrics)
+    assert first["step"] == 2 and first["inner_steps"] == 14
+    assert first["meta_loss"] == 1.0 and first["finite"] == 0.5 and first["valid"] == 0.5
+    assert second["meta_loss"] == pytest.approx((1 / 3 + 1 / 4) / 2)
+    assert second["inner_steps_per_second"] == pytest.approx(14 / second["seconds"])
+    assert "compile_seconds" in seen[0] and "compile_seconds" not in seen[1]
+    assert {**seen[1]} == second
+
+
+def test_one_trace_a_run(learner, tmp_path):
+    traces = []
+
+    def step(key, state, data):
+        traces.append(1)
+        return learner.step(key, state, data)
+
+    counted = Learner(learner.init, step, learner.theta, learner.steps, learner.data)
+    fit(KEY, counted, THETA, **SCHEDULE, run=RunFolder.open(tmp_path, {}))
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("num_steps", [15, 5])
+def test_one_chunk_is_traced_on_request(learner, tmp_path, num_steps):
+    run = RunFolder.open(tmp_path, {})
+    fit(KEY, learner, THETA, num_steps=num_steps, log_every=5, run=run, profile=True)
+    (path,) = run.profile.glob("**/perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    chunks = [e for e in events if e.get("name", "").startswith("PjitFunction(chunk)")]
+    assert len(events) > 10 and len(chunks) <= 1
+    with pytest.raises(ValueError, match="`run` is needed for a profile"):
+        fit(KEY, learner, THETA, num_steps=5, log_every=5, profile=True)
+
+
+def test_devices_share_one_program_and_agree(tmp_path):
+    def state_on(num_devices, **kwargs):
+        learner = tiny_learner(population_mesh(num_devices))
+        return fit(KEY, learner, THETA, log_every=5, checkpoint_every=5, **kwargs)
+
+    two, run = state_on(2, num_steps=20), RunFolder.open(tmp_path, {})
+    state_on(2, num_steps=10, run=run)
+    assert_same(state_on(2, num_steps=20, run=run), two)
+    one = state_on(1, num_steps=20)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), one.theta, two.theta)
+
+
+def test_data_is_no_constant_of_the_program():
+    def size_of_program(num_rows):
+        learner = counting_learner(data={"rows": np.random.default_rng(0).normal(size=num_rows)})
+        state = learner.init(KEY, THETA)
+        return len(jax.jit(chunk_of(learner, 5)).lower(KEY, state, learner.data).as_text())
+
+    assert size_of_program(100_000) - size_of_program(10) < 1000
+
+
+def test_data_reaches_the_learner():
+    plain = fit(KEY, counting_learner(), THETA, num_steps=10)
+    added = fit(KEY, counting_learner(data=jnp.ones(3)), THETA, num_steps=10)
+    np.testing.assert_allclose(
+        added.theta["log_learning_rate"] - plain.theta["log_learning_rate"], 30.0, rtol=1e-5
+    )
+
+
+def test_stops_when_asked_and_goes_on(learner, whole, tmp_path):
+    run, steps = RunFolder.open(tmp_path / "run", {}), []
+    stop = lambda: len(steps) == 3
+    state = fit(KEY, learner, THETA, **SCHEDULE, run=run, on_metrics=steps.append, should_stop=stop)
+    assert state.step == 15 and Checkpoints(run.checkpoints).steps() == [10, 15]
+    assert_same(fit(KEY, learner, THETA, **SCHEDULE, run=run), whole[1])
+    assert lines_of(run) == lines_of(whole[0])
+
+
+def test_a_damaged_checkpoint_is_reported_and_changes_nothing(learner, whole, tmp_path):
+    run = RunFolder.open(tmp_path / "run", {})
+    fit(KEY, learner, THETA, **SCHEDULE | {"num_steps": 20}, run=run)
+    (run.checkpoints / "20" / "state" / "_METADATA").write_text("{}")
+    with pytest.warns(UserWarning, match="20 is damaged .*_METADATA differs .* step 10 instead"):
+        state = fit(KEY, learner, THETA, **SCHEDULE, run=run)
+    assert_same(state, whole[1])
+    assert lines_of(run) == lines_of(whole[0])
+
+
+def test_a_disk_full_of_metrics(learner, whole, tmp_path):
+    run = RunFolder.open(tmp_path / "run", {})
+    size = len(whole[0].metrics.read_bytes())
+    with (
+        file_size_limit(size - 100),
+        pytest.raises(RunError, match=r"(metrics|checkpoint .*) could not be written .*Free space"),
+    ):
+        fit(KEY, learner, THETA, **SCHEDULE, run=run)
+    assert_same(fit(KEY, learner, THETA, **SCHEDULE, run=run), whole[1])
+    assert lines_of(run) == lines_of(whole[0])
+
+
+def test_a_run_without_a_finite_member_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    run = RunFolder.open(tmp_path, {})
+    message = (
+        r"no member had a finite loss in the last 27 outer steps: stopped at step 50; the last "
+        r"good checkpoint is at step 20\. Try a smaller --std or --learning-rate"
+    )
+    with pytest.raises(RunError, match=message):
+        fit(KEY, counting_learner(bad_from=23), THETA, num_steps=100, log_every=5,
+            checkpoint_every=10, patience=24, run=run)  # fmt: skip
+    assert Checkpoints(run.checkpoints).steps() == [10, 20]
+    assert read_metrics(run.metrics)[-1]["meta_loss"] is None
+
+
+def test_a_run_that_never_had_a_finite_member(tmp_path):
+    with pytest.raises(
+        RunError, match=r"last 10 outer steps: stopped at step 10; nothing was saved"
+    ):
+        fit(KEY, counting_learner(bad_from=0), THETA, num_steps=10)
+    run = RunFolder.open(tmp_path, {})
+    with pytest.raises(RunError, match="none is saved yet"):
+        fit(KEY, counting_learner(bad_from=0), THETA, num_steps=200, run=run)
+    assert not run.checkpoints.exists()
+
+
+def test_a_checkpoint_due_in_a_bad_stretch_is_saved_after_it(tmp_path):
+    run = RunFolder.open(tmp_path, {})
+    learner = counting_learner(bad_from=17, bad_to=23)
+    fit(KEY, learner, THETA, num_steps=40, log_every=5, checkpoint_every=20, run=run)
+    assert Checkpoints(run.checkpoints).steps() == [25, 40]
+    state = fit(KEY, learner, THETA, num_steps=40, log_every=5, checkpoint_every=20)
+    assert_same(fit(KEY, learner, THETA, num_steps=40, log_every=5, run=run), state)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ({"num_steps": 25}, r"`num_steps` must be a multiple of `log_every`; .*Try num_steps=30"),
+        ({"checkpoint_every": 15}, r"`checkpoint_every` must be a mult.*Try checkpoint_every=20"),
+        ({"num_steps": 0}, "`num_steps` must be at least 1; got 0"),
+        ({"log_every": 0}, "`log_every` must be at least 1; got 0"),
+        ({"patience": 0}, "`patience` must be at least 1; got 0"),
+    ],
+)
+def test_step_counts_that_do_not_fit(tmp_path, steps, message):
+    with pytest.raises(ValueError, match=message):
+        fit(KEY, counting_learner(), THETA, **{"num_steps": 30} | steps, run=RunFolder(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fewer_steps_than_the_checkpoint_has(tmp_path):
+    run = RunFolder.open(tmp_path, {})
+    fit(KEY, counting_learner(), THETA, **SCHEDULE, run=run)
+    with pytest.raises(ValueError, match=r"a checkpoint at 30, log_every=5\. Try num_steps=35"):
+        fit(KEY, counting_learner(), THETA, **SCHEDULE | {"num_steps": 20}, run=run)
+    assert len(read_metrics(run.metrics)) == 6
+
+
+def test_a_second_signal_does_what_it_does_by_default(request):
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), stop_on_signals() as should_stop:
+        assert not should_stop()
+        signal.raise_signal(signal.SIGINT)
+        assert should_stop()
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_every_outer_step_has_a_key_of_its_own():
+    learner = tiny_learner()
+
+    def step(key, state, data):
+        state, metrics = learner.step(key, state, data)
+        return state, metrics | {"draw": jax.random.uniform(key)}
+
+    draws = []
+    fit(
+        jax.random.key(1),
+        dataclasses.replace(learner, step=step),
+        THETA,
+        num_steps=10,
+        log_every=1,
+        on_metrics=lambda line: draws.append(line["draw"]),
+    )
+    assert len(set(draws)) == 10
