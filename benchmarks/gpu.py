@@ -251,10 +251,10 @@ def checks(options: Options, console: Console) -> Rows:
     with tempfile.TemporaryDirectory() as folder:
         whole, resumed, ppo = (Path(folder) / name for name in ("whole", "resumed", "ppo"))
         short = ["meta-train", "smoke", "--no-evaluate", "--quiet"]
-        policy = ["--optimizer", "scheduler", "--estimator", "ppo", "--log-every", "2"]
-        policy += ["--horizon", "100", "--window", "50"]
+        policy = ["--optimizer", "scheduler", "--log-every", "2", "--horizon", "100"]
+        policy += ["--window", "50", "ppo"]
         for name, flags, run in (
-            ("ppo, two outer steps", [*policy, "--steps", "2"], ppo),
+            ("ppo, two outer steps", ["--steps", "2", *policy], ppo),
             ("twenty outer steps of PES", [], whole),
         ):
             started = time.perf_counter()

@@ -30,8 +30,9 @@ from rich.table import Table
 
 from l2o import registry
 from l2o.cli.meta_train import meta_trained
-from l2o.cli.plan import first_theta
-from l2o.cli.settings import PRESETS, MetaTraining
+from l2o.cli.methods import NRES
+from l2o.cli.presets import PRESETS
+from l2o.cli.settings import MetaTraining, Output, first_theta
 from l2o.distributed import processes
 from l2o.evaluation.baselines import BASELINES, tune
 from l2o.evaluation.compare import tuned_baseline
@@ -39,6 +40,7 @@ from l2o.evaluation.evaluate import Curves, evaluate
 from l2o.evaluation.statistics import mean_interval, median_interval, speedups
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.policies.controller import scheduler, tensor_controller
+from l2o.rl.reward import Reward
 from l2o.rng import stream
 from l2o.runs.folder import atomic_write
 from l2o.task import Task, TaskFamily
@@ -107,16 +109,11 @@ def plain_digits() -> TaskFamily:
     )
 
 
-PPO = replace(PRESETS["scheduler"], evaluate=False, quiet=True)
-SHORT_WINDOWS = replace(PPO, window=150, trace=0.95)
+PPO = replace(PRESETS["scheduler"], evaluate=False, output=Output(quiet=True))
+SHORT_WINDOWS = replace(PPO, window=150, method=replace(PPO.method, gae_lambda=0.95))
 SHORT = replace(SHORT_WINDOWS, horizon=(300, 600))
 PLAIN = replace(PPO, task=("policies:plain_digits",))
-BY_NRES: dict[str, Any] = {
-    "estimator": "nres",
-    "std": 0.03,
-    "learning_rate": 3e-3,
-    "window": 150,
-}
+BY_NRES: dict[str, Any] = {"method": NRES(std=0.03), "window": 150}
 STUDIES: Mapping[str, Study] = {
     "scheduler": Study(
         entrants={"ppo": PLAIN, "nres": replace(PLAIN, **BY_NRES)},
@@ -134,15 +131,17 @@ STUDIES: Mapping[str, Study] = {
     ),
     "agents": Study(
         entrants={
-            "one agent": replace(SHORT, task=("badly_scaled_mlp",), optimizer="policies:one_agent"),
+            "one agent": replace(
+                SHORT, task=("badly_scaled_mlp",), optimizer=("policies:one_agent",)
+            ),
             "team": replace(
-                SHORT, task=("badly_scaled_mlp",), optimizer="policies:agent_of_each_tensor"
+                SHORT, task=("badly_scaled_mlp",), optimizer=("policies:agent_of_each_tensor",)
             ),
             "difference": replace(
                 SHORT,
                 task=("badly_scaled_mlp",),
-                optimizer="policies:agent_of_each_tensor",
-                credit="difference",
+                optimizer=("policies:agent_of_each_tensor",),
+                method=replace(SHORT.method, credit="difference"),
             ),
         },
         tasks=("badly_scaled_mlp_alternating",),
@@ -155,12 +154,12 @@ STUDIES: Mapping[str, Study] = {
             "macro-F1": replace(
                 SHORT,
                 task=("imbalanced_digits_mlp",),
-                reward=("macro_f1",),
-                reward_on="valid",
-                reward_batches=8,
+                method=replace(SHORT.method, reward=Reward(("macro_f1",), on="valid", batches=8)),
             ),
             "loss": replace(
-                SHORT, task=("imbalanced_digits_mlp",), reward_on="valid", reward_batches=8
+                SHORT,
+                task=("imbalanced_digits_mlp",),
+                method=replace(SHORT.method, reward=Reward(on="valid", batches=8)),
             ),
         },
         tasks=("imbalanced_digits_mlp_32x32",),
@@ -213,7 +212,8 @@ def entrant(
 ) -> tuple[LearnedOptimizer, Theta, Mapping[str, Any]]:
     """An entrant's design, theta and summary of its meta-training."""
     folder = options.runs / options.study / name.replace(" ", "_")
-    settings = replace(settings, seed=options.seed, run_dir=str(folder))
+    output = replace(settings.output, run_dir=str(folder))
+    settings = replace(settings, seed=options.seed, output=output)
     console.print(name)
     return meta_trained(settings, options.inner_steps or study.inner_steps, console)
 

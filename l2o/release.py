@@ -143,6 +143,15 @@ def optimizer(
     return lopt.transform(theta, horizon=horizon)
 
 
+def read(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read the header and the weights of a release file by name, without its design; see `load`.
+
+    Raises:
+        ValueError: if there is no such file, or it is damaged.
+    """
+    return _parse(_find(name_or_path))
+
+
 def summary(name_or_path: str | Path) -> dict[str, Any]:
     """What a release file says of its meta-training, for instance `trained_on`; see `load`.
 
@@ -259,7 +268,7 @@ def _rebuild(
         )
     constructor = design or DESIGNS[name]
     dimensions = {size for array in arrays.values() for size in array.shape}
-    if problem := _config_problem(constructor, config):
+    if problem := config_problem(constructor, config):
         raise _invalid(path, f"its configuration does not fit {name}: {problem}")
     for key, value in config.items() if design is None else ():
         if isinstance(value, int) and abs(value) > LARGEST_SIZE and value not in dimensions:
@@ -278,7 +287,28 @@ def _rebuild(
     return lopt, template
 
 
-def _config_problem(constructor: Design, config: dict[str, Any]) -> str | None:
+def parse_option(constructor: Design, name: str, text: str) -> Any:
+    """Parse the value of a constructor's argument from text, as at the command line.
+
+    It is JSON where that is of the type of the argument's default, else the text itself; commas
+    separate the items of a list.
+    """
+    parameter = inspect.signature(constructor).parameters.get(name)
+    kind = type(parameter.default) if parameter else str
+    if kind in (list, tuple):
+        return [_json_or_text(item) for item in text.split(",") if item]
+    return text if kind is str else _json_or_text(text.lower() if kind is bool else text)
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def config_problem(constructor: Design, config: dict[str, Any]) -> str | None:
+    """Why a constructor does not take these keyword arguments, or None if it does."""
     parameters = inspect.signature(constructor).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return None

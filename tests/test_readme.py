@@ -8,7 +8,7 @@ import pytest
 
 from l2o.cli import meta_train as meta_training
 from l2o.cli.main import main
-from l2o.cli.plan import resolve
+from l2o.cli.settings import Processes
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
@@ -37,7 +37,7 @@ def commands() -> list[str]:
         "\n".join(page.read_text() for page in pages),
         flags=re.MULTILINE,
     )
-    left_out = ("my_module", "$", "--distributed", "--log ")
+    left_out = ("my_module", "$", "--distributed", "--log ", "runs/first")
     return sorted({line.strip() for line in found if not any(x in line for x in left_out)})
 
 
@@ -51,7 +51,7 @@ def test_a_command_of_the_documentation_is_accepted(line, monkeypatch, capsys):
 
     def only_resolve(settings, console):
         del console
-        resolve(replace(settings, devices=1))
+        replace(settings, processes=Processes(devices=1)).build()
         return 0
 
     monkeypatch.setattr(meta_training, "meta_train", only_resolve)

@@ -13,9 +13,10 @@ from typing import Any, Literal
 from rich.console import Console
 
 from l2o import registry
-from l2o.cli import plan
+from l2o.cli.arguments import check_renamed, parse
 from l2o.cli.hpo_policies import check_ways, settings_of, train_policy
-from l2o.cli.settings import MetaTraining
+from l2o.cli.settings import MetaTraining, first_theta
+from l2o.distributed import processes
 from l2o.hpo.engines import ENGINES, INSTALL, check_engines
 from l2o.hpo.one_task import SHORTEST, Budget, compare_on
 from l2o.hpo.report import NOTE, crossing_table, loss_table, write_results
@@ -74,8 +75,16 @@ BUDGETS: Mapping[BudgetName, Budget] = {
 }
 
 
+def command(arguments: Sequence[str], console: Console) -> int:
+    """`l2o compare-hpo [options]`."""
+    check_renamed(arguments, {"--steps": "--horizon"})
+    options = parse(CompareHPO, "compare-hpo", arguments)
+    processes.use_cpu_cores(len(processes.cores()))
+    return run_comparison(options, console)
+
+
 def run_comparison(options: CompareHPO, console: Console) -> int:
-    """Compares, and writes what was found; returns the exit status.
+    """Compare, and write what was found; returns the exit status.
 
     Raises:
         ValueError: for a mistake in the options, before anything is run.
@@ -97,7 +106,7 @@ def run_comparison(options: CompareHPO, console: Console) -> int:
         for way in options.policies
     ]
     # Mistakes are found before anything is written.
-    designs = [plan.resolve(settings).lopt for settings in ways]
+    designs = [settings.build().lopt for settings in ways]
     for lopt in (*designs, *(policy.lopt for policy in released)):
         for task in tasks:
             check_can_train(lopt, task, budget.steps)
@@ -112,7 +121,7 @@ def run_comparison(options: CompareHPO, console: Console) -> int:
             )
         policies = []
         for settings in ways:
-            console.print(f"meta-training by {settings.estimator}", highlight=False)
+            console.print(f"meta-training by {settings.method.name}", highlight=False)
             policies.append(trained(settings, budget.inner_steps, console))
         controls = before(policies, options.seed)
         results = []
@@ -167,8 +176,8 @@ def trained(settings: MetaTraining, inner_steps: float, console: Console) -> Met
     except ValueError as error:  # its settings were found right before
         told = re.sub(r",? or another --run-dir|--run-dir", "", str(error))
         raise RunError(
-            f"{settings.run_dir} cannot be used or gone on with: {told} If it is damaged or of "
-            "another version of l2o, delete it, and go on with --resume."
+            f"{settings.output.run_dir} cannot be used or gone on with: {told} If it is damaged "
+            "or of another version of l2o, delete it, and go on with --resume."
         ) from error
 
 
@@ -244,4 +253,4 @@ def chosen(names: Sequence[str], most: int | None, console: Console) -> list[Tas
 
 def before(policies: Sequence[Meta], seed: int) -> list[Meta]:
     """The first policy before its meta-training, as a control."""
-    return [Meta("untrained", p.lopt, plan.first_theta(p.lopt, seed), 0, []) for p in policies[:1]]
+    return [Meta("untrained", p.lopt, first_theta(p.lopt, seed), 0, []) for p in policies[:1]]

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -11,14 +11,16 @@ import jax
 from rich.console import Console
 
 from l2o import registry, release
-from l2o.cli.by_cost import objective_of
-from l2o.cli.plan import first_theta
+from l2o.cli.arguments import Flat, check_renamed, parse
+from l2o.cli.methods import LOG_LOSS
+from l2o.cli.settings import first_theta
 from l2o.diagnosis.report import NOTE, diagnosis_table, write_diagnosis
 from l2o.diagnosis.sampling import MakeEstimator, diagnose
 from l2o.diagnosis.summary import Job, ReferenceChoice, Runs
+from l2o.distributed import processes
 from l2o.estimators.antithetic import check_options
 from l2o.learned_optimizer import LearnedOptimizer, Theta
-from l2o.objective import Batches, Objective, Summary
+from l2o.objective import Objective
 from l2o.problem import Problem, inner_problem
 from l2o.rng import check_seed, stream
 
@@ -38,18 +40,7 @@ class Diagnose:
     theta: str | None = None
     """Run folder, release file or name of one whose theta it is; the design's first if not
     given."""
-    objective: Summary = "log"
-    """What a run costs, as `l2o meta-train` takes it, and so are the next five."""
-    measure: str = "loss"
-    """Of what."""
-    measure_on: Batches = "step"
-    """On which batches."""
-    measure_batches: int = 1
-    """On how many."""
-    target: float | None = None
-    """Of steps_to_target."""
-    normalize: bool = False
-    """Divide losses by a typical one of their task."""
+    objective: Flat[Objective] = LOG_LOSS
 
     # Which estimators
     estimator: tuple[str, ...] = ()
@@ -73,6 +64,14 @@ class Diagnose:
     """Folder for diagnosis.json and diagnosis.png; replaced if there are any."""
 
 
+def command(arguments: Sequence[str], console: Console) -> int:
+    """`l2o diagnose [options]`."""
+    check_renamed(arguments, {"--objective": "--summary"})
+    settings = parse(Diagnose, "diagnose", arguments)
+    processes.use_cpu_cores(len(processes.cores()))
+    return run_diagnosis(settings, console)
+
+
 def run_diagnosis(settings: Diagnose, console: Console) -> int:
     """Measures, and writes what was found; returns the exit status.
 
@@ -88,7 +87,7 @@ def run_diagnosis(settings: Diagnose, console: Console) -> int:
     check_writable(settings.out)
     lopt, theta = design_and_theta(settings)
     task = registry.training_task(settings.task)
-    objective = objective_of(settings)
+    objective = settings.objective
 
     def make_problem(horizon: int, window: int) -> Problem:
         return inner_problem(task, lopt, horizon=horizon, window=window, objective=objective)

@@ -8,22 +8,22 @@ from rich.console import Console
 
 from l2o import registry
 from l2o.cli.meta_train import meta_trained
-from l2o.cli.settings import PRESETS, MetaTraining
+from l2o.cli.methods import CMA, NRES
+from l2o.cli.presets import PRESETS
+from l2o.cli.settings import MetaTraining, Output
 from l2o.hpo.trained_policy import Meta, trained_policy
 
-_PPO = replace(
+_SCHEDULER = replace(
     PRESETS["scheduler"],
-    optimizer="l2o.hpo.trained_policy:small_scheduler",
+    optimizer=("l2o.hpo.trained_policy:small_scheduler",),
     evaluate=False,
-    quiet=True,
+    output=Output(quiet=True),
 )
 
-_BY_COST = replace(_PPO, std=0.03, window=150)
-
 WAYS: Mapping[str, MetaTraining] = {
-    "ppo": _PPO,
-    "nres": replace(_BY_COST, estimator="nres", learning_rate=3e-3),
-    "CMA_ES": replace(_BY_COST, estimator="CMA_ES", num_runs=2),
+    "ppo": _SCHEDULER,
+    "nres": replace(_SCHEDULER, window=150, method=NRES(std=0.03)),
+    "CMA_ES": replace(_SCHEDULER, window=150, method=CMA(std=0.03, runs_per_candidate=2)),
 }
 """Settings of meta-training by name; all take about the same inner steps."""
 
@@ -49,12 +49,11 @@ def settings_of(
         seed: of everything random.
         folder: that holds the run folder.
     """
-    return replace(
-        WAYS[way], task=tuple(families), horizon=horizon, seed=seed, run_dir=str(folder / way)
-    )
+    output = replace(WAYS[way].output, run_dir=str(folder / way))
+    return replace(WAYS[way], task=tuple(families), horizon=horizon, seed=seed, output=output)
 
 
 def train_policy(settings: MetaTraining, inner_steps: float, console: Console) -> Meta:
     """Meta-trains a policy, or takes the one that a run there has found."""
     lopt, theta, summary = meta_trained(settings, inner_steps, console)
-    return trained_policy(settings.estimator, lopt, theta, summary)
+    return trained_policy(settings.method.name, lopt, theta, summary)

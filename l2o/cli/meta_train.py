@@ -1,22 +1,29 @@
-"""The whole path of a run: resolve, meta-train, release, evaluate, report."""
+"""A meta-training run from its settings to its report: read this first.
+
+Settings build their parts; `fit` takes the outer steps; theta is released, evaluated beside tuned
+baselines, and reported.
+"""
 
 import contextlib
 import dataclasses
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import tyro
 from rich.console import Console
 
-from l2o import release
-from l2o.cli.plan import Plan, resolve
-from l2o.cli.population import num_devices
-from l2o.cli.settings import UNRECORDED, MetaTraining
+from l2o import registry, release
+from l2o.cli.arguments import RENAMED, check_renamed, parse
+from l2o.cli.evaluate import compare_on
+from l2o.cli.methods import METHODS, alike
+from l2o.cli.presets import PRESETS
+from l2o.cli.settings import MetaTraining, Parts
+from l2o.cli.topology import connected
 from l2o.distributed import processes
-from l2o.evaluation.compare import Comparison, compare
 from l2o.evaluation.report import comparison_table, write_report
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import MetaState
@@ -25,13 +32,54 @@ from l2o.rng import stream
 from l2o.runs.folder import RunError, RunFolder
 from l2o.runs.logging import TRACKERS, Track, check_trackers
 from l2o.runs.progress import progress
-from l2o.task import Task
 
 EXIT_ON_SIGNAL = 128
 
 
+def command(arguments: Sequence[str], console: Console) -> int:
+    """`l2o meta-train [PRESET] [options] [METHOD [options]]`."""
+    settings = parse_settings(arguments)
+    with connected(settings.processes, settings.recorded()):
+        return meta_train(settings, console)
+
+
+def parse_settings(arguments: Sequence[str]) -> MetaTraining:
+    """The settings of a run from the words of a command line.
+
+    A method that is named has the options that it shares with the preset's.
+
+    Raises:
+        ValueError: for an unknown preset, and for options that have other names now.
+    """
+    words, preset = list(arguments), "custom"
+    check_renamed(words, RENAMED)
+    default = MetaTraining()
+    if words and not words[0].startswith("-") and words[0] not in METHODS:
+        preset = words.pop(0)
+        if preset not in PRESETS:
+            raise registry.unknown("PRESET", preset, (*PRESETS, *METHODS))
+        default = PRESETS[preset]
+    methods = {name: alike(method, default.method) for name, method in METHODS.items()}
+    union = tyro.extras.subcommand_type_from_defaults(
+        methods,
+        {name: registry.first_line(method) for name, method in METHODS.items()},
+        prefix_names=False,
+    )
+    given = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
+    given["output"] = dataclasses.replace(default.output, run_dir=f"runs/{preset}")
+    options = dataclasses.make_dataclass(
+        "MetaTraining",
+        [("method", union, dataclasses.field(default=default.method))],
+        bases=(MetaTraining,),
+        frozen=True,
+        namespace={"__doc__": MetaTraining.__doc__},
+    )
+    found = parse(options, f"meta-train [{'|'.join(PRESETS)}]", words, options(**given))
+    return MetaTraining(**{name: getattr(found, name) for name in given})
+
+
 def meta_train(settings: MetaTraining, console: Console) -> int:
-    """Runs, or continues, a meta-training run; returns the exit status.
+    """Run, or continue, a meta-training run; returns the exit status.
 
     In several processes all call it; when theta is found they part, and process 0 evaluates.
 
@@ -39,13 +87,12 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
         ValueError: for a mistake in the settings, before anything is written.
         RunError: if the run cannot go on; the last good checkpoint stays.
     """
-    settings = dataclasses.replace(settings, devices=num_devices(settings))
-    plan = processes.agree(lambda: resolve(settings))
+    parts = processes.agree(settings.build)
     if not processes.is_main():
         console = Console(quiet=True)
     with contextlib.ExitStack() as stack:
         run = processes.on_main(lambda: open_run(settings, console, stack))
-        state = train(settings, plan, run, console)
+        state = train(settings, parts, run, console)
         step = int(state.step)
         if step < settings.steps:
             console.print(
@@ -54,72 +101,44 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
             )
             return EXIT_ON_SIGNAL + signal.SIGINT
         if run:
-            finish(settings, plan, run, state, console)
+            theta = save_theta(settings, parts, run, state)
+            if settings.evaluate:
+                evaluate(settings, parts, run, theta, console)
+            console.print(str(run.theta), soft_wrap=True, markup=False)
     return 0
-
-
-def meta_trained(
-    settings: MetaTraining, inner_steps: float, console: Console
-) -> tuple[LearnedOptimizer, Theta, Mapping[str, Any]]:
-    """What a run has found: one that is done as it is, others are begun or continued.
-
-    Args:
-        settings: but for `steps` and `resume`; they name a run folder and do not evaluate.
-        inner_steps: of the whole run, about.
-        console: where progress goes.
-
-    Returns:
-        The design, theta, and the summary of the release file.
-
-    Raises:
-        RunError: if it was stopped.
-        ValueError: if the folder holds a run with other settings.
-    """
-    of_one = resolve(settings).learner.steps
-    steps = max(2, round(inner_steps / of_one))
-    steps = steps if steps < 100 else round(steps, -1)  # so that chunks can be of ten
-    run = RunFolder(Path(settings.run_dir or "runs/custom"))
-    settings = dataclasses.replace(settings, steps=steps, resume=run.config.exists())
-    if run.theta.exists():
-        RunFolder.open(run.path, recorded(settings), resume=True, ignored=UNRECORDED)
-    elif meta_train(settings, console):
-        raise RunError(f"meta-training was stopped in {run.path}. Continue with --resume.")
-    lopt, theta = release.load(run.theta)
-    return lopt, theta, release.summary(run.theta)
 
 
 def open_run(settings: MetaTraining, console: Console, stack: contextlib.ExitStack) -> RunFolder:
     """The run folder, locked until `stack` is left."""
-    check_trackers(settings.log)
-    run = RunFolder.open(
-        settings.run_dir or "runs/custom",
-        recorded(settings),
-        resume=settings.resume,
-        ignored=UNRECORDED,
-    )
-    stack.enter_context(run.locked(lambda text: _warn(console, text)))
+    output = settings.output
+    check_trackers(output.log)
+    run = RunFolder.open(output.run_dir or "runs/custom", settings.recorded(), resume=output.resume)
+    stack.enter_context(run.locked(warn_on(console)))
     return run
 
 
-def train(settings: MetaTraining, plan: Plan, run: RunFolder | None, console: Console) -> MetaState:
-    """Meta-trains until the last step or a signal; then the processes part.
+def train(
+    settings: MetaTraining, parts: Parts, run: RunFolder | None, console: Console
+) -> MetaState:
+    """Meta-train until the last step or a signal; then the processes part.
 
     `run` is None in processes other than 0.
     """
+    output = settings.output
     with contextlib.ExitStack() as stack:
 
         def start_trackers() -> list[Track]:
             if run is None:
                 return []
             try:
-                return [stack.enter_context(TRACKERS[name](run.path)) for name in settings.log]
+                return [stack.enter_context(TRACKERS[name](run.path)) for name in output.log]
             except ValueError:  # a tracker that cannot start must not leave a run behind
-                if not settings.resume:
+                if not output.resume:
                     shutil.rmtree(run.path)
                 raise
 
         tracks = processes.agree(start_trackers)
-        show = stack.enter_context(progress(console, settings.steps, quiet=settings.quiet))
+        show = stack.enter_context(progress(console, settings.steps, quiet=output.quiet))
         should_stop = stack.enter_context(stop_on_signals())
 
         def on_metrics(line: Mapping[str, Any]) -> None:
@@ -129,92 +148,84 @@ def train(settings: MetaTraining, plan: Plan, run: RunFolder | None, console: Co
         _, k_fit = jax.random.split(stream(settings.seed, "meta_training"))
         state = fit(
             k_fit,
-            plan.learner,
-            plan.trained,
+            parts.learner,
+            parts.theta,
             num_steps=settings.steps,
-            log_every=plan.log_every,
-            checkpoint_every=plan.checkpoint_every,
+            log_every=parts.log_every,
+            checkpoint_every=parts.checkpoint_every,
             run=run,
-            profile=settings.profile and processes.is_main(),
+            profile=output.profile and processes.is_main(),
             on_metrics=on_metrics,
-            on_warning=lambda text: _warn(console, text),
+            on_warning=warn_on(console),
             should_stop=should_stop,
         )
         processes.disconnect()  # before trackers close, which can take long in process 0
         return state
 
 
-def finish(
-    settings: MetaTraining, plan: Plan, run: RunFolder, state: MetaState, console: Console
+def save_theta(settings: MetaTraining, parts: Parts, run: RunFolder, state: MetaState) -> Theta:
+    """Write the release file; returns its theta."""
+    theta = parts.unravel(parts.learner.theta(state))
+    summary = {
+        **settings.recorded(),
+        "inner_steps": int(state.step) * parts.learner.steps,
+        "trained_on": [task.name for task in parts.train],
+    }
+    release.save(run.theta, parts.lopt, theta, summary)
+    return theta
+
+
+def evaluate(
+    settings: MetaTraining, parts: Parts, run: RunFolder, theta: Theta, console: Console
 ) -> None:
-    """Writes the release file and, if the settings want them, evaluation and report."""
-    theta = plan.merge(plan.learner.theta(state))
-    inner_steps = int(state.step) * plan.learner.steps
-    config = recorded(settings)
-    summary = config | {"inner_steps": inner_steps, "trained_on": _names(plan.train)}
-    release.save(run.theta, plan.lopt, theta, summary)
-    if not settings.evaluate:
-        console.print(str(run.theta), soft_wrap=True, markup=False)
-        return
+    """Compare what was found with tuned baselines on every evaluation task; write the report."""
     comparisons = compare_on(
-        plan.evaluation,
-        plan.lopt,
+        parts.evaluation,
+        parts.lopt,
         theta,
-        plan.merge(plan.trained),
-        seen=_names(plan.train),
-        num_steps=settings.eval_steps or settings.horizon[-1],
-        num_seeds=settings.eval_seeds,
+        parts.unravel(parts.theta),
+        seen=[task.name for task in parts.train],
+        horizon=settings.eval.horizon or settings.horizon[-1],
+        num_seeds=settings.eval.seeds,
         seed=settings.seed,
-        baselines=settings.eval_baselines,
+        baselines=settings.eval.baselines,
         console=console,
     )
-    write_report(run.path, comparisons, config=config)
+    write_report(run.path, comparisons, config=settings.recorded())
     console.print(comparison_table([c.summary for c in comparisons]))
-    console.print(f"{run.theta}\n{run.report_html}", soft_wrap=True, markup=False)
+    console.print(str(run.report_html), soft_wrap=True, markup=False)
 
 
-def recorded(settings: MetaTraining) -> dict[str, Any]:
-    """What of the settings determines theta: the same in every process, and when continued."""
-    fields = dataclasses.asdict(settings)
-    return {name: value for name, value in fields.items() if name not in UNRECORDED}
+def meta_trained(
+    settings: MetaTraining, inner_steps: float, console: Console
+) -> tuple[LearnedOptimizer, Theta, Mapping[str, Any]]:
+    """What a run has found: one that is done as it is, others are begun or continued.
+
+    Args:
+        settings: Settings of the run but for `steps` and `resume`; they name a run folder.
+        inner_steps: Inner steps of the whole run, about.
+        console: Console for the progress.
+
+    Returns:
+        The design, theta, and the summary of the release file.
+
+    Raises:
+        RunError: if it was stopped.
+        ValueError: if the folder holds a run with other settings.
+    """
+    steps = max(2, round(inner_steps / settings.build().learner.steps))
+    steps = steps if steps < 100 else round(steps, -1)  # so that chunks can be of ten
+    run = RunFolder(Path(settings.output.run_dir or "runs/custom"))
+    output = dataclasses.replace(settings.output, resume=run.config.exists())
+    settings = dataclasses.replace(settings, steps=steps, output=output)
+    if run.theta.exists():
+        RunFolder.open(run.path, settings.recorded(), resume=True)
+    elif meta_train(settings, console):
+        raise RunError(f"meta-training was stopped in {run.path}. Continue with --resume.")
+    lopt, theta = release.load(run.theta)
+    return lopt, theta, release.summary(run.theta)
 
 
-def compare_on(
-    tasks: Sequence[Task],
-    lopt: LearnedOptimizer,
-    theta: Theta,
-    theta0: Theta,
-    *,
-    seen: Sequence[str],
-    num_steps: int,
-    num_seeds: int,
-    seed: int,
-    baselines: Sequence[str],
-    console: Console,
-) -> list[Comparison]:
-    """Compares a learned optimizer, and its untrained design, with tuned baselines on each task."""
-    comparisons = []
-    for task in tasks:
-        console.print(f"evaluating on {task.name}", soft_wrap=True, markup=False)
-        comparisons.append(
-            compare(
-                stream(seed, "evaluation"),
-                task,
-                lambda *, horizon: lopt.transform(theta, horizon=horizon),
-                num_steps=num_steps,
-                num_seeds=num_seeds,
-                controls={"untrained": lambda *, horizon: lopt.transform(theta0, horizon=horizon)},
-                seen=frozenset(seen),
-                allow_seen=True,
-                baselines=baselines,
-            )
-        )
-    return comparisons
-
-
-def _names(tasks: Sequence[Task]) -> list[str]:
-    return [task.name for task in tasks]
-
-
-def _warn(console: Console, text: str) -> None:
-    console.print(f"warning: {text}", soft_wrap=True, markup=False)
+def warn_on(console: Console) -> Callable[[str], None]:
+    """A function that shows a line as a warning."""
+    return lambda text: console.print(f"warning: {text}", soft_wrap=True, markup=False)

@@ -1,199 +1,319 @@
-"""What a meta-training run is set to, and the presets."""
+"""The settings of a meta-training run, in groups that build their parts."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
-from l2o.estimators.antithetic import Shaping
-from l2o.evaluation.baselines import DEFAULT_BASELINES
-from l2o.objective import Batches, Summary
-from l2o.rl.environment import CreditName
-from l2o.rl.gae import ReturnBaseline
+import jax
+import tyro
+
+from l2o import registry, release
+from l2o.cli.arguments import Flag, Flat, Name, Names, Number, Numbers, Steps
+from l2o.cli.methods import PES, Ingredients, Method, check_positive
+from l2o.distributed import launchers
+from l2o.distributed.mesh import population_mesh
+from l2o.evaluation.baselines import DEFAULT_BASELINES, check_baselines
+from l2o.freeze import Merge, freeze
+from l2o.learned_optimizer import LearnedOptimizer, Theta
+from l2o.learner import Learner
+from l2o.problem import check_can_train
+from l2o.rng import check_seed, stream
+from l2o.task import Key, Task, TaskFamily, check_task
+from l2o.tree import named_leaves
 
 Tracker = Literal["tensorboard", "wandb"]
-RewardOn = Literal["train", "valid"]
+_NAMES = tyro.conf.arg(metavar="NAMES", help_behavior_hint="")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Options of the comparison with tuned baselines at the end."""
+
+    tasks: Names = ()
+    """Evaluation tasks of the families; all if none."""
+    horizon: Number = None
+    """Inner steps of a run; the longest horizon if none."""
+    seeds: int = 16
+    """Runs of each optimizer on each task."""
+    baselines: Names = DEFAULT_BASELINES
+    """Rivals, each at its best learning rate: adam, adam_cosine, sgdm, sgdm_cosine."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Options of the run folder and of what is shown; they do not change the result."""
+
+    run_dir: Name = None
+    """Folder for everything written."""
+    resume: Flag = False
+    """Continue the run in the run folder."""
+    log: Annotated[tuple[Tracker, ...], _NAMES] = ()
+    """Trackers: tensorboard, wandb."""
+    profile: Flag = False
+    """Trace the second chunk, for ui.perfetto.dev."""
+    quiet: Flag = False
+    """Print plain lines."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Options of devices, processes and hosts; they change the result by rounding at most."""
+
+    devices: Number = None
+    """Devices of all processes, CPU cores included; as many as divide the population if none."""
+    distributed: Flag = False
+    """Be one of several processes of a run."""
+    coordinator: Name = None
+    """HOST:PORT of process 0, if no launcher says it."""
+    num_processes: Number = None
+    """Number of processes, likewise."""
+    process_id: Number = None
+    """Number of this process, from 0, likewise."""
+    connect_timeout: int = 60
+    """Seconds to wait for the other processes."""
+
+    def member(self) -> launchers.Member | None:
+        """Which process this one is, or None if it is alone.
+
+        Raises:
+            ValueError: if the options do not say, or do not fit each other.
+        """
+        given = {
+            "coordinator": self.coordinator,
+            "num_processes": self.num_processes,
+            "process_id": self.process_id,
+        }
+        for name, value in given.items():
+            if value is not None and not self.distributed:
+                raise ValueError(
+                    f"`{name}` goes with --distributed; got {value}. Add --distributed."
+                )
+        if self.connect_timeout < 1:
+            raise ValueError(
+                f"`connect_timeout` must be at least 1 s; got {self.connect_timeout}. Try 60."
+            )
+        if not self.distributed:
+            return None
+        return launchers.member(
+            coordinator=self.coordinator,
+            num_processes=self.num_processes,
+            process_id=self.process_id,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The parts of a run.
+
+    Attributes:
+        train: Tasks that it is meta-trained on.
+        evaluation: Tasks to report on.
+        lopt: Design whose theta is found.
+        theta: Vector that is meta-trained, where it begins.
+        unravel: Function from such a vector to a whole theta.
+        learner: Learner that takes the outer steps.
+        log_every: Outer steps of a chunk, the largest divisor of the steps up to the setting.
+        checkpoint_every: Outer steps between checkpoints, a multiple of `log_every`.
+    """
+
+    train: Sequence[Task]
+    evaluation: Sequence[Task]
+    lopt: LearnedOptimizer
+    theta: Theta
+    unravel: Merge
+    learner: Learner
+    log_every: int
+    checkpoint_every: int
 
 
 @dataclass(frozen=True)
 class MetaTraining:
     """Meta-trains a learned optimizer, compares it with tuned baselines and writes a report."""
 
-    # What is trained, by what, and how theta is found
-    task: tuple[str, ...] = ("digits_mlp",)
-    """Tasks or families: names from `l2o list`, or module:attribute of your own."""
-    weights: tuple[float, ...] = ()
-    """Weight of each of the tasks in the meta-gradient; equal if not given."""
-    optimizer: str = "nominal_mlp"
-    """Design: a name from `l2o list`, or module:attribute of your own."""
-    estimator: str = "pes"
-    """Meta-gradient estimator, policy gradient or evolution strategy: a name from `l2o list`."""
-
-    # The inner training runs
-    horizon: tuple[int, ...] = (200,)
-    """Inner steps of a run; two numbers draw it log-uniformly between them."""
+    task: Names = ("digits_mlp",)
+    """Tasks or families: names from `l2o list`, or module:attribute."""
+    weights: Numbers = ()
+    """Weight of each task; equal if none."""
+    optimizer: Names = ("nominal_mlp",)
+    """Design, then its options as name=value, for instance scheduler core=gru."""
+    init_from: Name = None
+    """Run or release file whose theta is the first."""
+    freeze: Names = ()
+    """Leaves of theta to keep, or patterns: layers/0/*."""
+    horizon: Steps = (200,)
+    """Inner steps of a training run; two numbers draw it log-uniformly between them."""
     window: int = 50
     """Inner steps between two outer steps."""
-
-    # What a run costs
-    objective: Summary = "log"
-    """Mean over the run, mean of the logarithm, final, best, or steps until a target is reached."""
-    measure: str = "loss"
-    """Of what: the loss, or a metric of the tasks, such as accuracy."""
-    measure_on: Batches = "step"
-    """The step's own batch before its update, or fresh train or valid batches after it."""
-    measure_batches: int = 1
-    """Fresh batches of each measurement."""
-    target: float | None = None
-    """Value of the measure that steps_to_target waits for."""
-    normalize: bool = False
-    """Divide losses by a typical one of their task, which makes tasks comparable."""
-
-    # What a policy is paid, and how it learns; for reinforce and ppo
-    reward: tuple[str, ...] = ("log_loss",)
-    """log_loss (its decrease), loss (as evolution strategies have it), examples (saved by smaller
-    batches), or metrics (their gain)."""
-    reward_weights: tuple[float, ...] = ()
-    """Weight of each of the rewards; 1 if not given."""
-    reward_on: RewardOn = "train"
-    """Split of the fresh batches on which rewards are measured."""
-    reward_batches: int = 4
-    """Fresh batches of each measurement."""
-    penalty: float = 1.0
-    """What a run pays that diverges."""
-    credit: CreditName = "team"
-    """Pay all agents alike, or each for the difference it made, which takes more inner steps."""
-    discount: float = 1.0
-    """Of the reward of each later decision."""
-    baseline: ReturnBaseline = "antithetic"
-    """What reinforce subtracts from returns; for the first two, groups have --num-runs runs."""
-    trace: float = 1.0
-    """λ of the generalized advantages of ppo; 1 takes whole returns."""
-    epochs: int = 4
-    """Passes of ppo over a window."""
-    minibatches: int = 4
-    """Minibatches of each pass."""
-    clip_ratio: float = 0.2
-    """How far ppo lets the likelihood of an action move from 1 times what it was."""
-    entropy_weight: float = 0.0
-    """Reward for randomness of actions."""
-
-    # The population and the meta-optimizer
-    num_pairs: int = 16
-    """Antithetic pairs for each task variant; half the candidates of an evolution strategy."""
-    num_runs: int = 4
-    """Runs of each candidate of an evolution strategy on each task variant."""
-    std: float = 0.01
-    """Standard deviation of the perturbations of theta."""
-    final_std: float | None = None
-    """What it falls to, geometrically, by the end of the run; constant if not given."""
-    shaping: Shaping = "none"
-    """What a loss difference counts as; see l2o.estimators.antithetic."""
-    freeze: tuple[str, ...] = ()
-    """Leaves of theta that stay as they are: names, or patterns such as layers/0/*."""
-    learning_rate: float = 3e-3
-    """Peak rate of the meta-optimizer, AdamW with warm-up and cosine decay."""
-    weight_decay: float = 1e-4
-    """Of the meta-optimizer."""
-    clip: float = 1.0
-    """Global norm above which the meta-gradient is scaled down."""
-    averaging: float = 0.98
-    """Decay of the running average of theta that is evaluated and released; 0 for none."""
     steps: int = 1000
     """Outer steps."""
+    ema_decay: float = 0.98
+    """Decay rate of theta's average, which is released."""
     seed: int = 0
-    """Of everything random."""
-
-    # The evaluation
-    eval_tasks: tuple[str, ...] = ()
-    """Evaluation tasks of the family; none given means all."""
-    eval_steps: int | None = None
-    """Inner steps of an evaluation run; the longest horizon if not given."""
-    eval_seeds: int = 16
-    """Evaluation runs of each optimizer on each task."""
-    eval_baselines: tuple[str, ...] = DEFAULT_BASELINES
-    """What to compare with, each at its best rate: adam, adam_cosine, sgdm, sgdm_cosine."""
-    evaluate: bool = True
-    """Compare with the baselines and write the report at the end."""
-
-    # The run folder and what is shown
-    run_dir: str | None = None
-    """Where everything is written; runs/PRESET if not given."""
-    resume: bool = False
-    """Continue the run in the run folder."""
+    """Seed of everything random."""
     log_every: int = 10
-    """Outer steps of one compiled chunk, and of one line of metrics."""
+    """Outer steps of a chunk, and of a line of metrics."""
     checkpoint_every: int = 100
     """Outer steps between checkpoints."""
-    devices: int | None = None
-    """Devices to spread the population over; as many as divide it if not given. CPU cores count,
-    and so do the devices of all processes."""
-    profile: bool = False
-    """Write a trace of the second chunk to the run folder's `profile`, for ui.perfetto.dev."""
-    log: tuple[Tracker, ...] = ()
-    """Trackers besides metrics.jsonl."""
-    quiet: bool = False
-    """Plain lines and no progress display."""
+    evaluate: Flag = True
+    """Do not compare with the baselines at the end."""
+    eval: Evaluation = Evaluation()
+    output: Flat[Output] = Output()
+    processes: Flat[Processes] = Processes()
+    method: Method = field(default_factory=PES)
 
-    # Several processes
-    distributed: bool = False
-    """Be one of several processes of a run; SLURM and Open MPI say which one."""
-    coordinator: str | None = None
-    """HOST:PORT at which process 0 is reached, if neither of them started it."""
-    num_processes: int | None = None
-    """How many processes, likewise."""
-    process_id: int | None = None
-    """Which one this is, from 0, likewise."""
-    connect_timeout: int = 60
-    """Seconds to wait for the other processes at the start."""
+    def recorded(self) -> dict[str, Any]:
+        """What of the settings determines theta: the same in every process, and when continued."""
+        config = dataclasses.asdict(self)
+        for name in ("output", "processes", "evaluate"):
+            del config[name]
+        config["method"] = {"name": self.method.name, **config["method"]}
+        return config
+
+    def build(self) -> Parts:
+        """Builds every part of a run, and so finds every mistake in its settings.
+
+        Raises:
+            ValueError: naming the setting, its value and what to type instead.
+        """
+        self._check()
+        lopt = design(self.optimizer)
+        families = task_families(self.task)
+        theta, unravel = freeze(self._first_theta(lopt), self.freeze)
+        learner = self.method.build(
+            Ingredients(
+                families=families,
+                weights=self.weights or (1.0,) * len(families),
+                lopt=lopt,
+                unravel=unravel,
+                horizon=(self.horizon[0], self.horizon[-1]),
+                window=self.window,
+                steps=self.steps,
+                ema_decay=self.ema_decay,
+                mesh=population_mesh(self.num_devices()),
+            )
+        )
+        jax.eval_shape(learner.init, jax.random.key(0), theta)  # whether theta suits it
+        evaluation = registry.evaluation_tasks(families, self.eval.tasks, "eval.tasks")
+        for task in evaluation:
+            check_task(task)
+            if self.evaluate:
+                check_can_train(lopt, task, self.eval.horizon or self.horizon[-1])
+        at_most = min(self.log_every, self.steps)
+        log_every = max(n for n in range(1, at_most + 1) if self.steps % n == 0)
+        return Parts(
+            train=[task for family in families for task in family.train],
+            evaluation=evaluation,
+            lopt=lopt,
+            theta=theta,
+            unravel=unravel,
+            learner=learner,
+            log_every=log_every,
+            checkpoint_every=max(1, self.checkpoint_every // log_every) * log_every,
+        )
+
+    def num_devices(self) -> int:
+        """The devices asked for, or as many as are present and divide the population.
+
+        They count over all processes, which have equally many.
+        """
+        if self.processes.devices is not None:
+            return self.processes.devices
+        present, processes = jax.device_count(), jax.process_count()
+        members = self.method.population
+        possible = range(processes, present + 1, processes)
+        fitting = [n for n in possible if members > 0 and members % n == 0]
+        return max(fitting, default=processes)
+
+    def _first_theta(self, lopt: LearnedOptimizer) -> Theta:
+        theta = first_theta(lopt, self.seed)
+        if self.init_from is None:
+            return theta
+        header, arrays = release.read(self.init_from)
+        leaves = named_leaves(theta)
+        if {k: x.shape for k, x in arrays.items()} != {k: x.shape for k, x in leaves.items()}:
+            options = [f"{key}={value}" for key, value in header["config"].items()]
+            raise ValueError(
+                f"`init_from` must hold a theta of {' '.join(self.optimizer)}; got "
+                f"{self.init_from}, which does not. It is of --optimizer {header['design']} "
+                f"{' '.join(options)}"
+            )
+        return jax.tree.structure(theta).unflatten(jax.numpy.asarray(arrays[k]) for k in leaves)
+
+    def _check(self) -> None:
+        """Raises a `ValueError` that says what to type if a number is out of its range."""
+        check_positive(
+            steps=self.steps,
+            log_every=self.log_every,
+            checkpoint_every=self.checkpoint_every,
+            **{"eval.seeds": self.eval.seeds, "eval.horizon": self.eval.horizon},
+        )
+        check_seed(self.seed)
+        check_baselines(self.eval.baselines, "eval.baselines")
+        if len(self.horizon) not in (1, 2):
+            raise ValueError(
+                f"`horizon` must be one number or two; got {len(self.horizon)}. "
+                "Try horizon=200, or horizon=100 1000."
+            )
+        if len(self.weights) not in (0, len(self.task)):
+            raise ValueError(
+                f"`weights` must be one number for each task; got {len(self.weights)} for "
+                f"{len(self.task)}. Leave it out for equal weights."
+            )
+        for weight in self.weights:
+            check_positive(weights=weight)
 
 
-UNRECORDED = frozenset(
-    {
-        *("run_dir", "resume", "log", "quiet", "evaluate", "devices", "profile"),
-        *("distributed", "coordinator", "num_processes", "process_id", "connect_timeout"),
-    }
-)
-"""Fields that change the result by rounding at most, and may change when a run continues."""
+def task_families(names: Sequence[str]) -> tuple[TaskFamily, ...]:
+    """The families of these names, which must differ in the names of their tasks.
 
-_DEFAULT = MetaTraining()
+    Raises:
+        ValueError: if there are none, one is unknown, or two hold tasks of the same name.
+    """
+    if not names:
+        raise ValueError("`task` must name at least one task; got none. Try task=digits_mlp.")
+    families = tuple(registry.task_family(name) for name in names)
+    trained = [task.name for family in families for task in family.train]
+    for name in trained:
+        if trained.count(name) > 1:
+            raise ValueError(
+                f"`task` must name tasks that differ; got {name} twice. Drop or rename one."
+            )
+    return families
 
-PRESETS: Mapping[str, MetaTraining] = {
-    "smoke": replace(
-        _DEFAULT,
-        task=("quadratic",),
-        optimizer="learnable_adam",
-        horizon=(40,),
-        window=10,
-        num_pairs=4,
-        steps=20,
-        learning_rate=0.03,
-        checkpoint_every=10,
-        eval_seeds=4,
-    ),
-    "demo": replace(
-        _DEFAULT,
-        horizon=(500,),
-        steps=400,
-        eval_tasks=("digits_mlp_32x32", "digits_mlp_128x128"),
-    ),
-    "digits": replace(
-        _DEFAULT,
-        horizon=(100, 500),
-        steps=3000,
-        eval_steps=1000,
-        eval_seeds=32,
-    ),
-    "scheduler": replace(
-        _DEFAULT,
-        optimizer="scheduler",
-        estimator="ppo",
-        horizon=(300, 1500),
-        window=300,
-        learning_rate=1e-3,
-        steps=2000,
-        eval_steps=1000,
-        eval_seeds=32,
-        eval_baselines=("sgdm", "sgdm_cosine"),
-    ),
-}
-"""Starting points of the command line; every field can be changed by its flag."""
+
+def design(words: Sequence[str]) -> LearnedOptimizer:
+    """A design from its name and options: `["scheduler", "core=gru", "hidden_size=16"]`.
+
+    A value is JSON where it can be, else a string; commas separate the items of a list.
+
+    Raises:
+        ValueError: if there is no such design, or it does not take these options.
+    """
+    if not words:
+        raise ValueError("`optimizer` must name a design; got none. Try optimizer=nominal_mlp.")
+    name, *options = words
+    if not options:
+        return registry.learned_optimizer(name)
+    constructor = registry.design(name)
+    config = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals:
+            raise ValueError(
+                f"`optimizer` must be one design and options as name=value; got {option}. "
+                f"Try {name} {option}=..."
+            )
+        config[key] = release.parse_option(constructor, key, text)
+    if problem := release.config_problem(constructor, config):
+        raise ValueError(f"`optimizer` {name} cannot be made from {' '.join(options)}: {problem}.")
+    return constructor(**config)
+
+
+def first_theta(lopt: LearnedOptimizer, seed: int) -> Theta:
+    """Where a run of this seed starts."""
+
+    def init(key: Key) -> Theta:
+        return lopt.init(jax.random.split(key)[0])
+
+    return jax.jit(init)(stream(seed, "meta_training"))  # one program, not one a draw

@@ -1,10 +1,8 @@
 """The command line: what it makes, and what it says to mistakes."""
 
-import ast
-import contextlib
+import dataclasses
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -15,19 +13,21 @@ from user_module import bowl
 
 from l2o import registry, release
 from l2o.cli import main as cli
-from l2o.cli import meta_train as meta_training
-from l2o.cli.plan import resolve
+from l2o.cli.evaluate import compare_on
+from l2o.cli.methods import METHODS
 from l2o.cli.settings import MetaTraining
 from l2o.optimizers.learnable import learnable_sgd
 from l2o.rng import stream
 from l2o.runs.folder import RunFolder
 from l2o.runs.logging import read_metrics
 
-TINY = (
+RUN = (
     *("--task", "user_module:bowl", "--optimizer", "learnable_sgd", "--horizon", "8"),
-    *("--window", "2", "--num-pairs", "2", "--std", "0.1", "--log-every", "5"),
-    *("--checkpoint-every", "10", "--eval-seeds", "2", "--quiet"),
+    *("--window", "2", "--log-every", "5", "--checkpoint-every", "10", "--eval.seeds", "2"),
+    "--quiet",
 )
+PAIRS = ("pes", "--num-pairs", "2", "--std", "0.1")
+TINY = (*RUN, *PAIRS)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_a_run_leaves_its_folder_and_continues_as_it_was(finished, tmp_path, cap
     assert run.path.joinpath("report.png").stat().st_size > 0
     assert "best baseline" in capsys.readouterr().out
 
-    evaluate = ["evaluate", "run", "--task", "user_module:bowl", "--steps", "5", "--seeds", "2"]
+    evaluate = ["evaluate", "run", "--task", "user_module:bowl", "--horizon", "5", "--seeds", "2"]
     assert cli.main([*evaluate, "--out", "b"]) == 0
     assert json.loads((tmp_path / "b" / "report.json").read_text())["comparisons"][0]["seen"]
 
@@ -85,8 +85,8 @@ def test_a_design_that_is_an_object_is_found_again(tmp_path, capsys):
 
 def test_a_design_of_ones_own_is_trained_and_evaluated_by_its_path(tmp_path, capsys):
     design = ("--optimizer", "user_module:momentum_rate")
-    assert cli.main(["meta-train", *TINY, *design, "--steps", "5", "--run-dir", "a"]) == 0
-    evaluate = ["evaluate", "a", "--task", "user_module:bowl", "--steps", "5", "--seeds", "2"]
+    assert cli.main(["meta-train", *RUN, *design, *PAIRS, "--steps", "5", "--run-dir", "a"]) == 0
+    evaluate = ["evaluate", "a", "--task", "user_module:bowl", "--horizon", "5", "--seeds", "2"]
     assert cli.main([*evaluate, *design]) == 0
     capsys.readouterr()
     assert cli.main(evaluate) == 2  # a file never names code to import
@@ -95,8 +95,8 @@ def test_a_design_of_ones_own_is_trained_and_evaluated_by_its_path(tmp_path, cap
 
 @pytest.mark.slow
 def test_a_strategy_in_place_of_an_estimator():
-    strategy = ("--estimator", "SNES", "--num-runs", "3")
-    assert cli.main(["meta-train", *TINY, *strategy, "--steps", "10", "--run-dir", "a"]) == 0
+    strategy = ("SNES", "--population-size", "4", "--std", "0.1", "--runs-per-candidate", "3")
+    assert cli.main(["meta-train", *RUN, "--steps", "10", "--run-dir", "a", *strategy]) == 0
     line = read_metrics(RunFolder(Path("a")).metrics)[-1]
     assert line["inner_steps"] == 10 * 4 * 3 * 8
     assert line["best_loss"] <= line["meta_loss"] == line["bowl/meta_loss"]
@@ -109,134 +109,138 @@ def one_line(capsys) -> str:
     return error
 
 
-POLICY = "--optimizer scheduler --estimator ppo --horizon 50 --window 25 --minibatches 1"
-REINFORCE = POLICY.replace("ppo", "reinforce").replace(" --minibatches 1", "")
+POLICY = "--optimizer scheduler --horizon 50 --window 25 ppo --num-pairs 2 --minibatches 1"
+REINFORCE = "--optimizer scheduler --horizon 50 --window 25 reinforce --num-groups 2"
 MISTAKES = {
-    "task": ("--task digts", "--task must be a known name; got digts. Try digits_mlp"),
+    "task": ("--task digts", "`task` must be a known name; got digts. Try digits_mlp"),
     "design": ("--optimizer adafac", "got adafac. Try adafac_mlp"),
-    "estimator": ("--estimator pse", "got pse. Try pes"),
-    "preset": ("digitz", "PRESET must be a known name; got digitz. Try digits"),
-    "horizon = window": ("--horizon 2", "--horizon must be above --window; got --horizon 2"),
-    "horizon < window": ("--horizon 1", "Try --horizon 8"),
-    "no multiple": ("--horizon 9", "multiple of --window; got --horizon 9, --window 2. Try"),
-    "range": ("--horizon 8 4", "from short to long; got 8 to 4. Try --horizon 4 8"),
-    "three": ("--horizon 2 4 8", "--horizon must be one number or two; got 3"),
-    "window": ("--window 0", "--window must be at least 1; got 0"),
-    "pairs": ("--num-pairs 0", "--num-pairs must be at least 1; got 0. Try --num-pairs 16"),
-    "std": ("--std 0", "--std must be positive and finite; got 0.0. Try --std 0.01"),
-    "endless std": ("--std inf", "--std must be positive and finite; got inf"),
-    "negative std": ("--std -1", "--std must be positive and finite; got -1.0"),
-    "rate": ("--learning-rate 0", "--learning-rate must be positive and finite; got 0.0"),
-    "nan rate": ("--learning-rate nan", "--learning-rate must be positive and finite; got nan"),
-    "steps": ("--steps 0", "--steps must be positive and finite; got 0"),
-    "seed": ("--seed -1", "--seed must be between 0 and 2**32 - 1; got -1"),
-    "large seed": ("--seed 4294967296", "--seed must be between 0 and 2**32 - 1"),
-    "empty module": ("--task :x", "--task must be a known name; got :x"),
-    "decay": ("--weight-decay -1", "--weight-decay must not be negative"),
-    "averaging": ("--averaging 1", "--averaging must be in [0, 1); got 1.0"),
-    "eval steps": ("--eval-steps 0", "--eval-steps must be positive and finite; got 0"),
-    "eval task": ("--eval-tasks bowk", "--eval-tasks must be a known name; got bowk. Try bowl"),
+    "preset": ("digitz", "`PRESET` must be a known name; got digitz. Try digits"),
+    "method": ("pse", "`PRESET` must be a known name; got pse. Try pes"),
+    "horizon = window": ("--horizon 2", "`horizon` must be above `window`; got horizon=2"),
+    "horizon < window": ("--horizon 1", "Try horizon=8"),
+    "no multiple": ("--horizon 9", "multiple of `window`; got horizon=9, window=2. Try"),
+    "range": ("--horizon 8 4", "from short to long; got 8 to 4. Try horizon=4 8"),
+    "three": ("--horizon 2 4 8", "`horizon` must be one number or two; got 3"),
+    "window": ("--window 0", "`window` must be at least 1; got 0"),
+    "pairs": ("--num-pairs 0", "`num_pairs` must be at least 1; got 0. Try num_pairs=16"),
+    "members": ("full_grad --num-members 0", "`num_members` must be at least 1; got 0. Try 16"),
+    "std": ("--std 0", "`std` must be positive and finite; got 0.0. Try std=0.01"),
+    "endless std": ("--std inf", "`std` must be positive and finite; got inf"),
+    "negative std": ("--std -1", "`std` must be positive and finite; got -1.0"),
+    "rate": ("--learning-rate 0", "`learning_rate` must be positive and finite; got 0.0"),
+    "nan rate": ("--learning-rate nan", "`learning_rate` must be positive and finite; got nan"),
+    "steps": ("--steps 0", "`steps` must be positive and finite; got 0"),
+    "seed": ("--seed -1", "`seed` must be between 0 and 2**32 - 1; got -1"),
+    "large seed": ("--seed 4294967296", "`seed` must be between 0 and 2**32 - 1"),
+    "empty module": ("--task :x", "`task` must be a known name; got :x"),
+    "decay": ("--weight-decay -1", "`weight_decay` must not be negative"),
+    "ema": ("--ema-decay 1", "must be in [0, 1); got 1.0"),
+    "eval horizon": ("--eval.horizon 0", "`eval.horizon` must be positive and finite; got 0"),
+    "eval task": ("--eval.tasks bowk", "`eval.tasks` must be a known name; got bowk. Try bowl"),
     "integers": ("--task user_module:integer_params", "floating point; got int32 at params['n']"),
     "vector": ("--task user_module:vector_loss", "the loss must be a float scalar"),
     "no task": ("--task user_module:not_a_task", "got user_module:not_a_task"),
     "no module": ("--task no_such_module:x", "No module named 'no_such_module'"),
     "no attribute": ("--task user_module:x", "has no attribute 'x'"),
     "no design": ("--optimizer user_module:bowl", "gives Task. Return l2o.LearnedOptimizer"),
-    "devices": (
-        "--devices 2 --num-pairs 3",
-        "must be a multiple of 2 on 2 devices; got 3. Try --num-pairs 4",
+    "design option": (
+        "--optimizer nominal_mlp widht=3",
+        "`optimizer` nominal_mlp cannot be made from widht=3: it takes no widht",
     ),
+    "two designs": (
+        "--optimizer nominal_mlp celo",
+        "`optimizer` must be one design and options as name=value; got celo",
+    ),
+    "type of an option": (
+        "--optimizer adafac_mlp hidden_size=wide",
+        "hidden_size='wide' is not of type int",
+    ),
+    "init from nothing": ("--init-from nothing", "must name an optimizer that comes with l2o"),
+    "init from another design": (
+        "--init-from digits",
+        "`init_from` must hold a theta of learnable_sgd; got digits, which does not. It is of "
+        "--optimizer nominal_mlp",
+    ),
+    "devices": ("--devices 2 --num-pairs 3", "must be a multiple of the 2 devices; got 3. Try"),
     "too many devices": (
         "--devices 3 --num-pairs 3",
-        "--devices must be between 1 and the 2 present; got 3. Try --devices 2",
+        "`devices` must be between 1 and the 2 present; got 3. Try devices=2",
     ),
-    "no launcher": (
-        "--distributed --num-processes 2",
-        "needs --coordinator, --process-id: neither",
-    ),
-    "not distributed": ("--process-id 1", "--process-id goes with --distributed; got 1. Add"),
-    "timeout": ("--connect-timeout 0", "--connect-timeout must be at least 1 s; got 0"),
-    "weights": ("--weights 1 2", "--weights must be one number for each task; got 2 for 1"),
-    "weight": ("--weights -1", "--weights must be positive and finite; got -1.0"),
+    "no launcher": ("--distributed --num-processes 2", "needs `coordinator`, `process_id`"),
+    "not distributed": ("--process-id 1", "`process_id` goes with --distributed; got 1. Add"),
+    "timeout": ("--connect-timeout 0", "`connect_timeout` must be at least 1 s; got 0"),
+    "weights": ("--weights 1 2", "`weights` must be one number for each task; got 2 for 1"),
+    "weight": ("--weights -1", "`weights` must be positive and finite; got -1.0"),
     "twice": ("--task user_module:bowl user_module:bowl", "tasks that differ; got bowl twice"),
-    "measure": ("--measure acc", "--measure must be loss or a metric of task bowl; got acc"),
+    "measure": ("--measure acc", "`measure` must be loss or a metric of task bowl; got acc"),
     "backprop": (
-        "--task quadratic --objective mean --measure distance_to_minimum --estimator full_grad",
-        "--estimator must be an evolution strategy for a metric",
+        "--task quadratic full_grad --summary mean --measure distance_to_minimum",
+        "must be an evolution strategy for a metric",
     ),
-    "target": ("--objective steps_to_target", "--target goes with the objective steps_to_target"),
-    "shaping": (
-        "--estimator full_grad --shaping sign",
-        "--shaping goes with full_es, truncated_es",
-    ),
-    "strategy": ("--estimator cma_es", "--estimator must be a known name; got cma_es. Try CMA_ES"),
+    "target": ("--summary steps_to_target", "`target` goes with the objective steps_to_target"),
     "candidates": (
-        "--estimator SNES --num-pairs 1",
-        "--num-pairs must be at least 2 for SNES; got 1. Try --num-pairs 4",
+        "SNES --population-size 2",
+        "`population_size` must be at least 4; got 2. Try population_size=8",
     ),
-    "runs": ("--num-runs 0", "--num-runs must be positive and finite; got 0. Try --num-runs 4"),
+    "runs": ("SNES --runs-per-candidate 0", "`runs_per_candidate` must be positive and finite"),
     "small theta": (
-        "--estimator LM_MA_ES",
-        "--estimator LM_MA_ES needs a theta of at least 4 numbers, as it diverges on fewer; got 1.",
+        "LM_MA_ES",
+        "LM_MA_ES needs a theta of at least 4 numbers, as it diverges on fewer; got 1.",
     ),
-    "adapted std": (
-        "--estimator SNES --final-std 0.01",
-        "--final-std must be left to SNES, which adapts it; got 0.01. Drop it.",
-    ),
-    "shaped ranks": ("--estimator SNES --shaping sign", "--shaping goes with full_es"),
     "freeze": ("--freeze rate", "fit the name of a leaf of theta; got rate. Try log_learning_rate"),
-    "no noise": ("--estimator full_grad --final-std 0.1", "--final-std goes with perturbations"),
     "endless target": (
-        "--objective steps_to_target --target nan",
-        "--target must be finite and, for a loss, below the cap of task bowl, 100; got nan",
+        "--summary steps_to_target --target nan",
+        "`target` must be finite and, for a loss, below the cap of task bowl, 100; got nan",
     ),
-    "final std": ("--final-std 0", "--final-std must be positive and finite; got 0.0. Try"),
-    "batches": ("--measure-batches 2", "--measure-batches must be 1 on the step's own batch"),
+    "final std": ("--final-std 0", "`final_std` must be positive and finite; got 0.0. Try"),
+    "batches": ("--measure-batches 2", "`measure_batches` must be 1 on the step's own batch"),
     "no policy": (
-        "--estimator ppo",
-        "--optimizer must be a policy for ppo; got learnable_sgd. Try chooser, scheduler",
+        "ppo",
+        "`optimizer` must be a policy for ppo; got learnable_sgd. Try ",
     ),
     "no such reward": (
-        f"{POLICY} --reward f1",
-        "--reward must be log_loss, loss, examples or a metric of task bowl; got f1. "
+        f"{POLICY} --reward.names f1",
+        "`reward` must be log_loss, loss, examples or a metric of task bowl; got f1. "
         "Try log_loss, loss, examples.",
     ),
-    "interval": (
-        f"{POLICY} --horizon 50 --window 10",
-        "--window must be a multiple of the 25 steps between two decisions of scheduler; got 10. "
-        "Try --window 25.",
-    ),
-    "discount": (f"{POLICY} --discount 1.5", "--discount must be in [0, 1]; got 1.5. Try"),
-    "minibatches": (f"{POLICY} --minibatches 3", "--minibatches must divide the 2 groups; got 3."),
+    "interval": (POLICY.replace("25", "10"), "must be a multiple of the 25 steps"),
+    "discount": (f"{POLICY} --discount 1.5", "`discount` must be in [0, 1]; got 1.5. Try"),
+    "minibatches": (f"{POLICY} --minibatches 3", "`minibatches` must divide the 2 groups; got 3."),
     "empty range": ("--optimizer user_module:empty_range", "must make a range of positive rates"),
-    "no reward": ("--reward loss", "--reward goes with reinforce and ppo; got loss with pes. Drop"),
-    "no cost": (
-        f"{POLICY} --objective mean",
-        "--objective goes with estimators that minimise a cost",
-    ),
-    "not ppo's": (f"{POLICY} --baseline value", "--baseline goes with reinforce; got value with"),
-    "no std": (f"{POLICY} --final-std 0.1", "--final-std goes with perturbations of theta"),
-    "groups": (
-        f"{REINFORCE} --baseline leave_one_out --num-runs 3",
-        "--num-runs must be even and divide the 4 runs; got 3. Try --num-runs 2",
-    ),
+    "groups": (f"{REINFORCE} --num-groups 0", "`num_groups` must be at least 1; got 0"),
+    "group": (f"{REINFORCE} --group-size 3", "`group_size` must be even"),
     "baseline": (
-        "--eval-baselines adm",
-        "--eval-baselines must be among adam, adam_cosine, sgdm, sgdm_cosine; got adm. Try adam",
+        "--eval.baselines adm",
+        "`eval.baselines` must be among adam, adam_cosine, sgdm, sgdm_cosine; got adm. Try adam",
     ),
-    "run dir": ("--run-dir /proc/no/run", "--run-dir must be a folder that can be written"),
-    "resume": ("--resume --run-dir nothing", "--resume needs a run to continue"),
+    "run dir": ("--run-dir /proc/no/run", "`run_dir` must be a folder that can be written"),
+    "resume": ("--resume --run-dir nothing", "`resume` needs a run to continue"),
+    "old name": ("--averaging 0.9", "`--averaging` has another name; got --averaging. Type --ema"),
+    "old estimator": ("--estimator nres", "Type the method's own name"),
+    "old evaluation": ("--eval-seeds=3", "`--eval-seeds` has another name; got --eval-seeds=3."),
 }
+
+
+OF_METHOD = ("--num-pairs", "--std", "--final-std", "--learning-rate", "--weight-decay")
+OF_METHOD += ("--summary", "--measure", "--measure-batches", "--target")
+
+
+def meta_train_words(typed: str) -> list[str]:
+    """What is typed in its place among the words of a small run."""
+    words, method = typed.split(), PAIRS
+    settings = [*RUN, "--steps", "5", "--run-dir", "run"]
+    if METHODS.keys() & set(words):
+        return [*settings, *words]
+    if not words[0].startswith("-"):
+        return [*words, *settings]
+    is_of_method = bool({*OF_METHOD} & {*words})
+    return [*settings, *method, *words] if is_of_method else [*settings, *words, *method]
 
 
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_mistake_is_one_line_and_writes_nothing(case, tmp_path, capsys):
     typed, says = MISTAKES[case]
-    arguments = typed.split()
-    settings = (*TINY, "--steps", "5", "--run-dir", "run")
-    is_preset = not typed.startswith("-")
-    arguments = [*arguments, *settings] if is_preset else [*settings, *arguments]
-    assert cli.main(["meta-train", *arguments]) == 2
+    assert cli.main(["meta-train", *meta_train_words(typed)]) == 2
     assert says in one_line(capsys)
     assert list(tmp_path.iterdir()) == []
 
@@ -249,13 +253,33 @@ def test_an_unknown_flag_names_the_nearest(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("typed", "owners"),
+    [
+        ("pes --clip-ratio 0.1", ["ppo"]),
+        ("full_grad --shaping sign", ["pes", "nres"]),
+        ("SNES --final-std 0.1", ["Open_ES", "SimpleGA"]),
+        ("ppo --baseline value", ["reinforce"]),
+        ("ppo --summary mean", ["CMA_ES", "pes"]),
+        ("pes --reward.names loss", ["ppo", "reinforce"]),
+    ],
+)
+def test_an_option_of_another_method_is_refused_and_says_whose_it_is(typed, owners, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["meta-train", "smoke", *typed.split()])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert typed.split()[-2] in error
+    assert any(f"in l2o {owner} --help" in error for owner in owners)
+
+
 def test_a_run_is_not_overwritten_nor_continued_with_other_settings(finished, tmp_path, capsys):
     tiny = ["meta-train", *TINY, "--run-dir", "run"]
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     assert cli.main([*tiny, "--steps", "20"]) == 2
     assert "Add --resume to continue it" in one_line(capsys)
     assert cli.main([*tiny, "--steps", "20", "--resume", "--std", "0.2"]) == 2
-    assert "it was started with --std 0.1 (now 0.2)" in one_line(capsys)
+    assert "it was started with method.std=0.1 (now 0.2)" in one_line(capsys)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
@@ -264,7 +288,7 @@ def test_a_run_in_progress_is_not_started_twice(finished, capsys):
     lines = finished.metrics.read_bytes()
     with finished.locked(pytest.fail):
         assert cli.main(tiny) == 2
-        assert "--run-dir must not be in use; got" in one_line(capsys)
+        assert "`run_dir` must not be in use; got" in one_line(capsys)
     assert finished.metrics.read_bytes() == lines
     assert cli.main(tiny) == 0
 
@@ -292,7 +316,7 @@ def test_topology(capsys):
 
 def test_a_loss_that_is_never_finite_stops_the_run(capsys):
     task = ("--task", "user_module:always_nan")
-    assert cli.main(["meta-train", *TINY, *task, "--steps", "500", "--run-dir", "run"]) == 2
+    assert cli.main(["meta-train", *RUN, *task, *PAIRS, "--steps", "500", "--run-dir", "run"]) == 2
     error = one_line(capsys)
     assert "no member had a finite loss in the last 100 outer steps" in error
     assert "Try a smaller --std or --learning-rate" in error
@@ -316,8 +340,8 @@ def test_a_flipped_bit_in_a_release_file_is_noticed(finished, capsys):
 @pytest.mark.parametrize(
     "typed, says",
     [
-        ("evalute", "VERB must be a known name; got evalute. Try evaluate"),
-        ("evaluate no_such", "RUN_OR_FILE must name an optimizer that comes with l2o"),
+        ("evalute", "`COMMAND` must be a known name; got evalute. Try evaluate"),
+        ("evaluate no_such", "`name_or_path` must name an optimizer that comes with l2o"),
         ("report no_such", "no_such"),
         ("list tasks", "`list` takes --json or nothing; got tasks"),
         ("data", "`data` takes `list` or `fetch NAME ...`; got nothing"),
@@ -341,12 +365,35 @@ def test_list_names_everything(capsys):
     assert all(name in shown for section in listed.values() for name in section)
 
 
-@pytest.mark.parametrize("verb", ["meta-train", "evaluate", "report"])
-def test_help_lists_the_flags(verb, capsys):
+GROUPS = {"eval", "output", "processes", "method", "reward"}
+"""Fields that hold options of their own."""
+ONE_OPTION = {
+    **{"evaluate": "--horizon", "report": "--png", "compare-hpo": "--engines"},
+    **{"diagnose": "--std", "topology": "--coordinator"},
+}
+
+
+@pytest.mark.parametrize("method", ["", *METHODS])
+def test_help_fits_a_page_and_says_what_each_option_is(method, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main([verb, "--help"])
+        cli.main(["meta-train", *method.split(), "--help"])
     assert stopped.value.code == 0
-    assert "--" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) <= 70
+    options = METHODS[method] if method else MetaTraining
+    for option in dataclasses.fields(options):
+        flag = f"--{option.name.replace('_', '-')}"
+        if not dataclasses.is_dataclass(option.default) and option.name not in GROUPS:
+            assert flag in shown or flag.replace("--", "--no-") in shown
+
+
+@pytest.mark.parametrize("command", ONE_OPTION)
+def test_help_of_other_commands(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert ONE_OPTION[command] in shown
 
 
 def test_trackers_get_the_run(tmp_path, monkeypatch):
@@ -357,106 +404,15 @@ def test_trackers_get_the_run(tmp_path, monkeypatch):
     assert list((tmp_path / "run").rglob("*.wandb"))
 
 
-SETTINGS = (
-    *("std=0.2", "final_std=0.01", "shaping=sign", "estimator=truncated_es", "estimator=nres"),
-    *("learning_rate=0.1", "weight_decay=1.0", "clip=1e-9", "averaging=0.0", "steps=100"),
-    *("horizon=(12,)", "window=4", "num_pairs=4", "task=('user_module:bowl', 'rosenbrock')"),
-    *("objective=mean", "objective=final", "measure_on=valid", "normalize=True"),
-)
-BASE = MetaTraining(
-    task=("user_module:bowl",),
-    optimizer="learnable_sgd",
-    horizon=(8,),
-    window=2,
-    num_pairs=2,
-    devices=1,
-)
-
-
-def program_of(settings: MetaTraining) -> str:
-    plan = resolve(settings)
-    key = jax.random.key(0)
-    state = jax.eval_shape(plan.learner.init, key, plan.trained)
-    return str(jax.make_jaxpr(plan.learner.step)(key, state, plan.learner.data))
-
-
-@pytest.fixture(scope="module")
-def base_program():
-    return program_of(BASE)
-
-
-@pytest.mark.parametrize("change", SETTINGS)
-def test_every_setting_of_the_training_changes_the_program(change, base_program):
-    name, value = change.split("=")
-    with contextlib.suppress(ValueError, SyntaxError):
-        value = ast.literal_eval(value)
-    assert program_of(replace(BASE, **{name: value})) != base_program
-
-
-POLICY_SETTINGS = (
-    *("reward=('loss',)", "reward=('log_loss', 'loss')", "reward_on=valid", "reward_batches=2"),
-    *("penalty=2.0", "discount=0.9", "trace=0.5", "epochs=2", "minibatches=2", "clip_ratio=0.1"),
-    *("entropy_weight=0.01", "estimator=reinforce", "optimizer=tensor_controller"),
-)
-
-
-@pytest.fixture(scope="module")
-def policy_base():
-    return replace(
-        BASE,
-        task=("user_module:bowl_with_splits",),
-        optimizer="scheduler",
-        estimator="ppo",
-        horizon=(50,),
-        window=25,
-        minibatches=1,
-    )
-
-
-@pytest.fixture(scope="module")
-def policy_program(policy_base):
-    return program_of(policy_base)
-
-
-@pytest.mark.parametrize("change", POLICY_SETTINGS)
-def test_every_setting_of_policies_changes_the_program(change, policy_base, policy_program):
-    name, value = change.split("=")
-    with contextlib.suppress(ValueError, SyntaxError):
-        value = ast.literal_eval(value)
-    dropped = {"minibatches": 4} if value == "reinforce" else {}
-    assert program_of(replace(policy_base, **({name: value} | dropped))) != policy_program
-
-
-def test_credit_changes_the_program(policy_base):
-    agents = replace(policy_base, task=("user_module:two_bowls",), optimizer="tensor_controller")
-    assert program_of(replace(agents, credit="difference")) != program_of(agents)
-
-
 @pytest.mark.parametrize("baseline", ["antithetic", "leave_one_out", "value"])
 def test_reinforce_from_the_command_line(baseline, tmp_path):
-    arguments = [*TINY, *REINFORCE.split(), "--baseline", baseline, "--num-runs", "2"]
-    assert cli.main(["meta-train", *arguments, "--steps", "5", "--run-dir", "a"]) == 0
+    arguments = [*REINFORCE.split(), "--baseline", baseline, "--group-size", "2"]
+    assert cli.main(["meta-train", *RUN, "--steps", "5", "--run-dir", "a", *arguments]) == 0
     line = read_metrics(RunFolder(tmp_path / "a").metrics)[-1]
     assert line["inner_steps"] == 5 * 4 * 25
     assert line["meta_loss"] == -line["reward_log_loss"] == line["bowl/meta_loss"]
     lopt, theta = release.load(tmp_path / "a")
     assert lopt.name == "scheduler" and set(theta) == {"w0", "b0", "w1", "b1", "w2", "b2"}
-
-
-def test_weights_change_the_program():
-    mixed = replace(BASE, task=("user_module:bowl", "rosenbrock"))
-    assert program_of(mixed) != program_of(replace(mixed, weights=(2.0, 1.0)))
-
-
-def test_a_mixture_reports_every_family_and_evaluates_all(tmp_path):
-    mixed = replace(BASE, task=("user_module:bowl", "digits_mlp"), weights=(3.0, 1.0))
-    plan = resolve(mixed)
-    state = jax.eval_shape(plan.learner.init, jax.random.key(0), plan.trained)
-    args = (jax.random.key(0), state, plan.learner.data)
-    _, metrics = jax.eval_shape(plan.learner.step, *args)
-    for name in ("bowl", "digits_mlp", "digits_mlp_32_varied"):
-        assert f"{name}/meta_loss" in metrics
-    assert {"bowl", "digits_mlp_128x128"} <= {task.name for task in plan.evaluation}
 
 
 def test_a_seed_changes_theta_and_what_is_frozen_stays(tmp_path):
@@ -470,9 +426,9 @@ def test_a_seed_changes_theta_and_what_is_frozen_stays(tmp_path):
                 return []
 
             patch.setattr("l2o.cli.meta_train.compare_on", compare_on)
-            typed = [*TINY, "--steps", "5", "--seed", seed, "--run-dir", seed]
+            typed = [*PAIRS, "--steps", "5", "--seed", seed, "--run-dir", seed]
             design = ["--optimizer", "learnable_sgdm", "--freeze", "*momentum"]
-            assert cli.main(["meta-train", *typed, *design]) == 0
+            assert cli.main(["meta-train", *RUN, *design, *typed]) == 0
             weights = safetensors.numpy.load_file(Path(seed) / "theta.safetensors")
             released[seed] = {k: float(v) for k, v in weights.items()}
     (frozen,) = (name for name in released["0"] if name.endswith("momentum"))
@@ -487,11 +443,11 @@ def test_a_seed_changes_theta_and_what_is_frozen_stays(tmp_path):
 
 def test_an_evaluation_draws_from_its_own_stream(monkeypatch):
     keys = []
-    monkeypatch.setattr("l2o.cli.meta_train.compare", lambda key, *a, **k: keys.append(key))
+    monkeypatch.setattr("l2o.cli.evaluate.compare", lambda key, *a, **k: keys.append(key))
     lopt = learnable_sgd()
     theta = lopt.init(jax.random.key(0))
-    options = dict(seen=[], num_steps=1, num_seeds=1, seed=3, baselines=["adam"])
+    options = dict(seen=[], horizon=1, num_seeds=1, seed=3, baselines=["adam"])
     console = Console(quiet=True)
-    meta_training.compare_on([bowl()], lopt, theta, theta, **options, console=console)
+    compare_on([bowl()], lopt, theta, theta, **options, console=console)
     (key,) = keys
     assert key == stream(3, "evaluation") != stream(3, "meta_training")

@@ -301,7 +301,7 @@ def test_lm_ma_es_does_not_depend_on_the_order_of_candidates():
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_smoke_preset_runs(strategy, tmp_path):
-    arguments = ["--estimator", strategy, "--run-dir", str(tmp_path / "run"), "--quiet"]
+    arguments = ["--run-dir", str(tmp_path / "run"), "--quiet", strategy]
     assert cli.main(["meta-train", "smoke", *arguments]) == 0
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert lines[-1]["valid"] == 1.0 and np.isfinite(lines[-1]["meta_loss"])

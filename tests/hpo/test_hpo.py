@@ -21,7 +21,7 @@ from l2o.cli.compare_hpo import BUDGETS, CompareHPO, recorded_engines
 from l2o.cli.hpo_policies import WAYS, settings_of
 from l2o.cli.main import main
 from l2o.cli.meta_train import meta_trained
-from l2o.cli.plan import resolve
+from l2o.cli.methods import NRES
 from l2o.evaluation.evaluate import draw_starts, train_settings
 from l2o.hpo import engines, one_task
 from l2o.hpo.engines import ENGINES, Engine
@@ -377,14 +377,16 @@ def test_ways_to_meta_train_fit_every_budget(way, tmp_path):
     for budget in BUDGETS.values():
         settings = settings_of(way, ["digits_mlp"], budget.horizon, 0, tmp_path)
         assert settings.horizon[0] == 300 and settings.horizon[1] >= 1.5 * budget.steps
-        assert 10 * resolve(settings).learner.steps <= budget.inner_steps
+        assert 10 * settings.build().learner.steps <= budget.inner_steps
 
 
 def test_meta_training_takes_the_inner_steps_it_is_given(tmp_path):
     settings = dataclasses.replace(
-        settings_of("nres", ["quadratic"], (300, 600), 0, tmp_path), window=10, num_pairs=1
+        settings_of("nres", ["quadratic"], (300, 600), 0, tmp_path),
+        window=10,
+        method=NRES(num_pairs=1, std=0.03),
     )
-    of_one = resolve(settings).learner.steps
+    of_one = settings.build().learner.steps
     _, _, summary = meta_trained(settings, 7.2 * of_one, Console(quiet=True))
     assert summary["inner_steps"] == 7 * of_one and summary["trained_on"]
 

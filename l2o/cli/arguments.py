@@ -1,0 +1,72 @@
+"""From the words of a command line to a frozen dataclass of options."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+
+def _default(text: str) -> str:
+    """What `--help` says of a default; nothing of one that is nothing."""
+    return "" if text in ("", "None") else f"(default: {text})"
+
+
+def _metavar(word: str) -> object:
+    return tyro.conf.arg(metavar=word, help_behavior_hint=_default)
+
+
+Names = Annotated[tuple[str, ...], _metavar("NAMES")]
+Numbers = Annotated[tuple[float, ...], _metavar("NUMBERS")]
+Steps = Annotated[tuple[int, ...], _metavar("STEPS")]
+Name = Annotated[str | None, _metavar("NAME")]
+Number = Annotated[int | None, _metavar("INT")]
+Real = Annotated[float | None, _metavar("FLOAT")]
+
+Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
+
+Flat = Annotated[T, tyro.conf.arg(name="")]
+"""A group of options whose names have no prefix at the command line."""
+
+RENAMED: Mapping[str, str] = {
+    "--estimator": "the method's own name after the options of the run, as in "
+    "`l2o meta-train smoke pes --std 0.02`",
+    "--objective": "--summary",
+    "--reward": "--reward.names",
+    "--reward-weights": "--reward.weights",
+    "--reward-on": "--reward.on",
+    "--reward-batches": "--reward.batches",
+    "--penalty": "--reward.penalty",
+    "--trace": "--gae-lambda",
+    "--averaging": "--ema-decay",
+    "--num-runs": "--runs-per-candidate, or --group-size of reinforce",
+    "--eval-tasks": "--eval.tasks",
+    "--eval-steps": "--eval.horizon",
+    "--eval-seeds": "--eval.seeds",
+    "--eval-baselines": "--eval.baselines",
+}
+"""Options of `l2o meta-train` under their old names, and what to type now."""
+
+
+def check_renamed(arguments: Sequence[str], renamed: Mapping[str, str]) -> None:
+    """Raises a `ValueError` that says what to type now for an option that has another name."""
+    for word in arguments:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag in renamed:
+            raise ValueError(f"`{flag}` has another name; got {word}. Type {renamed[flag]}.")
+
+
+def parse(options: type[T], command: str, arguments: Sequence[str], default: T | None = None) -> T:
+    """Options from the words behind a command; ends the process for --help and for mistakes.
+
+    Options of a run may stand before the method and after it; `--help` shows each by itself.
+    """
+    config = [tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff]
+    if not {"-h", "--help"} & set(arguments):
+        config.append(tyro.conf.CascadeSubcommandArgs)
+    found = tyro.cli(
+        options, prog=f"l2o {command}", args=list(arguments), default=default, config=config
+    )
+    assert isinstance(found, options)
+    return found

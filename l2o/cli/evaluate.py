@@ -1,0 +1,103 @@
+"""`l2o evaluate`: a learned optimizer beside tuned baselines, on held-out seeds."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from l2o import registry, release
+from l2o.cli.arguments import check_renamed, parse
+from l2o.cli.methods import check_positive
+from l2o.cli.settings import first_theta
+from l2o.evaluation.baselines import DEFAULT_BASELINES, check_baselines
+from l2o.evaluation.compare import Comparison, compare
+from l2o.evaluation.report import comparison_table, write_report
+from l2o.learned_optimizer import LearnedOptimizer, Theta
+from l2o.rng import stream
+from l2o.task import Task
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Compares a released learned optimizer with tuned baselines on held-out seeds."""
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
+    """Run folder, release file, or the name of one that comes with the package."""
+    task: tuple[str, ...] = ("digits_mlp",)
+    """Families, their evaluation tasks, or module:attribute."""
+    horizon: int = 1000
+    """Inner steps of each run."""
+    seeds: int = 16
+    """Runs of each optimizer on each task."""
+    seed: int = 0
+    """Seed of everything random."""
+    baselines: tuple[str, ...] = DEFAULT_BASELINES
+    """Rivals, each at its best learning rate: adam, adam_cosine, sgdm, sgdm_cosine."""
+    optimizer: str | None = None
+    """Design by module:attribute, if it does not come with the package."""
+    out: str = "runs/evaluation"
+    """Folder for report.json and report.html; replaced if there is one."""
+
+
+def command(arguments: Sequence[str], console: Console) -> int:
+    """`l2o evaluate RUN_OR_FILE --task NAME ...`."""
+    check_renamed(arguments, {"--steps": "--horizon"})
+    options = parse(Evaluate, "evaluate", arguments)
+    check_positive(horizon=options.horizon, seeds=options.seeds)
+    design = registry.design(options.optimizer) if options.optimizer else None
+    check_baselines(options.baselines)
+    lopt, theta = release.load(options.source, design=design)
+    summary = release.summary(options.source)
+    Path(options.out).mkdir(parents=True, exist_ok=True)
+    comparisons = compare_on(
+        registry.tasks_to_evaluate(options.task),
+        lopt,
+        theta,
+        first_theta(lopt, summary.get("seed", 0)),
+        seen=summary.get("trained_on", []),
+        horizon=options.horizon,
+        num_seeds=options.seeds,
+        seed=options.seed,
+        baselines=options.baselines,
+        console=console,
+    )
+    paths = write_report(options.out, comparisons, config=asdict(options))
+    console.print(comparison_table([c.summary for c in comparisons]))
+    console.print(str(paths["report.html"]), soft_wrap=True, markup=False)
+    return 0
+
+
+def compare_on(
+    tasks: Sequence[Task],
+    lopt: LearnedOptimizer,
+    theta: Theta,
+    theta0: Theta,
+    *,
+    seen: Sequence[str],
+    horizon: int,
+    num_seeds: int,
+    seed: int,
+    baselines: Sequence[str],
+    console: Console,
+) -> list[Comparison]:
+    """Compare a learned optimizer, and its untrained design, with tuned baselines on each task."""
+    comparisons = []
+    for task in tasks:
+        console.print(f"evaluating on {task.name}", soft_wrap=True, markup=False)
+        comparisons.append(
+            compare(
+                stream(seed, "evaluation"),
+                task,
+                lambda *, horizon: lopt.transform(theta, horizon=horizon),
+                num_steps=horizon,
+                num_seeds=num_seeds,
+                controls={"untrained": lambda *, horizon: lopt.transform(theta0, horizon=horizon)},
+                seen=frozenset(seen),
+                allow_seen=True,
+                baselines=baselines,
+            )
+        )
+    return comparisons

@@ -1,0 +1,36 @@
+"""`l2o list`: tasks, optimizers, methods of meta-training and presets by name."""
+
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from l2o import registry
+from l2o.cli.methods import ESTIMATORS, POLICY_GRADIENTS, STRATEGIES
+from l2o.cli.presets import PRESETS
+
+
+def command(arguments: Sequence[str], console: Console) -> int:
+    """`l2o list [--json]`."""
+    if arguments not in ([], ["--json"]):
+        raise ValueError(f"`list` takes --json or nothing; got {' '.join(arguments)}. Drop it.")
+    line = registry.first_line
+    sections = {
+        "tasks": registry.task_lines(),
+        "optimizers": {k: line(v) for k, v in registry.DESIGNS.items()},
+        "estimators": {m.name: line(m) for m in ESTIMATORS},
+        "policy_gradients": {m.name: line(m) for m in POLICY_GRADIENTS},
+        "strategies": {m.name: line(m) for m in STRATEGIES},
+        "presets": {
+            k: f"{' '.join(v.optimizer)} on {' '.join(v.task)}, {v.steps} steps of {v.method.name}"
+            for k, v in PRESETS.items()
+        },
+    }
+    if arguments:
+        print(json.dumps(sections, indent=2))
+        return 0
+    for section, rows in sections.items():
+        console.print(section, style="bold")
+        for name, line in rows.items():
+            console.print(f"  {name:21} {line}", markup=False, highlight=False, soft_wrap=True)
+    return 0

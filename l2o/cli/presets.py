@@ -1,0 +1,37 @@
+"""Starting points of the command line; every option can be changed by its flag."""
+
+from collections.abc import Mapping
+
+from l2o.cli.methods import PES, PPO, MetaOptimizer
+from l2o.cli.settings import Evaluation, MetaTraining
+
+PRESETS: Mapping[str, MetaTraining] = {
+    "smoke": MetaTraining(
+        task=("quadratic",),
+        optimizer=("learnable_adam",),
+        horizon=(40,),
+        window=10,
+        steps=20,
+        checkpoint_every=10,
+        method=PES(num_pairs=4, meta_optimizer=MetaOptimizer(learning_rate=0.03)),
+        eval=Evaluation(seeds=4),
+    ),
+    "demo": MetaTraining(
+        horizon=(500,),
+        steps=400,
+        eval=Evaluation(tasks=("digits_mlp_32x32", "digits_mlp_128x128")),
+    ),
+    "digits": MetaTraining(
+        horizon=(100, 500),
+        steps=3000,
+        eval=Evaluation(horizon=1000, seeds=32),
+    ),
+    "scheduler": MetaTraining(
+        optimizer=("scheduler",),
+        horizon=(300, 1500),
+        window=300,
+        steps=2000,
+        method=PPO(meta_optimizer=MetaOptimizer(learning_rate=1e-3)),
+        eval=Evaluation(horizon=1000, seeds=32, baselines=("sgdm", "sgdm_cosine")),
+    ),
+}
