@@ -105,9 +105,9 @@ class Method(abc.ABC):
         """Training runs side by side on each task, by which methods are comparable."""
 
     @property
-    @abc.abstractmethod
     def population(self) -> int:
-        """Members of the population that devices share out whole."""
+        """Members that devices share out whole: runs, unless some share their draws."""
+        return self.num_runs
 
     @abc.abstractmethod
     def with_runs(self, num_runs: int) -> Self:
@@ -348,11 +348,6 @@ class Evosax(Method):
 
     @property
     def num_runs(self) -> int:
-        """Candidates."""
-        return self.population_size
-
-    @property
-    def population(self) -> int:
         """Candidates."""
         return self.population_size
 
