@@ -9,13 +9,14 @@ from jax.sharding import Mesh
 from l2o import registry
 from l2o.cli.common import OF_REWARDS, check_unused, meta_optimizer, shares_of
 from l2o.cli.settings import MetaTraining
-from l2o.estimators.estimator import Estimator, mean_of
-from l2o.evolution.learner import SCHEDULED_STD, evolution_learner
-from l2o.freeze import Merge
+from l2o.estimators.estimator import Estimator, average_estimators
+from l2o.evolution.learner import evolution_learner
+from l2o.evolution.strategies import SCHEDULED_STD
+from l2o.freeze import Unravel
 from l2o.learned_optimizer import LearnedOptimizer
 from l2o.learner import Learner, gradient_learner
 from l2o.objective import Objective
-from l2o.problem import Problem, inner_problem, reparametrized
+from l2o.problem import Problem, inner_problem, map_theta
 from l2o.task import TaskFamily
 
 if TYPE_CHECKING:
@@ -26,14 +27,14 @@ def problem_learner(
     settings: MetaTraining,
     lopt: LearnedOptimizer,
     families: Sequence[TaskFamily],
-    merge: Merge,
+    unravel: Unravel,
     mesh: Mesh,
 ) -> Learner:
     """What meta-trains by the cost of training runs."""
     check_unused(settings, OF_REWARDS, "reinforce and ppo")
     objective = objective_of(settings)
     problems = {
-        task.name: reparametrized(
+        task.name: map_theta(
             inner_problem(
                 task,
                 lopt,
@@ -41,7 +42,7 @@ def problem_learner(
                 window=settings.window,
                 objective=objective,
             ),
-            merge,
+            unravel,
         )
         for family in families
         for task in family.train
@@ -75,22 +76,22 @@ def make_learner(
             problems,
             settings.estimator,
             population_size=2 * settings.num_pairs,
-            num_runs=settings.num_runs,
+            runs_per_candidate=settings.num_runs,
             std=make_std(settings),
             optimizer=meta_optimizer(settings),
-            averaging=settings.averaging,
+            ema_decay=settings.ema_decay,
             weights=of_task,
-            families=together,
+            report_groups=together,
             mesh=mesh,
         )
     return gradient_learner(
-        mean_of(
+        average_estimators(
             {name: make_estimator(settings, problem, mesh) for name, problem in problems.items()},
             weights=of_task,
-            families=together,
+            report_groups=together,
         ),
         meta_optimizer(settings),
-        averaging=settings.averaging,
+        ema_decay=settings.ema_decay,
     )
 
 

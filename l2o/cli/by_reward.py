@@ -8,8 +8,8 @@ from jax.sharding import Mesh
 from l2o.cli.common import OF_COSTS, check_unused, meta_optimizer, shares_of
 from l2o.cli.population import group_size, num_members
 from l2o.cli.settings import MetaTraining
-from l2o.estimators.estimator import mean_of
-from l2o.freeze import Merge
+from l2o.estimators.estimator import average_estimators
+from l2o.freeze import Unravel
 from l2o.learned_optimizer import LearnedOptimizer
 from l2o.learner import Learner, gradient_learner
 from l2o.policies.policy import PolicyOptimizer
@@ -25,7 +25,7 @@ def policy_learner(
     settings: MetaTraining,
     lopt: LearnedOptimizer,
     families: Sequence[TaskFamily],
-    merge: Merge,
+    unravel: Unravel,
     mesh: Mesh,
 ) -> Learner:
     """What meta-trains a policy by what its actions earn."""
@@ -58,7 +58,7 @@ def policy_learner(
     policy = lopt.policy
     actor = replace(
         policy.actor,
-        apply=lambda trained, seen, carry: policy.actor.apply(merge(trained), seen, carry),
+        apply=lambda trained, seen, carry: policy.actor.apply(unravel(trained), seen, carry),
     )
     weights, together = shares_of(settings, families)
     if settings.estimator == "ppo":
@@ -78,9 +78,9 @@ def policy_learner(
             meta_optimizer(settings, updates=ppo.updates),
             num_pairs=settings.num_pairs,
             settings=ppo,
-            averaging=settings.averaging,
+            ema_decay=settings.ema_decay,
             weights=weights,
-            families=together,
+            report_groups=together,
             mesh=mesh,
         )
     estimators = {
@@ -99,9 +99,9 @@ def policy_learner(
     }
     return with_critic(
         gradient_learner(
-            mean_of(estimators, weights=weights, families=together),
+            average_estimators(estimators, weights=weights, report_groups=together),
             meta_optimizer(settings),
-            averaging=settings.averaging,
+            ema_decay=settings.ema_decay,
         ),
         policy.head,
         environments[tasks[0].name],

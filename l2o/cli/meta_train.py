@@ -148,7 +148,7 @@ def finish(
     settings: MetaTraining, plan: Plan, run: RunFolder, state: MetaState, console: Console
 ) -> None:
     """Writes the release file and, if the settings want them, evaluation and report."""
-    theta = plan.merge(plan.learner.theta(state))
+    theta = plan.unravel(plan.learner.theta(state))
     inner_steps = int(state.step) * plan.learner.steps
     config = recorded(settings)
     summary = config | {"inner_steps": inner_steps, "trained_on": _names(plan.train)}
@@ -160,7 +160,7 @@ def finish(
         plan.evaluation,
         plan.lopt,
         theta,
-        plan.merge(plan.trained),
+        plan.unravel(plan.trained),
         seen=_names(plan.train),
         num_steps=settings.eval_steps or settings.horizon[-1],
         num_seeds=settings.eval_seeds,

@@ -13,7 +13,7 @@ from l2o.cli.population import check_divides, num_devices
 from l2o.cli.settings import MetaTraining
 from l2o.distributed.mesh import population_mesh
 from l2o.evaluation.baselines import check_baselines
-from l2o.freeze import Merge, freeze
+from l2o.freeze import Unravel, freeze
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import Learner
 from l2o.problem import check_can_train
@@ -30,7 +30,7 @@ class Plan:
         evaluation: those to report on.
         lopt: the design.
         trained: the part of the first theta that is meta-trained.
-        merge: from that part to a whole theta.
+        unravel: from that part to a whole theta.
         learner: what takes the outer steps.
         log_every: outer steps of a chunk, the largest divisor of the steps up to the setting.
         checkpoint_every: outer steps between checkpoints, a multiple of `log_every`.
@@ -40,7 +40,7 @@ class Plan:
     evaluation: tuple[Task, ...]
     lopt: LearnedOptimizer
     trained: Theta
-    merge: Merge
+    unravel: Unravel
     learner: Learner
     log_every: int
     checkpoint_every: int
@@ -57,13 +57,13 @@ def resolve(settings: MetaTraining) -> Plan:
     lopt = registry.learned_optimizer(settings.optimizer)
     families = task_families(settings.task)
     train = tuple(task for family in families for task in family.train)
-    trained, merge = freeze(first_theta(lopt, settings.seed), settings.freeze)
+    trained, unravel = freeze(first_theta(lopt, settings.seed), settings.freeze)
     mesh = population_mesh(num_devices(settings))
     check_divides(settings, mesh.size)
     if settings.estimator in registry.POLICY_GRADIENTS:
-        learner = policy_learner(settings, lopt, families, merge, mesh)
+        learner = policy_learner(settings, lopt, families, unravel, mesh)
     else:
-        learner = problem_learner(settings, lopt, families, merge, mesh)
+        learner = problem_learner(settings, lopt, families, unravel, mesh)
     jax.eval_shape(learner.init, jax.random.key(0), trained)  # whether theta suits it
     evaluation = registry.evaluation_tasks(families, settings.eval_tasks)
     for task in evaluation:
@@ -77,7 +77,7 @@ def resolve(settings: MetaTraining) -> Plan:
         evaluation=evaluation,
         lopt=lopt,
         trained=trained,
-        merge=merge,
+        unravel=unravel,
         learner=learner,
         log_every=log_every,
         checkpoint_every=max(1, settings.checkpoint_every // log_every) * log_every,

@@ -96,7 +96,7 @@ class MetaTraining:
     """Of the meta-optimizer."""
     clip: float = 1.0
     """Global norm above which the meta-gradient is scaled down."""
-    averaging: float = 0.98
+    ema_decay: float = 0.98
     """Decay of the running average of theta that is evaluated and released; 0 for none."""
     steps: int = 1000
     """Outer steps."""

@@ -133,7 +133,7 @@ MISTAKES = {
     "large seed": ("--seed 4294967296", "--seed must be between 0 and 2**32 - 1"),
     "empty module": ("--task :x", "--task must be a known name; got :x"),
     "decay": ("--weight-decay -1", "--weight-decay must not be negative"),
-    "averaging": ("--averaging 1", "--averaging must be in [0, 1); got 1.0"),
+    "ema_decay": ("--ema-decay 1", "--ema-decay must be in [0, 1); got 1.0"),
     "eval steps": ("--eval-steps 0", "--eval-steps must be positive and finite; got 0"),
     "eval task": ("--eval-tasks bowk", "--eval-tasks must be a known name; got bowk. Try bowl"),
     "integers": ("--task user_module:integer_params", "floating point; got int32 at params['n']"),
@@ -359,7 +359,7 @@ def test_trackers_get_the_run(tmp_path, monkeypatch):
 
 SETTINGS = (
     *("std=0.2", "final_std=0.01", "shaping=sign", "estimator=truncated_es", "estimator=nres"),
-    *("learning_rate=0.1", "weight_decay=1.0", "clip=1e-9", "averaging=0.0", "steps=100"),
+    *("learning_rate=0.1", "weight_decay=1.0", "clip=1e-9", "ema_decay=0.0", "steps=100"),
     *("horizon=(12,)", "window=4", "num_pairs=4", "task=('user_module:bowl', 'rosenbrock')"),
     *("objective=mean", "objective=final", "measure_on=valid", "normalize=True"),
 )

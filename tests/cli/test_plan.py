@@ -80,7 +80,7 @@ def policy_settings(**changes):
         num_pairs=4,
         devices=1,
         weights=(1.0, 3.0),
-        averaging=0.7,
+        ema_decay=0.7,
         discount=0.9,
         entropy_weight=0.01,
         **changes,
@@ -115,7 +115,7 @@ def test_ppo_is_what_settings_say(monkeypatch):
     assert call.kwargs["settings"] == PPOSettings(
         discount=0.9, trace=0.8, epochs=2, minibatches=4, clip_ratio=0.3, entropy_weight=0.01
     )
-    assert call.kwargs["num_pairs"] == 4 and call.kwargs["averaging"] == 0.7
+    assert call.kwargs["num_pairs"] == 4 and call.kwargs["ema_decay"] == 0.7
     assert call.kwargs["weights"] == {"quadratic_10": 1.0, "bowl": 3.0}
     optimizer, theta = call.args[3], jnp.zeros(())
     state = optimizer.init(theta)
@@ -126,12 +126,15 @@ def test_ppo_is_what_settings_say(monkeypatch):
 
 
 def test_reinforce_is_what_settings_say(monkeypatch):
-    parts = wrapped(monkeypatch, "reinforce", "mean_of", "gradient_learner")
+    parts = wrapped(monkeypatch, "reinforce", "average_estimators", "gradient_learner")
     resolve(policy_settings(estimator="reinforce", baseline="value"))
     assert len(parts["reinforce"].mock_calls) == 2
     for call in parts["reinforce"].mock_calls:
         given = call.kwargs
         assert (given["baseline"], given["discount"]) == ("value", 0.9)
         assert (given["entropy_weight"], given["num_groups"], given["group_size"]) == (0.01, 4, 2)
-    assert parts["mean_of"].call_args.kwargs["weights"] == {"quadratic_10": 1.0, "bowl": 3.0}
-    assert parts["gradient_learner"].call_args.kwargs["averaging"] == 0.7
+    assert parts["average_estimators"].call_args.kwargs["weights"] == {
+        "quadratic_10": 1.0,
+        "bowl": 3.0,
+    }
+    assert parts["gradient_learner"].call_args.kwargs["ema_decay"] == 0.7
