@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from l2o.estimators.antithetic import Shaping
+from l2o.estimators.population import Shaping
 from l2o.evaluation.baselines import DEFAULT_BASELINES
 from l2o.objective import Batches, Summary
 from l2o.rl.environment import CreditName
@@ -87,7 +87,7 @@ class MetaTraining:
     final_std: float | None = None
     """What it falls to, geometrically, by the end of the run; constant if not given."""
     shaping: Shaping = "none"
-    """What a loss difference counts as; see l2o.estimators.antithetic."""
+    """What a loss difference counts as; see l2o.estimators.population."""
     freeze: tuple[str, ...] = ()
     """Leaves of theta that stay as they are: names, or patterns such as layers/0/*."""
     learning_rate: float = 3e-3

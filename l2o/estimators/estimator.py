@@ -49,15 +49,13 @@ def average_estimators(
     same weights, where they are numbers, and kept apart under `name/metric`.
 
     >>> import l2o
-    >>> from l2o.tasks.quadratic import quadratic, rosenbrock
+    >>> from l2o.tasks.quadratic import rosenbrock
     >>> optimizer = l2o.learnable_adam()
-    >>> parts = {
-    ...     task.name: l2o.nres(
-    ...         l2o.inner_problem(task, optimizer, horizon=20, window=5), num_pairs=8, std=0.01
-    ...     )
-    ...     for task in (quadratic(), rosenbrock())
-    ... }
-    >>> l2o.average_estimators(parts).steps
+    >>> def estimator(task):
+    ...     problem = l2o.inner_problem(task, optimizer, horizon=20, window=5)
+    ...     return l2o.nres(problem, num_pairs=8, std=0.01)
+    >>> parts = {"smooth": estimator(rosenbrock()), "noisy": estimator(rosenbrock(noise=0.1))}
+    >>> l2o.average_estimators(parts, weights={"smooth": 2.0, "noisy": 1.0}).steps
     160
 
     Args:

@@ -16,14 +16,11 @@ from l2o.estimators.population import (
     Shaping,
     both_signs,
     check_pairs,
-    draw_perturbation,
-    is_finite,
     loss_difference,
     population_estimator,
     std_at,
 )
 from l2o.problem import Problem, unroll_run
-from l2o.task import Data, Key
 
 
 def full_es(
@@ -60,17 +57,15 @@ def full_es(
     """
     check_pairs(num_pairs, std, shaping)
 
-    def estimate_pair(
-        problem: Problem, key: Key, theta: jax.Array, step: jax.Array, state: tuple[()], data: Data
-    ) -> tuple[MemberEstimate, tuple[()]]:
+    def estimate_pair(problem, key, theta, step, state, data):
         k_perturbation, k_run = jax.random.split(key)
         sigma = std_at(std, step)
-        epsilon = draw_perturbation(k_perturbation, theta, sigma)
+        epsilon = sigma * jax.random.normal(k_perturbation, theta.shape)
         run = lambda theta: unroll_run(problem, k_run, theta, data)
         window = jax.vmap(run)(both_signs(theta, epsilon))
         delta = loss_difference(window, sigma, shaping, mesh)
         gradient = 0.5 * jnp.sum(delta) * (epsilon / sigma**2)
-        return MemberEstimate(gradient, window, is_finite(window)), state
+        return MemberEstimate(gradient, window), state
 
     return population_estimator(
         problem,

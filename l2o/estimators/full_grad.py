@@ -13,12 +13,10 @@ from l2o.estimators.estimator import Estimator
 from l2o.estimators.population import (
     MemberEstimate,
     check_differentiable,
-    is_finite,
     population_estimator,
     window_mean,
 )
 from l2o.problem import Problem, unroll_run
-from l2o.task import Data, Key
 
 
 def full_grad(problem: Problem, *, num_members: int, mesh: Mesh | None = None) -> Estimator:
@@ -44,16 +42,13 @@ def full_grad(problem: Problem, *, num_members: int, mesh: Mesh | None = None) -
     """
     check_differentiable(problem)
 
-    def estimate_run(
-        problem: Problem, key: Key, theta: jax.Array, step: jax.Array, state: tuple[()], data: Data
-    ) -> tuple[MemberEstimate, tuple[()]]:
+    def estimate_run(problem, key, theta, step, state, data):
         def cost(theta: jax.Array):
             window = unroll_run(problem, key, theta, data)
             return window_mean(window), window
 
         gradient, window = jax.grad(cost, has_aux=True)(theta)
-        is_valid = is_finite(window) & jnp.all(jnp.isfinite(gradient))
-        return MemberEstimate(gradient, window, is_valid), state
+        return MemberEstimate(gradient, window, jnp.all(jnp.isfinite(gradient))), state
 
     return population_estimator(
         problem,

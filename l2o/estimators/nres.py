@@ -22,15 +22,12 @@ from l2o.estimators.population import (
     Shaping,
     as_pair,
     check_pairs,
-    draw_perturbation,
-    is_finite,
     loss_difference,
     population_estimator,
     std_at,
     unroll_pair,
 )
 from l2o.problem import InnerState, Problem, reset_run
-from l2o.task import Data, Key
 
 
 class NoiseReusePair(NamedTuple):
@@ -115,26 +112,19 @@ def reset_pair(pair: NoiseReusePair) -> NoiseReusePair:
 def reuse_noise(std: float | optax.Schedule, shaping: Shaping, mesh: Mesh | None) -> EstimateMember:
     """Build what a pair does in a window; see `nres` for the arguments."""
 
-    def estimate_pair(
-        problem: Problem,
-        key: Key,
-        theta: jax.Array,
-        step: jax.Array,
-        pair: NoiseReusePair,
-        data: Data,
-    ) -> tuple[MemberEstimate, NoiseReusePair]:
+    def estimate_pair(problem, key, theta, step, pair, data):
         k_perturbation, k_unroll = jax.random.split(key)
         sigma = std_at(std, step)
-        drawn = draw_perturbation(k_perturbation, theta, sigma)
+        drawn = sigma * jax.random.normal(k_perturbation, theta.shape)
         is_new = pair.needs_resample
         epsilon = jnp.where(is_new, drawn, pair.perturbation)
         score = jnp.where(is_new, drawn / sigma**2, pair.score)
         perturbation_sum = pair.perturbation_sum + jnp.where(is_new, score, 0.0)
         inner, window = unroll_pair(problem, k_unroll, theta, epsilon, pair.inner, data)
-        done = window.done[0]
         delta = loss_difference(window, sigma, shaping, mesh)
-        gradient, carried = credit_window(delta, done, perturbation_sum, score)
-        estimate = MemberEstimate(gradient, window, is_finite(window))
-        return estimate, NoiseReusePair(inner, epsilon, score, carried, jnp.any(done))
+        gradient, carried = credit_window(delta, window.done[0], perturbation_sum, score)
+        has_ended = jnp.any(window.done[0])
+        pair = NoiseReusePair(inner, epsilon, score, carried, needs_resample=has_ended)
+        return MemberEstimate(gradient, window), pair
 
     return estimate_pair

@@ -21,15 +21,13 @@ from l2o.estimators.population import (
     Shaping,
     as_pair,
     check_pairs,
-    draw_perturbation,
-    is_finite,
     loss_difference,
     population_estimator,
     std_at,
     unroll_pair,
 )
 from l2o.problem import InnerState, Problem, reset_run
-from l2o.task import Data, Key
+from l2o.task import Key
 
 
 class PersistentPair(NamedTuple):
@@ -83,24 +81,16 @@ def pes(
     def init_pair(problem: Problem, key: Key, theta: jax.Array) -> PersistentPair:
         return PersistentPair(as_pair(problem.init(key, theta)), jnp.zeros_like(theta))
 
-    def estimate_pair(
-        problem: Problem,
-        key: Key,
-        theta: jax.Array,
-        step: jax.Array,
-        pair: PersistentPair,
-        data: Data,
-    ) -> tuple[MemberEstimate, PersistentPair]:
+    def estimate_pair(problem, key, theta, step, pair, data):
         k_perturbation, k_unroll = jax.random.split(key)
         sigma = std_at(std, step)
-        epsilon = draw_perturbation(k_perturbation, theta, sigma)
+        epsilon = sigma * jax.random.normal(k_perturbation, theta.shape)
         score = epsilon / sigma**2
         perturbation_sum = pair.perturbation_sum + score
         inner, window = unroll_pair(problem, k_unroll, theta, epsilon, pair.inner, data)
         delta = loss_difference(window, sigma, shaping, mesh)
         gradient, carried = credit_window(delta, window.done[0], perturbation_sum, score)
-        estimate = MemberEstimate(gradient, window, is_finite(window))
-        return estimate, PersistentPair(inner, carried)
+        return MemberEstimate(gradient, window), PersistentPair(inner, carried)
 
     def reset(pair: PersistentPair) -> PersistentPair:
         return PersistentPair(reset_run(pair.inner), jnp.zeros_like(pair.perturbation_sum))

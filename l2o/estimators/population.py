@@ -32,12 +32,12 @@ class MemberEstimate(NamedTuple):
     Attributes:
         gradient: Meta-gradient, a vector, or a tree of vectors that `combine` takes.
         window: What its runs did; fields of shape (steps,), or (2, steps) for a pair.
-        is_valid: Whether the member counts in the mean gradient.
+        is_valid: Whether the gradient counts in the mean, if the window's losses are finite.
     """
 
     gradient: Any
     window: Window
-    is_valid: jax.Array
+    is_valid: bool | jax.Array = True
 
 
 class Population(NamedTuple):
@@ -110,17 +110,14 @@ def population_estimator(
         vector, unravel = ravel_pytree(theta)
 
         def member(index, state, key, theta, step, data):
+            key = jax.random.fold_in(key, index)
             (gradient, window, is_valid), state = estimate_member(
-                map_theta(problem, unravel),
-                jax.random.fold_in(key, index),
-                theta,
-                step,
-                state,
-                data,
+                map_theta(problem, unravel), key, theta, step, state, data
             )
+            is_measured = is_finite(window)
+            is_valid &= is_measured
             goes_on = is_valid & jnp.any(window.finite)
             state = jax.tree.map(lambda old, new: jnp.where(goes_on, old, new), state, reset(state))
-            is_measured = is_finite(window)
             return state, {
                 "gradient": jax.tree.map(lambda g: jnp.where(is_valid, g, 0.0), gradient),
                 "valid": is_valid.astype(jnp.float32),
@@ -199,11 +196,6 @@ def check_pairs(num_pairs: int, std: float | optax.Schedule, shaping: Shaping = 
 def std_at(std: float | optax.Schedule, step: jax.Array) -> jax.Array:
     """Evaluate σ, a number or a schedule of it over estimates."""
     return jnp.asarray(std(step) if callable(std) else std)
-
-
-def draw_perturbation(key: Key, theta: jax.Array, std: float | jax.Array) -> jax.Array:
-    """Draw ε ~ N(0, σ² I), a vector like theta."""
-    return std * jax.random.normal(key, theta.shape)
 
 
 def both_signs(theta: jax.Array, perturbation: jax.Array) -> jax.Array:

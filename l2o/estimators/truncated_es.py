@@ -16,16 +16,13 @@ from l2o.estimators.population import (
     Shaping,
     as_pair,
     check_pairs,
-    draw_perturbation,
-    is_finite,
     loss_difference,
     plus_member,
     population_estimator,
     std_at,
     unroll_pair,
 )
-from l2o.problem import InnerState, Problem, reset_run
-from l2o.task import Data, Key
+from l2o.problem import Problem, reset_run
 
 
 def truncated_es(
@@ -61,21 +58,14 @@ def truncated_es(
     """
     check_pairs(num_pairs, std, shaping)
 
-    def estimate_pair(
-        problem: Problem,
-        key: Key,
-        theta: jax.Array,
-        step: jax.Array,
-        run: InnerState,
-        data: Data,
-    ) -> tuple[MemberEstimate, InnerState]:
+    def estimate_pair(problem, key, theta, step, run, data):
         k_perturbation, k_unroll = jax.random.split(key)
         sigma = std_at(std, step)
-        epsilon = draw_perturbation(k_perturbation, theta, sigma)
+        epsilon = sigma * jax.random.normal(k_perturbation, theta.shape)
         pair, window = unroll_pair(problem, k_unroll, theta, epsilon, as_pair(run), data)
         delta = loss_difference(window, sigma, shaping, mesh)
         gradient = 0.5 * jnp.sum(delta) * (epsilon / sigma**2)
-        return MemberEstimate(gradient, window, is_finite(window)), plus_member(pair)
+        return MemberEstimate(gradient, window), plus_member(pair)
 
     return population_estimator(
         problem,

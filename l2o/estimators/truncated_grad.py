@@ -11,12 +11,10 @@ from l2o.estimators.estimator import Estimator
 from l2o.estimators.population import (
     MemberEstimate,
     check_differentiable,
-    is_finite,
     population_estimator,
     window_mean,
 )
-from l2o.problem import InnerState, Problem, reset_run
-from l2o.task import Data, Key
+from l2o.problem import Problem, reset_run
 
 
 def truncated_grad(problem: Problem, *, num_members: int, mesh: Mesh | None = None) -> Estimator:
@@ -42,16 +40,13 @@ def truncated_grad(problem: Problem, *, num_members: int, mesh: Mesh | None = No
     """
     check_differentiable(problem)
 
-    def estimate_run(
-        problem: Problem, key: Key, theta: jax.Array, step: jax.Array, run: InnerState, data: Data
-    ) -> tuple[MemberEstimate, InnerState]:
+    def estimate_run(problem, key, theta, step, run, data):
         def cost(theta: jax.Array):
             after, window = problem.unroll(key, theta, run, data)
             return window_mean(window), (window, after)
 
         gradient, (window, after) = jax.grad(cost, has_aux=True)(theta)
-        is_valid = is_finite(window) & jnp.all(jnp.isfinite(gradient))
-        return MemberEstimate(gradient, window, is_valid), after
+        return MemberEstimate(gradient, window, jnp.all(jnp.isfinite(gradient))), after
 
     return population_estimator(
         problem,

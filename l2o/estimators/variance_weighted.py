@@ -20,8 +20,6 @@ from l2o.estimators.population import (
     both_signs,
     check_differentiable,
     check_pairs,
-    draw_perturbation,
-    is_finite,
     loss_difference,
     plus_member,
     population_estimator,
@@ -29,7 +27,6 @@ from l2o.estimators.population import (
     window_mean,
 )
 from l2o.problem import InnerState, Problem, reset_run
-from l2o.task import Data, Key
 
 
 def variance_weighted(
@@ -66,12 +63,10 @@ def variance_weighted(
             "Try num_pairs=16."
         )
 
-    def estimate_pair(
-        problem: Problem, key: Key, theta: jax.Array, step: jax.Array, run: InnerState, data: Data
-    ) -> tuple[MemberEstimate, InnerState]:
+    def estimate_pair(problem, key, theta, step, run, data):
         k_perturbation, k_unroll = jax.random.split(key)
         sigma = std_at(std, step)
-        epsilon = draw_perturbation(k_perturbation, theta, sigma)
+        epsilon = sigma * jax.random.normal(k_perturbation, theta.shape)
 
         def backpropagate(theta: jax.Array, run: InnerState):
             def cost(theta: jax.Array):
@@ -88,7 +83,7 @@ def variance_weighted(
             "evolved": moments(0.5 * jnp.sum(delta) * (epsilon / sigma**2)),
             "backpropagated": moments(jnp.mean(gradients, axis=0)),
         }
-        return MemberEstimate(both_kinds, window, is_finite(window)), plus_member(pair)
+        return MemberEstimate(both_kinds, window), plus_member(pair)
 
     return population_estimator(
         problem,

@@ -29,7 +29,6 @@ from user_module import momentum_rate
 from l2o.estimators.estimator import Estimator
 from l2o.estimators.full_grad import full_grad
 from l2o.estimators.pes import credit_window, pes
-from l2o.estimators.population import draw_perturbation
 from l2o.estimators.truncated_es import truncated_es
 from l2o.estimators.truncated_grad import truncated_grad
 from l2o.estimators.variance_weighted import moments, variance, variance_weighted, weigh
@@ -119,7 +118,7 @@ def test_all_evolution_strategies_are_full_es_when_a_window_is_the_horizon(key):
 
     def by_hand(step_key, pair):
         k_perturbation, _ = jax.random.split(jax.random.fold_in(step_key, pair))
-        noise = draw_perturbation(k_perturbation, THETA, 0.1)
+        noise = 0.1 * jax.random.normal(k_perturbation, THETA.shape)
         mean_loss = lambda theta: jnp.mean(decay_losses(theta, jnp.zeros(2), HORIZON)[1])
         return noise * (mean_loss(THETA + noise) - mean_loss(THETA - noise)) / (2 * 0.1**2)
 

@@ -15,7 +15,6 @@ from l2o.estimators.pes import pes
 from l2o.estimators.population import (
     MEMBERS,
     centered_rank_difference,
-    draw_perturbation,
     loss_difference,
 )
 from l2o.estimators.truncated_es import truncated_es
@@ -28,7 +27,7 @@ STD = 0.1
 
 def noise_of(key, pair):
     k_perturbation, _ = jax.random.split(jax.random.fold_in(key, pair))
-    return draw_perturbation(k_perturbation, THETA, STD)
+    return STD * jax.random.normal(k_perturbation, THETA.shape)
 
 
 def gradients_of_pairs(key, num_pairs, num_steps):
