@@ -74,7 +74,9 @@ def nres(
         num_pairs: Number of antithetic pairs.
         std: Standard deviation σ of perturbations, in units of theta, or a schedule of it over
             estimates. Smoothing bias grows as σ², the noise of stochastic losses as 1/σ.
-        shaping: What a pair's loss difference counts as; see `loss_difference`.
+        shaping: Weight of a pair's loss difference: "none" for the difference itself, "sign" for
+            one vote a pair, "centered_rank" for the difference of ranks in the population,
+            "standardize" for the difference over the standard deviation of the population's losses.
         mesh: Devices to spread the pairs over.
 
     Raises:
