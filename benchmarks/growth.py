@@ -20,7 +20,7 @@ from throughput import lasting, meta_training
 
 from l2o.distributed import processes
 from l2o.distributed.mesh import population_mesh
-from l2o.estimators.estimator import mean_of
+from l2o.estimators.estimator import average_estimators
 from l2o.estimators.pes import pes
 from l2o.learner import Learner, gradient_learner
 from l2o.problem import inner_problem
@@ -95,7 +95,9 @@ def learner_of(size: Size, design: str) -> tuple[Learner, Any]:
         name: pes(problem, num_pairs=size.pairs, std=0.01, mesh=mesh)
         for name, problem in problems.items()
     }
-    return gradient_learner(mean_of(estimators), optax.adam(1e-3)), lopt.init(jax.random.key(0))
+    return gradient_learner(average_estimators(estimators), optax.adam(1e-3)), lopt.init(
+        jax.random.key(0)
+    )
 
 
 def main(options: Options) -> None:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from l2o.distributed import processes, transfer
-from l2o.distributed.mesh import over_devices, population_mesh
+from l2o.distributed.mesh import check_divides, population_mesh, shard_population
 from l2o.estimators.estimator import Estimator
 from l2o.learner import Learner, gradient_learner
 from l2o.outer_loop import chunk_of
@@ -154,7 +154,8 @@ def plain_training(setting: Setting) -> tuple[Program, dict[str, Any]]:
 
     size = 2 * setting.pairs
     started = time.perf_counter()
-    spread = over_devices(members, size, setting.mesh)
+    check_divides(size, setting.mesh)
+    spread = shard_population(members, setting.mesh)
     key, indices = jax.random.key(0), jax.numpy.arange(size)
     runs = jax.jit(jax.vmap(start))(jax.random.split(key, size))
     lowered = jax.jit(spread, donate_argnums=1).lower(indices, runs, key, task.data)

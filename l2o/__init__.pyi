@@ -1,7 +1,7 @@
 from .batches import batch_fraction as batch_fraction
 from .estimators.es_single import es_single as es_single
 from .estimators.estimator import Estimator as Estimator
-from .estimators.estimator import mean_of as mean_of
+from .estimators.estimator import average_estimators as average_estimators
 from .estimators.full_es import full_es as full_es
 from .estimators.full_grad import full_grad as full_grad
 from .estimators.nres import nres as nres

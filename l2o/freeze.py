@@ -10,26 +10,34 @@ from jax.flatten_util import ravel_pytree
 from l2o.learned_optimizer import Theta
 from l2o.tree import named_leaves
 
-Merge = Callable[[jax.Array], Theta]
-"""From the part that is meta-trained to the whole theta."""
+Unravel = Callable[[jax.Array], Theta]
+"""From the vector of what is meta-trained to the whole theta."""
 
 
-def freeze(theta: Theta, patterns: Sequence[str]) -> tuple[jax.Array, Merge]:
-    """The part of theta that is meta-trained, as one vector, and the way back to the whole.
+def freeze(theta: Theta, patterns: Sequence[str]) -> tuple[jax.Array, Unravel]:
+    """Ravel the part of theta that is meta-trained: `ravel_pytree`, but for frozen leaves.
 
-    Estimators, meta-optimizers and strategies see that vector alone, so what is frozen gets neither
-    noise nor weight decay, and what they do takes one kernel instead of one for each leaf.
+    Estimators, meta-optimizers and strategies see that vector alone, by way of
+    `l2o.problem.map_theta`, so what is frozen gets neither noise nor weight decay.
+
+    >>> import jax.numpy as jnp
+    >>> theta = {"decay": jnp.array([0.9]), "rate": jnp.array([0.1, 0.2])}
+    >>> vector, unravel = freeze(theta, ["decay"])
+    >>> vector.shape
+    (2,)
+    >>> unravel(vector + 1.0)["decay"]
+    Array([0.9], dtype=float32)
 
     Args:
-        theta: any tree.
-        patterns: shell patterns of the names of frozen leaves, such as `layers/0/*`.
+        theta: Meta-parameters, a tree of any kind.
+        patterns: Shell patterns of the names of frozen leaves, such as `layers/0/*`.
 
     Returns:
         Shape (trained meta-parameters,), and a function from such a vector to a tree like theta,
         of its dtypes.
 
     Raises:
-        ValueError: if a leaf is not floating point, a pattern fits no leaf, or nothing is left to
+        ValueError: If a leaf is not floating point, a pattern fits no leaf, or nothing is left to
             train.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(theta):
@@ -57,9 +65,10 @@ def freeze(theta: Theta, patterns: Sequence[str]) -> tuple[jax.Array, Merge]:
             f"`freeze` must leave something to train; got {' '.join(patterns)}. Freeze fewer of "
             f"{', '.join(leaves)}."
         )
-    flat, unravel = ravel_pytree(trained)
+    vector, unravel_trained = ravel_pytree(trained)
 
-    def merge(trained: jax.Array) -> Theta:
-        return jax.tree.structure(theta).unflatten((leaves | unravel(trained)).values())
+    def unravel(vector: jax.Array) -> Theta:
+        named = leaves | unravel_trained(vector)
+        return jax.tree.structure(theta).unflatten(named.values())
 
-    return flat, merge
+    return vector, unravel

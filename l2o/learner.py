@@ -14,14 +14,14 @@ from l2o.task import Data, Key
 
 
 class MetaState(NamedTuple):
-    """Everything that meta-training carries from step to step.
+    """State of meta-training between two outer steps.
 
     Attributes:
-        theta: meta-parameters.
-        average: running average of theta, for evaluation and release.
-        opt_state: state of the meta-optimizer.
-        estimator_state: the population.
-        step: outer steps taken, int32 scalar.
+        theta: Meta-parameters.
+        average: Exponential moving average of theta, for evaluation and release.
+        opt_state: State of the meta-optimizer, or of the strategy.
+        estimator_state: State of the population.
+        step: Number of outer steps taken, int32 scalar.
     """
 
     theta: Theta
@@ -33,14 +33,14 @@ class MetaState(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Learner:
-    """A way to meta-train, one outer step at a time.
+    """Way to meta-train, one outer step at a time.
 
     Attributes:
         init: `(key, theta) -> MetaState`.
         step: `(key, state, data) -> (state, metrics)`.
         theta: `(state) -> theta` to evaluate and release.
-        steps: inner steps of one outer step, over all members.
-        data: what `step` takes as `data`, an argument of the compiled program.
+        steps: Number of inner steps of one outer step, over all members.
+        data: Arrays to pass to `step` as `data`, an argument of the compiled program.
     """
 
     init: Callable[[Key, Theta], MetaState]
@@ -51,21 +51,30 @@ class Learner:
 
 
 def gradient_learner(
-    estimator: Estimator, optimizer: optax.GradientTransformation, *, averaging: float = 0.0
+    estimator: Estimator, optimizer: optax.GradientTransformation, *, ema_decay: float = 0.0
 ) -> Learner:
-    """Descends the estimated meta-gradient with an optax optimizer.
+    """Descend the estimated meta-gradient with an optax optimizer.
+
+    >>> import l2o, optax
+    >>> from l2o.tasks.quadratic import rosenbrock
+    >>> design = l2o.learnable_adam()
+    >>> problem = l2o.inner_problem(rosenbrock(), design, horizon=20, window=5)
+    >>> estimator = l2o.nres(problem, num_pairs=8, std=0.01)
+    >>> learner = l2o.gradient_learner(estimator, optax.adam(0.01), ema_decay=0.98)
+    >>> learner.steps
+    80
 
     Args:
-        estimator: where the meta-gradient comes from.
-        optimizer: for instance global-norm clipping, then AdamW.
-        averaging: decay in [0, 1) of an exponential average of theta, which `Learner.theta`
-            returns; 0 returns theta itself. Early on the decay is at most (1 + t) / (10 + t), so
-            that the start is forgotten.
+        estimator: Estimator of the meta-gradient.
+        optimizer: Meta-optimizer, for instance global-norm clipping, then AdamW.
+        ema_decay: Decay in [0, 1) of an exponential moving average of theta, which
+            `Learner.theta` returns; 0 returns theta itself. Early on the decay is at most
+            (1 + t) / (10 + t), so that the start is forgotten.
 
     Raises:
-        ValueError: if `averaging` is outside [0, 1).
+        ValueError: If `ema_decay` is outside [0, 1).
     """
-    check_averaging(averaging)
+    check_ema_decay(ema_decay)
 
     def init(key: Key, theta: Theta) -> MetaState:
         return MetaState(
@@ -82,7 +91,7 @@ def gradient_learner(
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.theta)
         theta = optax.apply_updates(state.theta, updates)
-        average = running_average(averaging, state.step, state.average, theta)
+        average = update_ema(ema_decay, state.step, state.average, theta)
         metrics["meta_gradient_norm"] = optax.tree.norm(gradient)
         return MetaState(theta, average, opt_state, estimator_state, state.step + 1), metrics
 
@@ -95,13 +104,13 @@ def gradient_learner(
     )
 
 
-def check_averaging(averaging: float) -> None:
-    """Raises a `ValueError` unless the decay is in [0, 1)."""
-    if not 0 <= averaging < 1:
-        raise ValueError(f"`averaging` must be in [0, 1); got {averaging}. Try averaging=0.98.")
+def check_ema_decay(ema_decay: float) -> None:
+    """Raise a `ValueError` unless the decay is in [0, 1)."""
+    if not 0 <= ema_decay < 1:
+        raise ValueError(f"`ema_decay` must be in [0, 1); got {ema_decay}. Try ema_decay=0.98.")
 
 
-def running_average(averaging: float, step: jax.Array, average: Theta, theta: Theta) -> Theta:
-    """The exponential average of theta after outer step `step`; see `gradient_learner`."""
-    decay = jnp.minimum(averaging, (1.0 + step) / (10.0 + step))
+def update_ema(ema_decay: float, step: jax.Array, average: Theta, theta: Theta) -> Theta:
+    """Update the moving average of theta after outer step `step`; see `gradient_learner`."""
+    decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda a, t: decay * a + (1 - decay) * t, average, theta)

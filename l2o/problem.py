@@ -35,7 +35,7 @@ class InnerState(NamedTuple):
         params: its parameters.
         opt_state: state of the optimizer that trains them.
         step: inner steps taken since the start of the run, int32 scalar.
-        horizon: inner steps of the whole run, int32 scalar; 0 for a run that was given up.
+        horizon: inner steps of the whole run, int32 scalar; 0 for a run that was reset.
         best: the lowest cost so far, a scalar, or () if the objective does not ask for it.
     """
 
@@ -72,7 +72,7 @@ class Problem:
         unroll: `(key, theta, state, data) -> (state, window)`: `window` steps of training with the
             optimizer that theta stands for. Where the state is of a run at its horizon, they are
             the first of the next run, whose end comes at a random stage again if the one before
-            was given up. The instance, step and horizon that come out depend on the key and
+            was reset. The instance, step and horizon that come out depend on the key and
             the state alone, so members of an antithetic pair keep them in common.
         start: `(key, theta) -> InnerState`, a run at its first step.
         window: number of steps of one unroll.
@@ -90,18 +90,18 @@ class Problem:
     is_differentiable: bool = True
 
 
-def given_up(state: InnerState) -> InnerState:
-    """The state of a run that ends here, whatever its horizon: the next window starts another."""
+def reset_run(state: InnerState) -> InnerState:
+    """End a run here, whatever its horizon, so that the next window starts another."""
     return state._replace(horizon=jnp.zeros_like(state.horizon))
 
 
-def reparametrized(problem: Problem, merge: Callable[[Any], Theta]) -> Problem:
-    """The problem as a function of what `merge` makes theta of."""
+def map_theta(problem: Problem, unravel: Callable[[jax.Array], Theta]) -> Problem:
+    """Make the problem a function of a vector that `unravel` makes theta of."""
     return replace(
         problem,
-        init=lambda key, part: problem.init(key, merge(part)),
-        start=lambda key, part: problem.start(key, merge(part)),
-        unroll=lambda key, part, state, data: problem.unroll(key, merge(part), state, data),
+        init=lambda key, vector: problem.init(key, unravel(vector)),
+        start=lambda key, vector: problem.start(key, unravel(vector)),
+        unroll=lambda key, vector, state, data: problem.unroll(key, unravel(vector), state, data),
     )
 
 
@@ -141,7 +141,7 @@ def inner_problem(
     """Training runs of `task` under the learned optimizer, as a problem for estimators.
 
     Runs are whole numbers of windows. The first run of a member, and one that follows a run that
-    was given up, is cut to a random number of windows (and its optimizer told so), after which
+    was reset, is cut to a random number of windows (and its optimizer told so), after which
     ends are spread evenly over time.
 
     Args:

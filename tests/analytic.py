@@ -5,8 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from l2o.estimators.antithetic import PairOutcome, pair_gradient, score_of
-from l2o.estimators.persistent import credit_window
+from l2o.estimators.pes import credit_window
 from l2o.problem import InnerState, Problem, Window
 from l2o.task import Task
 
@@ -79,18 +78,18 @@ def decay_problem(window: int = WINDOW, num_windows: int = NUM_WINDOWS, loss=Non
 
 def decay_gradient(theta: jax.Array) -> jax.Array:
     """d/dθ of the mean loss over the horizon, by hand: x_t = c_t θ with c_t = (1 - 0.9ᵗ)/0.1."""
-    c = felt(jnp.arange(1, HORIZON + 1))
+    c = displacement(jnp.arange(1, HORIZON + 1))
     return jnp.stack([jnp.mean(c), theta[1] * jnp.mean(c**2)])
 
 
 def myopic_decay_gradient(theta: jax.Array) -> jax.Array:
     """What truncated ES estimates: each window's gradient with its first state held fixed."""
-    c = felt(jnp.arange(1, WINDOW + 1))
-    since_start = felt(jnp.arange(1, HORIZON + 1)).reshape(NUM_WINDOWS, WINDOW)
+    c = displacement(jnp.arange(1, WINDOW + 1))
+    since_start = displacement(jnp.arange(1, HORIZON + 1)).reshape(NUM_WINDOWS, WINDOW)
     return jnp.stack([jnp.mean(c), theta[1] * jnp.mean(c[None] * since_start)])
 
 
-def felt(t: jax.Array) -> jax.Array:
+def displacement(t: jax.Array) -> jax.Array:
     """dx_t/dθ after t steps."""
     return (1.0 - DECAY**t) / (1.0 - DECAY)
 
@@ -158,15 +157,24 @@ class Toy(NamedTuple):
         return Problem(init, start, unroll, self.window, self.horizon)
 
 
-def pes_pair(delta, done, mask, accumulated, perturbation, std, credit):
+def pes_pair(delta, done, mask, accumulated, perturbation, std, credit=credit_window):
     """A pair's gradient and its next ξ, in the notation of algorithms.md §13; `delta` by step."""
-    score = score_of(perturbation, std)
-    felt = score_of(accumulated, std) + score
-    is_next, carried = credit_window(done, felt, score, credit)
-    both = lambda x: jnp.stack([x, x])
-    window = Window(loss=both(delta), done=both(done), mask=both(mask), finite=both(mask))
-    gradient = pair_gradient(PairOutcome(window, felt, score, is_next), delta)
+    delta = jnp.where(mask, delta, 0.0) / jnp.sum(mask)
+    score = perturbation / std**2
+    gradient, carried = credit(delta, done, accumulated / std**2 + score, score)
     return gradient, carried * std**2
+
+
+def inclusive_credit(delta, done, perturbation_sum, score):
+    """`credit_window` as google/learned_optimization has it.
+
+    The last step of a run counts for the run that follows, which is credited to ε even if it
+    begins with the next window.
+    """
+    ended = jnp.cumsum(done) > 0
+    a, b = jnp.sum(jnp.where(ended, 0.0, delta)), jnp.sum(jnp.where(ended, delta, 0.0))
+    gradient = 0.5 * (a * perturbation_sum + b * score)
+    return gradient, jnp.where(ended[-1], score, perturbation_sum)
 
 
 def replicate(estimator, theta, *, num_replicates: int, skip: int, take: int, seed: int = 0):

@@ -13,7 +13,7 @@ from l2o.estimators.pes import pes
 from l2o.freeze import freeze
 from l2o.learner import gradient_learner
 from l2o.outer_loop import fit
-from l2o.problem import reparametrized
+from l2o.problem import map_theta
 
 TREE = {
     "layers": [{"w": jnp.ones(2), "b": jnp.zeros(1)}, {"w": 2 * jnp.ones(2)}],
@@ -22,10 +22,10 @@ TREE = {
 
 
 def test_nothing_frozen_is_theta_itself():
-    trained, merge = freeze(TREE, ())
+    trained, unravel = freeze(TREE, ())
     assert trained.shape == (6,)
-    assert jax.tree.structure(merge(trained)) == jax.tree.structure(TREE)
-    jax.tree.map(np.testing.assert_array_equal, merge(trained), TREE)
+    assert jax.tree.structure(unravel(trained)) == jax.tree.structure(TREE)
+    jax.tree.map(np.testing.assert_array_equal, unravel(trained), TREE)
 
 
 @pytest.mark.parametrize(
@@ -37,10 +37,10 @@ def test_nothing_frozen_is_theta_itself():
     ],
 )
 def test_what_is_left_and_the_way_back(patterns, left):
-    trained, merge = freeze(TREE, patterns)
+    trained, unravel = freeze(TREE, patterns)
     sizes = {"layers/0/b": 1, "layers/0/w": 2, "layers/1/w": 2, "rate": 1}
     assert trained.shape == (sum(sizes[name] for name in left),)
-    moved = merge(trained + 10)
+    moved = unravel(trained + 10)
     assert jax.tree.structure(moved) == jax.tree.structure(TREE)
     named = dict(
         zip(("layers/0/b", "layers/0/w", "layers/1/w", "rate"), jax.tree.leaves(moved), strict=True)
@@ -52,8 +52,8 @@ def test_what_is_left_and_the_way_back(patterns, left):
 def test_dtypes_come_back_and_integers_are_refused():
     theta = {"half": jnp.ones(2, jnp.bfloat16), "whole": jnp.ones(1)}
     for patterns in ((), ("whole",)):
-        trained, merge = freeze(theta, patterns)
-        assert jax.tree.map(lambda x: x.dtype, merge(trained)) == {
+        trained, unravel = freeze(theta, patterns)
+        assert jax.tree.map(lambda x: x.dtype, unravel(trained)) == {
             "half": jnp.bfloat16,
             "whole": jnp.float32,
         }
@@ -80,11 +80,11 @@ def test_a_frozen_leaf_is_neither_perturbed_nor_decayed():
         jax.debug.callback(lambda x: seen.append(np.asarray(x)), both["frozen"])
         return problem.unroll(key, both["frozen"] + both["trained"], state, data)
 
-    trained, merge = freeze(theta, ("frozen",))
-    estimator = pes(reparametrized(replace(problem, unroll=spied), merge), num_pairs=2, std=0.1)
+    trained, unravel = freeze(theta, ("frozen",))
+    estimator = pes(map_theta(replace(problem, unroll=spied), unravel), num_pairs=2, std=0.1)
     learner = gradient_learner(estimator, optax.adamw(0.1, weight_decay=1.0))
     state = fit(jax.random.key(0), learner, trained, num_steps=2, log_every=2, checkpoint_every=2)
-    whole = merge(learner.theta(state))
+    whole = unravel(learner.theta(state))
     np.testing.assert_array_equal(whole["frozen"], THETA)
     assert np.all(whole["trained"] != 0)
     assert seen and all(np.array_equal(x, np.broadcast_to(THETA, x.shape)) for x in seen)

@@ -56,7 +56,7 @@ def test_the_optimizer_keeps_its_state_and_sees_theta(key):
 
 def test_average_by_hand(key):
     """Decay min(0.3, (1 + t) / (10 + t)): 0.1, 2/11, 0.25, 0.3, 0.3."""
-    learner = gradient_learner(known_gradient(), optax.sgd(0.1), averaging=0.3)
+    learner = gradient_learner(known_gradient(), optax.sgd(0.1), ema_decay=0.3)
     state = learner.init(key, THETA)
     average = np.asarray(THETA)
     for decay in (0.1, 2 / 11, 0.25, 0.3, 0.3):
@@ -66,11 +66,11 @@ def test_average_by_hand(key):
     assert not np.allclose(learner.theta(state), state.theta)
 
 
-@pytest.mark.parametrize("averaging", [-0.1, 1.0, float("nan")])
-def test_bad_averaging(averaging):
-    message = rf"`averaging` must be in \[0, 1\); got {averaging}. Try averaging=0.98."
+@pytest.mark.parametrize("ema_decay", [-0.1, 1.0, float("nan")])
+def test_bad_ema_decay(ema_decay):
+    message = rf"`ema_decay` must be in \[0, 1\); got {ema_decay}. Try ema_decay=0.98."
     with pytest.raises(ValueError, match=message):
-        gradient_learner(known_gradient(), optax.sgd(0.1), averaging=averaging)
+        gradient_learner(known_gradient(), optax.sgd(0.1), ema_decay=ema_decay)
 
 
 def test_finds_the_minimum(key):

@@ -9,7 +9,7 @@ from l2o.batches import of_each
 from l2o.learned_optimizer import LearnedOptimizer
 from l2o.objective import Objective, capped
 from l2o.optimizers.learnable import learnable_sgd
-from l2o.problem import given_up, inner_problem
+from l2o.problem import inner_problem, reset_run
 from l2o.task import Task, check_task
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
@@ -68,10 +68,10 @@ def test_another_run_follows_the_horizon_and_only_that(step, key):
     assert trees_equal(other.instance, after.instance) != is_over
 
 
-def test_runs_that_follow_one_that_was_given_up_are_staggered(key):
+def test_runs_that_follow_one_that_was_reset_are_staggered(key):
     broken = started(key, step=WINDOW)._replace(params={"x": jnp.full(2, jnp.nan)})
     unroll = jax.jit(jax.vmap(PROBLEM.unroll, (0, None, None, None)))
-    after, window = unroll(jax.random.split(key, 400), THETA, given_up(broken), ())
+    after, window = unroll(jax.random.split(key, 400), THETA, reset_run(broken), ())
     assert np.all(after.step == WINDOW) and np.all(window.finite)
     lengths, counts = np.unique(after.horizon, return_counts=True)
     assert lengths.tolist() == [5, 10, 15, 20]
@@ -126,7 +126,7 @@ def test_runs_stay_spread_over_all_stages(key):
 
 
 def test_a_run_knows_its_horizon_from_its_start(key):
-    """However it came about: first, cut, after another, or after one that was given up."""
+    """However it came about: first, cut, after another, or after one that was reset."""
     knows = LearnedOptimizer(
         name="knows",
         init=lambda key: jnp.float32(0.1),
@@ -140,7 +140,7 @@ def test_a_run_knows_its_horizon_from_its_start(key):
     first = jax.vmap(problem.init, (0, None))(keys, THETA)
     unroll = jax.jit(jax.vmap(problem.unroll, (0, None, 0, None)))
     second, _ = unroll(keys, THETA, first._replace(step=first.horizon), ())
-    third, _ = unroll(keys, THETA, given_up(second), ())
+    third, _ = unroll(keys, THETA, reset_run(second), ())
     for states in (first, jax.vmap(problem.start, (0, None))(keys, THETA), second, third):
         np.testing.assert_array_equal(states.opt_state, states.horizon)
         assert len(np.unique(states.horizon)) >= 7

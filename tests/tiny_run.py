@@ -25,7 +25,7 @@ THETA = LOPT.init(jax.random.key(0))
 def tiny_learner(mesh: Mesh | None = None) -> Learner:
     problem = inner_problem(bowl(), LOPT, horizon=8, window=2)
     estimator = pes(problem, num_pairs=2, std=0.1, mesh=mesh)
-    return gradient_learner(estimator, optax.adam(0.05), averaging=0.9)
+    return gradient_learner(estimator, optax.adam(0.05), ema_decay=0.9)
 
 
 POLICY = scheduler(interval=2, core="gru", hidden_size=3)

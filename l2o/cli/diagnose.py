@@ -18,7 +18,7 @@ from l2o.diagnosis.report import NOTE, diagnosis_table, write_diagnosis
 from l2o.diagnosis.sampling import MakeEstimator, diagnose
 from l2o.diagnosis.summary import Job, ReferenceChoice, Runs
 from l2o.distributed import processes
-from l2o.estimators.antithetic import check_options
+from l2o.estimators.population import check_pairs
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.objective import Objective
 from l2o.problem import Problem, inner_problem
@@ -80,7 +80,7 @@ def run_diagnosis(settings: Diagnose, console: Console) -> int:
     """
     begun = time.perf_counter()
     check_seed(settings.seed)
-    check_options(1, settings.std, "none")
+    check_pairs(1, settings.std, "none")
     for name in settings.estimator:
         if name not in registry.ESTIMATORS:
             raise registry.unknown("estimator", name, registry.ESTIMATORS)

@@ -14,14 +14,14 @@ from jax.sharding import Mesh
 
 from l2o import registry
 from l2o.cli.arguments import Flat, Real
-from l2o.estimators.antithetic import Shaping
-from l2o.estimators.estimator import Estimator, mean_of
+from l2o.estimators.estimator import Estimator, average_estimators
+from l2o.estimators.population import Shaping
 from l2o.evolution.learner import evolution_learner
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import Learner, gradient_learner
 from l2o.objective import Objective
 from l2o.policies.policy import PolicyOptimizer
-from l2o.problem import Problem, inner_problem, reparametrized
+from l2o.problem import Problem, inner_problem, map_theta
 from l2o.rl.environment import CreditName, Environment, training_environment
 from l2o.rl.gae import ReturnBaseline
 from l2o.rl.ppo import PPOSettings, check_ppo, ppo_learner, with_critic
@@ -79,7 +79,7 @@ class Ingredients:
     def problems(self, objective: Objective) -> dict[str, Problem]:
         """Training runs of each task, as a function of the vector that is meta-trained."""
         return {
-            task.name: reparametrized(
+            task.name: map_theta(
                 inner_problem(
                     task, self.lopt, horizon=self.horizon, window=self.window, objective=objective
                 ),
@@ -90,7 +90,9 @@ class Ingredients:
 
     def averaged(self, estimators: Mapping[str, Estimator]) -> Estimator:
         """The weighted mean of an estimator for each task."""
-        return mean_of(estimators, weights=self.task_weights, families=self.report_groups)
+        return average_estimators(
+            estimators, weights=self.task_weights, report_groups=self.report_groups
+        )
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ class AntitheticPairs(Method):
         return gradient_learner(
             given.averaged({name: self.estimator(p, given) for name, p in problems.items()}),
             self.meta_optimizer.build(given.steps),
-            averaging=given.ema_decay,
+            ema_decay=given.ema_decay,
         )
 
 
@@ -316,7 +318,7 @@ class Backpropagation(Method):
         return gradient_learner(
             given.averaged(estimators),
             self.meta_optimizer.build(given.steps),
-            averaging=given.ema_decay,
+            ema_decay=given.ema_decay,
         )
 
 
@@ -364,12 +366,12 @@ class Evosax(Method):
             given.problems(self.objective),
             self.name,
             population_size=self.population_size,
-            num_runs=self.runs_per_candidate,
+            runs_per_candidate=self.runs_per_candidate,
             std=std_schedule(self.std, final_std, given.steps),
             optimizer=meta_optimizer and meta_optimizer.build(given.steps),
-            averaging=given.ema_decay,
+            ema_decay=given.ema_decay,
             weights=given.task_weights,
-            families=given.report_groups,
+            report_groups=given.report_groups,
             mesh=given.mesh,
         )
 
@@ -526,7 +528,7 @@ class Reinforce(PolicyGradient):
         learner = gradient_learner(
             given.averaged(estimators),
             self.meta_optimizer.build(given.steps),
-            averaging=given.ema_decay,
+            ema_decay=given.ema_decay,
         )
         return with_critic(learner, policy.policy.head, environments[given.tasks[0].name])
 
@@ -590,9 +592,9 @@ class PPO(PolicyGradient):
                 clip_ratio=self.clip_ratio,
                 entropy_weight=self.entropy_weight,
             ),
-            averaging=given.ema_decay,
+            ema_decay=given.ema_decay,
             weights=given.task_weights,
-            families=given.report_groups,
+            report_groups=given.report_groups,
             mesh=given.mesh,
         )
 

@@ -14,7 +14,7 @@ from l2o.cli.methods import PES, Ingredients, Method, check_positive
 from l2o.distributed import launchers
 from l2o.distributed.mesh import population_mesh
 from l2o.evaluation.baselines import DEFAULT_BASELINES, check_baselines
-from l2o.freeze import Merge, freeze
+from l2o.freeze import Unravel, freeze
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import Learner
 from l2o.problem import check_can_train
@@ -121,7 +121,7 @@ class Parts:
     evaluation: Sequence[Task]
     lopt: LearnedOptimizer
     theta: Theta
-    unravel: Merge
+    unravel: Unravel
     learner: Learner
     log_every: int
     checkpoint_every: int

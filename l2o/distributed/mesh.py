@@ -1,4 +1,4 @@
-"""The population over devices.
+"""Populations over devices.
 
 `jax.shard_map` is what `jax.pmap` has been built on since JAX 0.8, and what JAX asks new code to
 use. Only summed quantities cross devices; members derive their keys from their global index, so
@@ -19,10 +19,10 @@ MembersFn = Callable[..., tuple[Any, Any]]
 
 
 def population_mesh(num_devices: int) -> Mesh:
-    """A one-axis mesh over `num_devices` devices, the first ones of each process.
+    """Make a one-axis mesh over `num_devices` devices, the first ones of each process.
 
     Raises:
-        ValueError: if there are fewer devices, or the processes cannot have equally many.
+        ValueError: If there are fewer devices, or the processes cannot have equally many.
     """
     present, processes = jax.device_count(), jax.process_count()
     if not 1 <= num_devices <= present:
@@ -30,17 +30,17 @@ def population_mesh(num_devices: int) -> Mesh:
             f"`devices` must be between 1 and the {present} present; got {num_devices}. "
             f"Try devices={present}."
         )
-    each = devices_of_each(num_devices, processes)
+    per_process = devices_per_process(num_devices, processes)
     by_process = [jax.local_devices(process_index=i) for i in range(processes)]
-    devices = [device for here in by_process for device in here[:each]]
+    devices = [device for here in by_process for device in here[:per_process]]
     return jax.make_mesh((num_devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def devices_of_each(num_devices: int, num_processes: int) -> int:
-    """How many devices each process has.
+def devices_per_process(num_devices: int, num_processes: int) -> int:
+    """Divide devices evenly between processes.
 
     Raises:
-        ValueError: if they cannot have equally many.
+        ValueError: If the processes cannot have equally many.
     """
     if num_devices < 1 or num_devices % num_processes:
         nearest = max(1, round(num_devices / num_processes)) * num_processes
@@ -51,41 +51,37 @@ def devices_of_each(num_devices: int, num_processes: int) -> int:
     return num_devices // num_processes
 
 
-def whole_population(values: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """Inside `over_devices`: what the members of all devices have, from what those here have."""
-    if mesh is None or mesh.size == 1:
-        return values
-    return jax.lax.all_gather(values, AXIS, tiled=True)
-
-
-def over_devices(
-    members: MembersFn, num_members: int, mesh: Mesh | None, *, name: str = "num_members"
-) -> MembersFn:
-    """`members`, with the member axis split over the mesh and its sums added up across it.
+def check_divides(num_members: int, mesh: Mesh | None, argument: str = "num_members") -> None:
+    """Raise a `ValueError` unless a population divides evenly between the devices.
 
     Args:
-        members: what the members of one device do.
-        num_members: of all devices.
-        mesh: the devices.
-        name: what the caller calls the number of members.
+        num_members: Size of the population.
+        mesh: Devices to spread it over.
+        argument: Name of the number of members in the error message.
+    """
+    if mesh is not None and num_members % mesh.size:
+        nearest = max(1, round(num_members / mesh.size)) * mesh.size
+        raise ValueError(
+            f"`{argument}` must be a multiple of the {mesh.size} devices; got {num_members}. "
+            f"Try {argument}={nearest}."
+        )
 
-    Raises:
-        ValueError: if the population does not divide by the number of devices.
+
+def shard_population(members: MembersFn, mesh: Mesh | None) -> MembersFn:
+    """Split the member axis of a function over devices and add its sums up across them.
+
+    Args:
+        members: What the members of one device do.
+        mesh: Devices, between which the members divide evenly.
     """
     if mesh is None or mesh.size == 1:
         return members
-    if num_members % mesh.size:
-        nearest = max(1, round(num_members / mesh.size)) * mesh.size
-        raise ValueError(
-            f"`{name}` must be a multiple of the {mesh.size} devices; got {num_members}. "
-            f"Try {name}={nearest}."
-        )
     split, whole = PartitionSpec(AXIS), PartitionSpec()
 
     def sharded(indices: jax.Array, states: Any, *replicated: Any) -> tuple[Any, Any]:
         def shard(indices, states, *replicated):
             states, sums = members(indices, states, *replicated)
-            return states, _summed(sums)
+            return states, _sum_over_devices(sums)
 
         in_specs = (split, split, *[whole] * len(replicated))
         # Unchecked, or `shard_map` would want users to mark what may differ between devices: the
@@ -98,8 +94,15 @@ def over_devices(
     return sharded
 
 
-def _summed(tree: Any) -> Any:
-    """The sum over devices, in one transfer for each dtype: between processes each is slow."""
+def gather_shards(values: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Concatenate what the members of each device have, inside `shard_population`."""
+    if mesh is None or mesh.size == 1:
+        return values
+    return jax.lax.all_gather(values, AXIS, tiled=True)
+
+
+def _sum_over_devices(tree: Any) -> Any:
+    """Sum over devices, in one transfer for each dtype: between processes each is slow."""
     leaves, structure = jax.tree.flatten(tree)
     summed = list(leaves)
     for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):

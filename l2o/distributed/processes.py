@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from l2o.distributed.launchers import Member
-from l2o.distributed.mesh import devices_of_each
+from l2o.distributed.mesh import devices_per_process
 from l2o.distributed.rendezvous import About, bind_address, meet
 from l2o.distributed.watchdog import Watch
 from l2o.runs.folder import RunError
@@ -191,7 +191,7 @@ def check_agreed(agreed: list[Mapping[str, Any]]) -> None:
 def _connect(
     member: Member, agreed: Mapping[str, Any], num_devices: int | None, timeout: float
 ) -> list[str]:
-    each = None if num_devices is None else devices_of_each(num_devices, member.num_processes)
+    each = None if num_devices is None else devices_per_process(num_devices, member.num_processes)
     about: About = {
         "host": socket.gethostname(),
         "cores": cores(),

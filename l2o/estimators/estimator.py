@@ -17,15 +17,15 @@ EstimatorState = Any
 
 @dataclass(frozen=True, eq=False)
 class Estimator:
-    """An estimator of the gradient of a meta-loss with respect to theta.
+    """Estimator of the gradient of a meta-loss with respect to theta, a tree of any kind.
 
     Attributes:
         init: `(key, theta) -> EstimatorState`.
         estimate: `(key, theta, state, data) -> (meta-gradient, state, metrics)`. The metrics hold
             at least `meta_loss` (mean over steps and members), `finite` (fraction of inner steps
             with a finite training loss) and `valid` (fraction of members that were not left out).
-        steps: inner steps of one estimate, over all members.
-        data: what `estimate` takes as `data`, an argument of the compiled program.
+        steps: Number of inner steps of one estimate, over all members.
+        data: Arrays to pass as `data`, an argument of the compiled program.
     """
 
     init: Callable[[Key, Theta], EstimatorState]
@@ -36,31 +36,41 @@ class Estimator:
     data: Data = ()
 
 
-def mean_of(
+def average_estimators(
     estimators: Mapping[str, Estimator],
     *,
     weights: Mapping[str, float] | None = None,
-    families: Mapping[str, Sequence[str]] | None = None,
+    report_groups: Mapping[str, Sequence[str]] | None = None,
 ) -> Estimator:
-    """The weighted mean of several estimators, for instance over tasks of different shapes.
+    """Average several estimators with weights, for instance over tasks of different shapes.
 
     Random streams derive from the names: adding one leaves the others' draws as they were. An
     estimator none of whose members is valid is left out of the mean. Metrics are averaged with the
     same weights, where they are numbers, and kept apart under `name/metric`.
 
+    >>> import l2o
+    >>> from l2o.tasks.quadratic import rosenbrock
+    >>> optimizer = l2o.learnable_adam()
+    >>> def estimator(task):
+    ...     problem = l2o.inner_problem(task, optimizer, horizon=20, window=5)
+    ...     return l2o.nres(problem, num_pairs=8, std=0.01)
+    >>> parts = {"smooth": estimator(rosenbrock()), "noisy": estimator(rosenbrock(noise=0.1))}
+    >>> l2o.average_estimators(parts, weights={"smooth": 2.0, "noisy": 1.0}).steps
+    160
+
     Args:
-        estimators: by name.
-        weights: of each name, positive; equal if not given.
-        families: names to report together, too, under `family/metric`, with the same weights.
+        estimators: Estimators to average, by name.
+        weights: Positive weight of each name; equal if not given.
+        report_groups: Names whose metrics are averaged together, too, with the same weights, and
+            reported under `group/metric`; by name of the group.
 
     Raises:
-        ValueError: if there are no estimators, or the weights do not fit them.
+        ValueError: If there are no estimators, or the weights do not fit them.
     """
     names = tuple(estimators)
     if not names:
         raise ValueError("`estimators` must not be empty; got {}. Pass at least one.")
     weights = checked_weights(names, weights)
-    groups = {"": names, **{f"{family}/": members for family, members in (families or {}).items()}}
 
     def init(key: Key, theta: Theta) -> EstimatorState:
         return {name: part.init(key_of(key, name), theta) for name, part in estimators.items()}
@@ -72,20 +82,11 @@ def mean_of(
                 key_of(key, name), theta, state[name], data[name]
             )
         alive = {name: jnp.where(metrics[name]["valid"] > 0, weights[name], 0.0) for name in names}
-        report = {f"{name}/{k}": v for name in names for k, v in metrics[name].items()}
-        for prefix, members in groups.items():
-            for k in metrics[members[0]]:
-                values = {name: metrics[name][k] for name in members}
-                shares = {
-                    name: jnp.where(jnp.isnan(value), 0.0, weights[name])
-                    for name, value in values.items()
-                }
-                report[prefix + k] = weighted_mean(values, shares)
         mean = jax.tree.map(
             lambda *g: weighted_mean(dict(zip(names, g, strict=True)), alive, nothing=0.0),
             *gradients.values(),
         )
-        return mean, states, report
+        return mean, states, average_metrics(metrics, weights, report_groups)
 
     return Estimator(
         init=init,
@@ -95,15 +96,40 @@ def mean_of(
     )
 
 
+def average_metrics(
+    metrics: Mapping[str, Mapping[str, jax.Array]],
+    weights: Mapping[str, float],
+    report_groups: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, jax.Array]:
+    """Average metrics over names where they are numbers; see `average_estimators`.
+
+    Args:
+        metrics: Metrics by name, then by metric.
+        weights: Weight of each name.
+        report_groups: Names that are averaged together, too, by name of the group.
+
+    Returns:
+        Metrics under `name/metric`, `metric` over all names, and `group/metric`.
+    """
+    report = {f"{name}/{k}": value for name, part in metrics.items() for k, value in part.items()}
+    groups = {"": tuple(metrics)} | {f"{n}/": group for n, group in (report_groups or {}).items()}
+    for prefix, group in groups.items():
+        for k in metrics[group[0]]:
+            values = {name: metrics[name][k] for name in group}
+            known = {n: jnp.where(jnp.isnan(v), 0.0, weights[n]) for n, v in values.items()}
+            report[prefix + k] = weighted_mean(values, known)
+    return report
+
+
 def key_of(key: Key, name: str) -> Key:
-    """The key of what has this name, whatever else there is."""
+    """Derive the key of what has this name, whatever else there is."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def checked_weights(
     names: Sequence[str], weights: Mapping[str, float] | None
 ) -> Mapping[str, float]:
-    """The weights of these names, equal if not given.
+    """Return the weights of these names, equal if not given.
 
     Raises:
         ValueError: unless each name has one that is positive and finite.
@@ -122,7 +148,7 @@ def weighted_mean(
     weights: Mapping[str, jax.Array | float],
     nothing: float = jnp.nan,
 ) -> jax.Array:
-    """The mean of arrays of one shape, or `nothing` if all weights are zero."""
+    """Average arrays of one shape, or return `nothing` if all weights are zero."""
     total = sum(jnp.asarray(weight) for weight in weights.values())
     # What has no weight may be NaN.
     terms = [jnp.where(weights[n] > 0, weights[n] * value, 0.0) for n, value in values.items()]

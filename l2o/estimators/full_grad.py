@@ -6,43 +6,55 @@ horizon/window + window. On long runs of real networks the gradient explodes.
 """
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from l2o.estimators.backprop import backprop_estimator
 from l2o.estimators.estimator import Estimator
-from l2o.estimators.population import window_mean
-from l2o.learned_optimizer import Theta
+from l2o.estimators.population import (
+    MemberEstimate,
+    check_differentiable,
+    population_estimator,
+    window_mean,
+)
 from l2o.problem import Problem, unroll_run
-from l2o.task import Data, Key
 
 
 def full_grad(problem: Problem, *, num_members: int, mesh: Mesh | None = None) -> Estimator:
-    """Full backpropagation: the mean gradient over runs, each from its start to its horizon.
+    """Backpropagate through whole runs: the mean gradient, each from its start to its horizon.
+
+    A member with a gradient or loss that is not finite is left out.
+
+    >>> import l2o
+    >>> from l2o.tasks.quadratic import rosenbrock
+    >>> optimizer = l2o.learnable_adam()
+    >>> problem = l2o.inner_problem(rosenbrock(), optimizer, horizon=20, window=5)
+    >>> l2o.full_grad(problem, num_members=8).steps
+    160
 
     Args:
-        problem: what to unroll.
-        num_members: runs of each estimate.
-        mesh: devices to spread them over.
+        problem: Training runs to unroll.
+        num_members: Number of runs of each estimate.
+        mesh: Devices to spread the runs over.
 
     Raises:
-        ValueError: if `num_members` < 1 or not a multiple of the mesh's devices, or the meta-loss
+        ValueError: If `num_members` < 1 or not a multiple of the mesh's devices, or the meta-loss
             has no gradient.
     """
+    check_differentiable(problem)
 
-    def gradient_of_run(key: Key, theta: Theta, state: tuple[()], data: Data):
-        def cost(theta: Theta):
+    def estimate_run(problem, key, theta, step, state, data):
+        def cost(theta: jax.Array):
             window = unroll_run(problem, key, theta, data)
             return window_mean(window), window
 
         gradient, window = jax.grad(cost, has_aux=True)(theta)
-        return gradient, window, state
+        return MemberEstimate(gradient, window, jnp.all(jnp.isfinite(gradient))), state
 
-    return backprop_estimator(
+    return population_estimator(
         problem,
-        lambda key, theta: (),
-        gradient_of_run,
-        give_up=lambda state: state,
+        lambda problem, key, theta: (),
+        estimate_run,
         num_members=num_members,
-        num_steps=problem.horizon,
+        steps_per_member=problem.horizon,
         mesh=mesh,
     )

@@ -7,106 +7,94 @@ with v the variance over the population (Metz, Maheswaranathan, Nixon, Freeman, 
 2019). Short windows follow backpropagation, long ones, whose gradients explode, evolution.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from l2o.estimators.antithetic import (
-    ALIKE,
-    PAIRED,
-    as_schedule,
-    as_vector,
-    both_signs,
-    check_options,
-    draw_perturbation,
-    like,
-    pair_gradient,
-    pair_outcome,
-    plus_member,
-)
-from l2o.estimators.backprop import check_differentiable
 from l2o.estimators.estimator import Estimator
 from l2o.estimators.population import (
-    is_finite,
-    member_estimate,
+    PAIRED,
+    MemberEstimate,
+    as_pair,
+    both_signs,
+    check_differentiable,
+    check_pairs,
+    loss_difference,
+    plus_member,
     population_estimator,
+    std_at,
     window_mean,
 )
-from l2o.learned_optimizer import Theta
-from l2o.problem import InnerState, Problem, given_up
-from l2o.task import Data, Key
+from l2o.problem import InnerState, Problem, reset_run
 
 
 def variance_weighted(
     problem: Problem, *, num_pairs: int, std: float | optax.Schedule, mesh: Mesh | None = None
 ) -> Estimator:
-    """Truncated ES and truncated backpropagation, combined coordinate by coordinate.
+    """Combine truncated ES and truncated backpropagation coordinate by coordinate.
 
     Biased as both are when the horizon is longer than the window. A pair whose loss is finite and
     whose gradient is not counts as infinitely variable, so evolution takes over.
 
+    >>> import l2o
+    >>> from l2o.tasks.quadratic import rosenbrock
+    >>> optimizer = l2o.learnable_adam()
+    >>> problem = l2o.inner_problem(rosenbrock(), optimizer, horizon=20, window=5)
+    >>> l2o.variance_weighted(problem, num_pairs=8, std=0.01).steps
+    80
+
     Args:
-        problem: what to unroll.
-        num_pairs: antithetic pairs, at least 2.
-        std: σ, in units of theta, or a schedule of it over estimates.
-        mesh: devices to spread the pairs over.
+        problem: Training runs to unroll.
+        num_pairs: Number of antithetic pairs, at least 2.
+        std: Standard deviation σ of perturbations, in units of theta, or a schedule of it over
+            estimates.
+        mesh: Devices to spread the pairs over.
 
     Raises:
-        ValueError: if `num_pairs` < 2 or not a multiple of the mesh's devices, `std` <= 0, or the
+        ValueError: If `num_pairs` < 2 or not a multiple of the mesh's devices, `std` <= 0, or the
             meta-loss has no gradient.
     """
     check_differentiable(problem)
-    check_options(num_pairs, std, "none")
+    check_pairs(num_pairs, std)
     if num_pairs < 2:
         raise ValueError(
             f"`num_pairs` must be at least 2, to measure a variance; got {num_pairs}. "
             "Try num_pairs=16."
         )
-    schedule = as_schedule(std)
 
-    def members(keys: Key, theta: Theta, states: Any, step: jax.Array, data: Data):
-        sigma = schedule(step)
-        of_vector, flat = as_vector(problem, theta)
+    def estimate_pair(problem, key, theta, step, run, data):
+        k_perturbation, k_unroll = jax.random.split(key)
+        sigma = std_at(std, step)
+        epsilon = sigma * jax.random.normal(k_perturbation, theta.shape)
 
-        def pair(key: Key, state: InnerState):
-            k_perturbation, k_unroll = jax.random.split(key)
-            perturbation = draw_perturbation(k_perturbation, flat, sigma)
+        def backpropagate(theta: jax.Array, run: InnerState):
+            def cost(theta: jax.Array):
+                after, window = problem.unroll(k_unroll, theta, run, data)
+                return window_mean(window), (after, window)
 
-            def member(theta: jax.Array, state: InnerState):
-                def cost(theta: jax.Array):
-                    after, window = of_vector.unroll(k_unroll, theta, state, data)
-                    return window_mean(window), (after, window)
+            return jax.grad(cost, has_aux=True)(theta)
 
-                return jax.grad(cost, has_aux=True)(theta)
-
-            gradients, (both, window) = jax.vmap(member, (0, ALIKE), (0, (PAIRED, 0)))(
-                both_signs(flat, perturbation), state
-            )
-            outcome = pair_outcome(window, perturbation, sigma)
-            evolved = pair_gradient(outcome, window.loss[0] - window.loss[1])
-            both_kinds = {
-                "evolved": moments(evolved),
-                "backpropagated": moments(jnp.mean(gradients, axis=0)),
-            }
-            return member_estimate(both_kinds, window, is_finite(window)), plus_member(both)
-
-        return jax.vmap(pair)(keys, states)
+        gradients, (pair, window) = jax.vmap(backpropagate, (0, PAIRED), (0, (PAIRED, 0)))(
+            both_signs(theta, epsilon), as_pair(run)
+        )
+        delta = loss_difference(window, sigma, "none", mesh)
+        both_kinds = {
+            "evolved": moments(0.5 * jnp.sum(delta) * (epsilon / sigma**2)),
+            "backpropagated": moments(jnp.mean(gradients, axis=0)),
+        }
+        return MemberEstimate(both_kinds, window), plus_member(pair)
 
     return population_estimator(
         problem,
-        problem.init,
-        members,
-        give_up=given_up,
+        lambda problem, key, theta: problem.init(key, theta),
+        estimate_pair,
         num_members=num_pairs,
-        steps=2 * num_pairs * problem.window,
+        steps_per_member=2 * problem.window,
         mesh=mesh,
-        name="num_pairs",
-        combine=lambda mean, num_valid, theta: like(
-            theta, weigh(mean["evolved"], mean["backpropagated"])
-        ),
+        reset=reset_run,
+        argument="num_pairs",
+        combine=lambda mean: weigh(mean["evolved"], mean["backpropagated"]),
     )
 
 
@@ -115,20 +103,19 @@ Moments = tuple[jax.Array, jax.Array]
 
 
 def moments(gradient: jax.Array) -> Moments:
-    """A gradient and its square; where it is not finite, 0 and infinity."""
+    """Take a gradient and its square; where it is not finite, 0 and infinity."""
     finite = jnp.isfinite(gradient)
     return jnp.where(finite, gradient, 0.0), jnp.where(finite, gradient**2, jnp.inf)
 
 
 def weigh(one: Moments, other: Moments) -> jax.Array:
-    """The mean of two estimates by inverse variance; that of the first must be finite."""
-    variance, other_variance = variance_of(*one), variance_of(*other)
-    share = 1.0 / (1.0 + variance / other_variance)
+    """Average two estimates by inverse variance; that of the first must be finite."""
+    share = 1.0 / (1.0 + variance(*one) / variance(*other))
     return share * one[0] + (1.0 - share) * other[0]
 
 
-def variance_of(mean: jax.Array, square: jax.Array) -> jax.Array:
-    """The variance from two moments, infinite if the second overflows.
+def variance(mean: jax.Array, square: jax.Array) -> jax.Array:
+    """Compute the variance from two moments, infinite if the second overflows.
 
     Float32 does not tell a standard deviation of less than a thousandth of the mean from that.
     """

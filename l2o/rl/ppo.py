@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from l2o.estimators.estimator import checked_weights, key_of, weighted_mean
 from l2o.learned_optimizer import Theta
-from l2o.learner import Learner, MetaState, check_averaging, running_average
+from l2o.learner import Learner, MetaState, check_ema_decay, update_ema
 from l2o.policies.heads import Head
 from l2o.policies.policy import Actor
 from l2o.rl.environment import Environment
@@ -146,9 +146,9 @@ def ppo_learner(
     *,
     num_pairs: int,
     settings: PPOSettings = PPOSettings(),
-    averaging: float = 0.0,
+    ema_decay: float = 0.0,
     weights: Mapping[str, float] | None = None,
-    families: Mapping[str, Sequence[str]] | None = None,
+    report_groups: Mapping[str, Sequence[str]] | None = None,
     mesh: Mesh | None = None,
 ) -> Learner:
     """Meta-trains a policy by PPO; see `with_critic` for what it starts from and returns.
@@ -165,15 +165,15 @@ def ppo_learner(
         optimizer: takes `settings.updates` steps in each outer step.
         num_pairs: pairs of runs in each environment.
         settings: of PPO.
-        averaging: see `gradient_learner`.
+        ema_decay: see `gradient_learner`.
         weights: of the environments; equal if not given.
-        families: names to report together, too, under `family/metric`.
+        report_groups: names to report together, too, under `family/metric`.
         mesh: devices to spread the pairs over.
 
     Raises:
         ValueError: for an argument outside its range.
     """
-    check_averaging(averaging)
+    check_ema_decay(ema_decay)
     check_ppo(settings, num_pairs)
     weights = checked_weights(tuple(environments), weights)
     populations = {
@@ -189,7 +189,10 @@ def ppo_learner(
         )
         for name, environment in environments.items()
     }
-    groups = {"": list(environments), **{f"{n}/": list(m) for n, m in (families or {}).items()}}
+    groups = {
+        "": list(environments),
+        **{f"{n}/": list(m) for n, m in (report_groups or {}).items()},
+    }
 
     def init(key: Key, theta: ActorCritic) -> MetaState:
         return MetaState(
@@ -243,7 +246,7 @@ def ppo_learner(
                 values = {n: found[n][k] for n in names}
                 shares = {n: jnp.where(jnp.isnan(v), 0.0, weights[n]) for n, v in values.items()}
                 metrics[prefix + k] = weighted_mean(values, shares)
-        average = running_average(averaging, state.step, state.average, theta)
+        average = update_ema(ema_decay, state.step, state.average, theta)
         return MetaState(theta, average, opt_state, after, state.step + 1), metrics | learned
 
     return with_critic(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from l2o.distributed.mesh import over_devices
+from l2o.distributed.mesh import check_divides, shard_population
 from l2o.learned_optimizer import Theta
 from l2o.optimizers import nets
 from l2o.policies.heads import Head
@@ -218,7 +218,8 @@ def collector(
         }
         return (groups, rollout), sums
 
-    run = over_devices(members, num_groups, mesh, name=name)
+    check_divides(num_groups, mesh, name)
+    run = shard_population(members, mesh)
 
     def init(key: Key) -> Run:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_groups))

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from analytic import bowl_task
-from estimator_table import make
+from estimator_table import make, once
 
 from l2o.distributed.mesh import population_mesh
 from l2o.estimators.full_grad import full_grad
@@ -49,6 +52,24 @@ def test_two_devices_compute_the_same_as_one(name, options, key):
     states = [x for x in jax.tree.leaves(two[1]) if x.ndim and x.shape[0] == 4]
     assert bool(states) == (name != "full_es")
     assert all(len(x.sharding.device_set) == 2 for x in states)
+
+
+@pytest.mark.parametrize("name", ["pes", "full_es", "truncated_grad", "full_grad"])
+def test_a_task_with_a_loop_runs_on_two_devices(name, key):
+    """Its carry begins as a constant, alike on all devices, and ends as what each has trained."""
+
+    def loss(params, shift, instance):
+        difference = params["x"] - instance["minimum"] - shift
+        add = lambda total, x: (total + 0.5 * x**2, None)
+        return jax.lax.scan(add, jnp.float32(0.0), difference)[0]
+
+    problem = inner_problem(replace(bowl_task(), loss=loss), LOPT, horizon=6, window=3)
+    theta = LOPT.init(key)
+    one = once(make(name, problem, num_pairs=4), key, theta)
+    two = once(make(name, problem, num_pairs=4, mesh=population_mesh(2)), key, theta)
+    assert abs(float(two[0]["log_learning_rate"])) > 1e-4
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_devices", [0, 3])

@@ -7,16 +7,16 @@ import pytest
 from analytic import THETA, decay_problem
 from estimator_table import once
 
-from l2o.estimators.estimator import mean_of
+from l2o.estimators.estimator import average_estimators
 from l2o.estimators.pes import pes
 from l2o.estimators.truncated_es import truncated_es
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
 
 
-def test_mean_of_leaves_the_others_streams_unchanged(key):
+def test_an_average_leaves_the_others_streams_unchanged(key):
     first, second = (truncated_es(decay_problem(), num_pairs=2, std=s) for s in (0.1, 0.2))
-    alone, both = mean_of({"a": first}), mean_of({"b": second, "a": first})
+    alone, both = average_estimators({"a": first}), average_estimators({"b": second, "a": first})
     results = {}
     for name, estimator in {"alone": alone, "both": both}.items():
         state = jax.jit(estimator.init)(key, THETA)
@@ -33,7 +33,7 @@ def test_mean_of_leaves_the_others_streams_unchanged(key):
     np.testing.assert_allclose(
         metrics["meta_loss"], (metrics["a/meta_loss"] + metrics["b/meta_loss"]) / 2, rtol=1e-6
     )
-    only_b = mean_of({"b": second})
+    only_b = average_estimators({"b": second})
     gradient_b, _, _ = jax.jit(only_b.estimate)(key, THETA, only_b.init(key, THETA), only_b.data)
     np.testing.assert_allclose(
         results["both"][0], (results["alone"][0] + gradient_b) / 2, rtol=1e-5
@@ -41,9 +41,9 @@ def test_mean_of_leaves_the_others_streams_unchanged(key):
     assert both.steps == first.steps + second.steps
 
 
-def test_mean_of_nothing():
+def test_an_average_of_nothing():
     with pytest.raises(ValueError, match="`estimators` must not be empty"):
-        mean_of({})
+        average_estimators({})
 
 
 def gradient_of(estimator, key):
@@ -55,18 +55,22 @@ def test_weights_are_those_of_the_gradient_and_the_metrics(key):
         name: pes(decay_problem(), num_pairs=2, std=std)
         for name, std in {"a": 0.1, "b": 0.2}.items()
     }
-    alone = {name: gradient_of(mean_of({name: part}), key) for name, part in parts.items()}
-    weighted = mean_of(parts, weights={"a": 3.0, "b": 1.0})
+    alone = {
+        name: gradient_of(average_estimators({name: part}), key) for name, part in parts.items()
+    }
+    weighted = average_estimators(parts, weights={"a": 3.0, "b": 1.0})
     gradient, _, metrics = once(weighted, key)
     np.testing.assert_allclose(gradient, 0.75 * alone["a"] + 0.25 * alone["b"], rtol=1e-5)
     expected = 0.75 * metrics["a/meta_loss"] + 0.25 * metrics["b/meta_loss"]
     np.testing.assert_allclose(metrics["meta_loss"], expected, rtol=1e-6)
 
 
-def test_families_are_reported_together(key):
+def test_groups_are_reported_together(key):
     parts = {name: pes(decay_problem(), num_pairs=2, std=0.1) for name in ("a", "b", "c")}
     weights = {"a": 1.0, "b": 3.0, "c": 1.0}
-    _, _, metrics = once(mean_of(parts, weights=weights, families={"ab": ["a", "b"]}), key)
+    _, _, metrics = once(
+        average_estimators(parts, weights=weights, report_groups={"ab": ["a", "b"]}), key
+    )
     expected = 0.25 * metrics["a/meta_loss"] + 0.75 * metrics["b/meta_loss"]
     np.testing.assert_allclose(metrics["ab/meta_loss"], expected, rtol=1e-6)
     assert metrics["ab/valid"] == 1.0
@@ -75,18 +79,20 @@ def test_families_are_reported_together(key):
 def test_a_dead_part_is_left_out_and_seen(key):
     dead = decay_problem(loss=lambda losses, theta, state: losses * jnp.nan)
     alive = pes(decay_problem(), num_pairs=2, std=0.1)
-    both = mean_of(
+    both = average_estimators(
         {"a": alive, "dead": pes(dead, num_pairs=2, std=0.1)}, weights={"a": 1, "dead": 5}
     )
     gradient, _, metrics = once(both, key)
-    np.testing.assert_allclose(gradient, gradient_of(mean_of({"a": alive}), key), rtol=1e-6)
+    np.testing.assert_allclose(
+        gradient, gradient_of(average_estimators({"a": alive}), key), rtol=1e-6
+    )
     assert metrics["meta_loss"] == metrics["a/meta_loss"]
     assert np.isnan(metrics["dead/meta_loss"]) and metrics["dead/valid"] == 0
 
 
 def test_all_parts_dead(key):
     dead = decay_problem(loss=lambda losses, theta, state: losses * jnp.nan)
-    gradient, _, metrics = once(mean_of({"dead": pes(dead, num_pairs=2, std=0.1)}), key)
+    gradient, _, metrics = once(average_estimators({"dead": pes(dead, num_pairs=2, std=0.1)}), key)
     np.testing.assert_array_equal(gradient, np.zeros(2))
     assert np.isnan(metrics["meta_loss"]) and metrics["valid"] == 0
 
@@ -96,4 +102,4 @@ def test_weights_that_do_not_fit(weights):
     with pytest.raises(
         ValueError, match="`weights` must be positive and finite, one for each of a"
     ):
-        mean_of({"a": pes(decay_problem(), num_pairs=2, std=0.1)}, weights=weights)
+        average_estimators({"a": pes(decay_problem(), num_pairs=2, std=0.1)}, weights=weights)

@@ -16,7 +16,8 @@ from analytic import (
     decay_gradient,
     decay_losses,
     decay_problem,
-    felt,
+    displacement,
+    inclusive_credit,
     myopic_decay_gradient,
     pes_pair,
     replicate,
@@ -25,13 +26,12 @@ from estimator_table import BIASED, EVERY, EVOLUTION, UNBIASED, make, once
 from jax.flatten_util import ravel_pytree
 from user_module import momentum_rate
 
-from l2o.estimators.antithetic import draw_perturbation
 from l2o.estimators.estimator import Estimator
 from l2o.estimators.full_grad import full_grad
-from l2o.estimators.pes import pes
+from l2o.estimators.pes import credit_window, pes
 from l2o.estimators.truncated_es import truncated_es
 from l2o.estimators.truncated_grad import truncated_grad
-from l2o.estimators.variance_weighted import moments, variance_of, variance_weighted, weigh
+from l2o.estimators.variance_weighted import moments, variance, variance_weighted, weigh
 from l2o.objective import Objective
 from l2o.optimizers.adafac_mlp import adafac_mlp
 from l2o.problem import inner_problem, unroll_run
@@ -80,9 +80,10 @@ def test_runs_that_end_inside_windows(name):
     assert error < 0.01
 
 
-def test_inclusive_credit_is_biased_when_runs_end_inside_windows():
+def test_inclusive_credit_is_biased_when_runs_end_inside_windows(monkeypatch):
     toy = Toy()
-    inclusive = pes(toy.problem(), num_pairs=64, std=0.1, credit="inclusive")
+    monkeypatch.setattr("l2o.estimators.pes.credit_window", inclusive_credit)
+    inclusive = pes(toy.problem(), num_pairs=64, std=0.1)
     sizes = {"skip": 7, "take": 28, "num_replicates": 100}
     mean, error = replicate(inclusive, jnp.float32(toy.theta), **sizes)
     assert toy.gradient - mean > 10 * error
@@ -110,14 +111,14 @@ def test_all_evolution_strategies_are_full_es_when_a_window_is_the_horizon(key):
         estimator = make(name, problem, num_pairs=3)
         run = jax.jit(estimator.estimate)
         state, gradients = jax.jit(estimator.init)(key, THETA), []
-        for step in range(2):  # the second would feel a ξ that was not reset
+        for step in range(2):  # the second would be credited to a ξ that was not reset
             gradient, state, _ = run(jax.random.fold_in(key, step), THETA, state, ())
             gradients.append(gradient)
         found[name] = np.stack(gradients)
 
     def by_hand(step_key, pair):
         k_perturbation, _ = jax.random.split(jax.random.fold_in(step_key, pair))
-        noise = draw_perturbation(k_perturbation, THETA, 0.1)
+        noise = 0.1 * jax.random.normal(k_perturbation, THETA.shape)
         mean_loss = lambda theta: jnp.mean(decay_losses(theta, jnp.zeros(2), HORIZON)[1])
         return noise * (mean_loss(THETA + noise) - mean_loss(THETA - noise)) / (2 * 0.1**2)
 
@@ -204,16 +205,17 @@ def test_exclusive_credit_by_hand():
     delta = jnp.array([-0.1, -0.3, 9.0, -0.4])  # step 2 does not count
     done = jnp.array([False, True, False, False])
     mask = jnp.array([True, True, False, True])
-    gradient, carried = pes_pair(
-        delta, done, mask, jnp.array(0.02), jnp.array(0.01), 0.01, "exclusive"
-    )
+    gradient, carried = pes_pair(delta, done, mask, jnp.array(0.02), jnp.array(0.01), 0.01)
     expected = (-0.4 / 3 * 0.03 + -0.4 / 3 * 0.01) / (2 * 0.01**2)
     np.testing.assert_allclose(gradient, expected, rtol=1e-5)
     np.testing.assert_allclose(carried, 0.01)
 
 
-@pytest.mark.parametrize(("credit", "carried_expected"), [("exclusive", 0.0), ("inclusive", 0.01)])
-def test_a_run_that_ends_with_the_window_leaves_nothing_behind(credit, carried_expected):
+@pytest.mark.parametrize(
+    ("credit", "weights", "carried_expected"),
+    [(credit_window, (2.0, 0.0), 0.0), (inclusive_credit, (0.5, 1.5), 0.01)],
+)
+def test_a_run_that_ends_with_the_window_leaves_nothing_behind(credit, weights, carried_expected):
     done = jnp.array([False, True])
     gradient, carried = pes_pair(
         jnp.array([1.0, 3.0]),
@@ -224,7 +226,6 @@ def test_a_run_that_ends_with_the_window_leaves_nothing_behind(credit, carried_e
         0.01,
         credit,
     )
-    weights = (2.0, 0.0) if credit == "exclusive" else (0.5, 1.5)
     expected = (weights[0] * 0.03 + weights[1] * 0.01) / (2 * 0.01**2)
     np.testing.assert_allclose(gradient, expected, rtol=1e-5)
     np.testing.assert_allclose(carried, carried_expected)
@@ -260,7 +261,7 @@ def test_both_members_of_a_pair_are_backpropagated_through(key):
     """The loss is quadratic: the mean of both gradients is that at theta, whatever the noise."""
     estimator = variance_weighted(decay_problem(), num_pairs=8, std=0.5)
     gradient, _, _ = once(estimator, key)
-    c = felt(jnp.arange(1, WINDOW + 1))
+    c = displacement(jnp.arange(1, WINDOW + 1))
     expected = [jnp.mean(c), THETA[1] * jnp.mean(c**2)]
     np.testing.assert_allclose(gradient, expected, rtol=1e-3)
 
@@ -284,7 +285,7 @@ def test_evolution_takes_over_where_gradients_explode(explosion):
 
 def test_a_variance_that_float32_cannot_tell_is_not_zero():
     mean, square = jnp.float32(1.0), jnp.float32(1.0) - 1e-7
-    assert float(variance_of(mean, square)) == pytest.approx(1e-6)
+    assert float(variance(mean, square)) == pytest.approx(1e-6)
 
 
 @pytest.mark.parametrize("name", ["adafac_mlp", "celo", "mlp_lopt", "nominal_mlp"])
@@ -305,7 +306,7 @@ def test_a_parameter_without_a_gradient_does_not_end_backpropagation(name, key):
 
 
 @pytest.mark.parametrize("name", ["truncated_grad", "variance_weighted"])
-def test_runs_that_are_not_finite_are_given_up(name, key):
+def test_runs_that_are_not_finite_are_reset(name, key):
     """Those of the whole horizon break down; the others go on."""
     broken = lambda losses, theta, state: losses + jnp.where(state.horizon == HORIZON, jnp.nan, 0.0)
     estimator = make(name, decay_problem(loss=broken), num_pairs=16)
@@ -334,6 +335,12 @@ def test_a_run_without_a_gradient_still_counts_in_the_meta_loss(name, key):
 def test_unknown_shaping():
     with pytest.raises(ValueError, match="`shaping` must be one of none, sign"):
         pes(decay_problem(), num_pairs=2, std=0.1, shaping="rank")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_misspelt_argument(name):
+    with pytest.raises(TypeError, match="shapping"):
+        make(name, decay_problem(), shapping="sign")
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from test_fit import assert_same, lines_of
 
 from l2o import registry
 from l2o.cli import main as cli
@@ -17,12 +16,14 @@ from l2o.distributed.mesh import population_mesh
 from l2o.evaluation.baselines import LEARNING_RATES
 from l2o.evaluation.evaluate import draw_starts, train_settings
 from l2o.evolution import learner as evolution
-from l2o.evolution.learner import (
+from l2o.evolution.learner import evolution_learner
+from l2o.evolution.strategies import (
     OPTIMIZED,
     POPULATION_BASED,
     SCHEDULED_STD,
     STRATEGIES,
-    evolution_learner,
+    build_strategy,
+    tell_strategy,
 )
 from l2o.learner import Learner
 from l2o.optimizers.learnable import learnable_adam
@@ -31,14 +32,24 @@ from l2o.problem import InnerState, Problem, Window, inner_problem
 from l2o.rng import stream
 from l2o.runs.checkpoint import Checkpoints
 from l2o.runs.folder import RunError, RunFolder
-from l2o.runs.logging import read_metrics
+from l2o.runs.logging import TIMING_FIELDS, read_metrics
 
 KEY = jax.random.key(3, impl="unsafe_rbg")  # compiles faster
 MINIMUM = {"a": jnp.array([1.0, -2.0, 0.5]), "b": jnp.array(0.5)}
 START = jax.tree.map(jnp.zeros_like, MINIMUM)
 NUM_RUNS = 3
 NOISE = 0.1
-OPTIONS = {"population_size": 8, "num_runs": NUM_RUNS, "std": 0.2}
+OPTIONS = {"population_size": 8, "runs_per_candidate": NUM_RUNS, "std": 0.2}
+
+
+def assert_same(a, b) -> None:
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def lines_of(run: RunFolder) -> list[dict]:
+    lines = read_metrics(run.metrics)
+    return [{k: v for k, v in line.items() if k not in TIMING_FIELDS} for line in lines]
 
 
 def distance(theta, state=None) -> jax.Array:
@@ -93,7 +104,7 @@ def learner_of(strategy: str, problems=None, **options) -> Learner:
 @functools.cache
 def compiled(strategy: str):
     """A learner, its first state, and its step."""
-    learner = learner_of(strategy, averaging=0.9)
+    learner = learner_of(strategy, ema_decay=0.9)
     return learner, jax.jit(learner.init)(KEY, START), jax.jit(learner.step)
 
 
@@ -136,8 +147,8 @@ def test_metrics_by_hand():
     """Of the candidates that evosax asks for: all train the same runs, weighted by problem."""
     twice = lambda theta, state: 2.0 * distance(theta)
     problems = {"two": bowl_problem(twice), "one": bowl_problem()}
-    weights, families = {"one": 1.0, "two": 3.0}, {"both": ["one", "two"]}
-    learner = learner_of("SNES", problems, weights=weights, families=families)
+    weights, groups = {"one": 1.0, "two": 3.0}, {"both": ["one", "two"]}
+    learner = learner_of("SNES", problems, weights=weights, report_groups=groups)
     _, metrics = jax.jit(learner.step)(KEY, learner.init(KEY, START), learner.data)
     both = metrics["one/meta_loss"] * 0.25 + metrics["two/meta_loss"] * 0.75
     np.testing.assert_allclose(metrics["meta_loss"], both, rtol=1e-5)
@@ -165,7 +176,7 @@ def test_candidates_train_the_same_runs_and_generations_do_not():
 def test_a_run_costs_the_mean_over_its_own_steps():
     """By the number of the window: 0 in the first, 2 in the second."""
     problem = bowl_problem(lambda theta, state: state.step)
-    learner = learner_of("SNES", {"bowl": problem}, num_runs=1)
+    learner = learner_of("SNES", {"bowl": problem}, runs_per_candidate=1)
     state, step = learner.init(KEY, START), jax.jit(learner.step)
     costs = {
         round(float(step(jax.random.key(i), state, learner.data)[1]["meta_loss"])) for i in range(8)
@@ -186,9 +197,10 @@ def test_two_devices_equal_one():
 
 def test_a_run_compiles_once_and_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     builds, traces = [], []
-    build = evolution._build
-    monkeypatch.setattr(evolution, "_build", lambda *a: builds.append(1) or build(*a))
-    learner = learner_of("CMA_ES", averaging=0.9)
+    monkeypatch.setattr(
+        evolution, "build_strategy", lambda *a: builds.append(1) or build_strategy(*a)
+    )
+    learner = learner_of("CMA_ES", ema_decay=0.9)
 
     def step(key, state, data):
         traces.append(1)
@@ -235,7 +247,10 @@ BAD_ARGUMENTS = {
         "`population_size` must be even for PGPE, which samples pairs; got 5. "
         "Try population_size=6",
     ),
-    "runs": ({"num_runs": 0}, "`num_runs` must be at least 1; got 0. Try num_runs=4"),
+    "runs": (
+        {"runs_per_candidate": 0},
+        "`runs_per_candidate` must be at least 1; got 0. Try runs_per_candidate=4",
+    ),
     "std": ({"std": 0.0}, "`std` must be positive and finite; got 0.0. Try std=0.1"),
     "nan std": ({"std": float("nan")}, "`std` must be positive and finite; got nan"),
     "schedule": (
@@ -247,7 +262,7 @@ BAD_ARGUMENTS = {
         "`optimizer` must be given for Open_ES, which moves its mean with one; got None. "
         "Try optimizer=optax.adam",
     ),
-    "averaging": ({"averaging": 1.0}, "`averaging` must be in [0, 1); got 1.0"),
+    "ema_decay": ({"ema_decay": 1.0}, "`ema_decay` must be in [0, 1); got 1.0"),
     "weights": (
         {"weights": {"bowk": 1.0}},
         "`weights` must be positive and finite, one for each of bowl; got {'bowk': 1.0}",
@@ -285,11 +300,11 @@ def test_the_tables_name_strategies_only():
 
 
 def test_lm_ma_es_does_not_depend_on_the_order_of_candidates():
-    """evosax 0.3.2 weighs their directions by place instead of rank; `_tell` sorts them before."""
-    es, params = evolution._build("LM_MA_ES", 8, 5, 0.1, None)
+    """evosax 0.3.2 weighs their directions by place, not by rank; `tell_strategy` sorts before."""
+    es, params = build_strategy("LM_MA_ES", 8, 5, 0.1, None)
     candidates, state = es.ask(KEY, es.init(KEY, jnp.zeros(5), params), params)
     cost = jnp.sum((candidates - 1.0) ** 2, axis=1)
-    tell = functools.partial(evolution._tell, "LM_MA_ES", es, KEY, params=params)
+    tell = functools.partial(tell_strategy, "LM_MA_ES", es, KEY, params=params)
     told = tell(candidates, cost, state)
     other = tell(candidates[::-1], cost[::-1], state.replace(z=state.z[::-1]))
     np.testing.assert_allclose(told.M, other.M, rtol=1e-5, atol=1e-6)
@@ -318,7 +333,9 @@ def test_cma_es_tunes_adam_on_digits_as_well_as_a_grid_does():
     task, lopt = registry.task_family("digits_mlp").train[0], learnable_adam()
     num_steps, num_seeds = 100, 64
     problem = inner_problem(task, lopt, horizon=num_steps, window=50)
-    learner = learner_of("CMA_ES", {task.name: problem}, num_runs=4, std=0.5, averaging=0.8)
+    learner = learner_of(
+        "CMA_ES", {task.name: problem}, runs_per_candidate=4, std=0.5, ema_decay=0.8
+    )
     theta0 = lopt.init(KEY)
     schedule = {"log_every": 10, "checkpoint_every": 10}
     state = fit(stream(0, "meta_training"), learner, theta0, num_steps=30, **schedule)

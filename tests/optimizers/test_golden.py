@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from analytic import pes_pair, replicate
+from analytic import inclusive_credit, pes_pair, replicate
 
-from l2o.estimators.antithetic import pair_gradient, pair_outcome
-from l2o.estimators.pes import pes
+from l2o.estimators.pes import credit_window, pes
+from l2o.estimators.population import loss_difference
 from l2o.estimators.truncated_es import truncated_es
 from l2o.optimizers.adafac_mlp import adafac_mlp
 from l2o.optimizers.celo import celo, run_features
@@ -292,7 +292,7 @@ def test_printed_pes_values():
         p["accumulated"],
         p["perturbation"],
         0.01,
-        "inclusive",
+        inclusive_credit,
     )
     np.testing.assert_allclose(gradient, [-7.8645864, -16.25], rtol=1e-5)
     np.testing.assert_allclose(carried, [[0.01, 0.02], [-0.005, 0.04]], rtol=1e-5)
@@ -308,7 +308,7 @@ def test_printed_pes_values_with_exclusive_credit():
         p["accumulated"],
         p["perturbation"],
         0.01,
-        "exclusive",
+        credit_window,
     )
     felt = p["accumulated"] + p["perturbation"]
     first = -0.4 / 3 * felt[0] - 0.4 / 3 * p["perturbation"][0]
@@ -335,15 +335,22 @@ def test_estimators_on_stored_losses():
     done, mask = (inputs[k].reshape(-1, 6) for k in ("is_done", "mask"))
     delta, std = delta.reshape(-1, 6), float(inputs["std"])
     gradient, carried = over_pairs(
-        delta, jnp.asarray(done), jnp.asarray(mask), accumulated, perturbation, std, "inclusive"
+        delta,
+        jnp.asarray(done),
+        jnp.asarray(mask),
+        accumulated,
+        perturbation,
+        std,
+        inclusive_credit,
     )
     expected = traces("pes/out/")
     np.testing.assert_allclose(gradient, vectors(expected, "grad_"), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(carried, vectors(expected, "new_accumulator_"), rtol=1e-5)
 
-    def one(d, m, e):
+    def one(d, m, e):  # as in truncated ES; the losses of a pair are its difference and 0
         both = jnp.stack([m, m])
-        return pair_gradient(pair_outcome(Window(both, both, both, both), e, std), d)
+        window = Window(jnp.stack([d, jnp.zeros_like(d)]), both, both, both)
+        return 0.5 * jnp.sum(loss_difference(window, std, "none", None)) * e / std**2
 
     gradients = jax.vmap(one)(delta.T, jnp.asarray(mask).T, perturbation)
     expected = vectors(traces("es/out/"), "grad_")

@@ -16,7 +16,7 @@ import optax
 import pytest
 from jax.sharding import AxisType
 
-from l2o.estimators.estimator import key_of, mean_of
+from l2o.estimators.estimator import average_estimators, key_of
 from l2o.learner import gradient_learner
 from l2o.optimizers import nets
 from l2o.outer_loop import fit
@@ -315,7 +315,7 @@ def test_environments_of_ppo_count_by_their_weights():
 
 def test_ppo_gives_back_the_running_average():
     """Whose decay is a tenth at the first step."""
-    learner, state, after, _ = one_step_of_ppo({"walk": walk(2)}, averaging=0.9)
+    learner, state, after, _ = one_step_of_ppo({"walk": walk(2)}, ema_decay=0.9)
     for name, first in state.theta.actor.items():
         last = after.theta.actor[name]
         np.testing.assert_allclose(learner.theta(after)[name], 0.1 * first + 0.9 * last, rtol=1e-5)
@@ -498,7 +498,7 @@ def tiny_ppo(mesh=None, actor=None):
         optax.adam(0.01),
         num_pairs=16,
         settings=settings,
-        averaging=0.9,
+        ema_decay=0.9,
         weights={"short": 1.0, "long": 2.0},
         mesh=mesh,
     )
@@ -510,7 +510,7 @@ def tiny_reinforce(mesh=None, actor=None):
         name: reinforce(environment, actor, HEAD, num_groups=16, mesh=mesh)
         for name, environment in {"short": walk(4, 8), "long": walk(4, 16)}.items()
     }
-    learner = gradient_learner(mean_of(estimators), optax.adam(0.01))
+    learner = gradient_learner(average_estimators(estimators), optax.adam(0.01))
     return actor, with_critic(learner, HEAD, walk(4, 8))
 
 

@@ -1,5 +1,7 @@
 """What pairs do: draws, masks, restarts, shaping, and schedules of the noise."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +11,14 @@ from analytic import HORIZON, THETA, WINDOW, decay_losses, decay_problem
 from estimator_table import EVOLUTION, PERSISTENT, make, once
 from scipy.stats import rankdata
 
-from l2o.estimators.antithetic import centered_rank_delta, draw_perturbation, shaped_deltas
 from l2o.estimators.pes import pes
+from l2o.estimators.population import (
+    MEMBERS,
+    centered_rank_difference,
+    loss_difference,
+)
 from l2o.estimators.truncated_es import truncated_es
-from l2o.problem import Window
+from l2o.problem import InnerState, Problem, Window
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
 
@@ -21,7 +27,7 @@ STD = 0.1
 
 def noise_of(key, pair):
     k_perturbation, _ = jax.random.split(jax.random.fold_in(key, pair))
-    return draw_perturbation(k_perturbation, THETA, STD)
+    return STD * jax.random.normal(k_perturbation, THETA.shape)
 
 
 def gradients_of_pairs(key, num_pairs, num_steps):
@@ -87,10 +93,10 @@ def test_a_nan_member_masks_its_pair_only(name, side, key):
     inner = after.members.inner if name in PERSISTENT else after.members
     assert inner.horizon[bad] == 0 and np.all(np.delete(inner.horizon, bad) > 0)
     if name in PERSISTENT:
-        np.testing.assert_array_equal(after.members.felt[bad], np.zeros(2))
-        assert bool(after.members.is_due[bad])
-        assert np.any(np.asarray(after.members.felt)[others] != 0)
-    # The next window is the first of another run, from its start and with nothing felt before.
+        np.testing.assert_array_equal(after.members.perturbation_sum[bad], np.zeros(2))
+        assert name == "pes" or bool(after.members.needs_resample[bad])
+        assert np.any(np.asarray(after.members.perturbation_sum)[others] != 0)
+    # The next window is the first of another run, from its start and perturbed by nothing before.
     next_key = jax.random.fold_in(key, num_pairs)
     _, again, metrics = once(
         make(name, decay_problem(), num_pairs=num_pairs), next_key, state=after
@@ -103,7 +109,8 @@ def test_a_nan_member_masks_its_pair_only(name, side, key):
     plus = inner.params[bad, 0] if name in PERSISTENT else inner.params[bad]
     np.testing.assert_allclose(plus, reached, rtol=1e-5)
     if name in PERSISTENT and inner.horizon[bad] > WINDOW:
-        np.testing.assert_allclose(again.members.felt[bad], noise / STD**2, rtol=1e-5)
+        found = again.members.perturbation_sum[bad]
+        np.testing.assert_allclose(found, noise / STD**2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", strategies("full_es", "pes", "nres"))
@@ -126,17 +133,33 @@ def test_members_of_a_pair_share_their_draws_and_pairs_do_not(name, key):
     assert np.any(np.asarray(inner.params)[:, 0] != np.asarray(inner.params)[:, 1])
 
 
+def watched(problem: Problem) -> Problem:
+    """The problem, with the theta that a member had in its last window as `best`."""
+    watch = lambda start: lambda key, theta: start(key, theta)._replace(best=jnp.zeros(2))
+
+    def unroll(key, theta, state, data):
+        after, window = problem.unroll(key, theta, state._replace(best=()), data)
+        return after._replace(best=theta), window
+
+    return replace(problem, init=watch(problem.init), start=watch(problem.start), unroll=unroll)
+
+
+def perturbations(inner: InnerState) -> np.ndarray:
+    """What the pairs of a watched problem were perturbed by, shape (pairs, 2)."""
+    return np.asarray(inner.best[:, 0] - inner.best[:, 1]) / 2
+
+
 def test_when_perturbations_are_drawn(key):
     """PES every window, NRES when a run has ended, and not before."""
     seen = {}
     for name in ("pes", "nres"):
-        estimator = make(name, decay_problem(), num_pairs=8)
+        estimator = make(name, watched(decay_problem()), num_pairs=8)
         run = jax.jit(estimator.estimate)
         state, seen[name] = jax.jit(estimator.init)(key, THETA), []
         for window in range(5):
-            before = np.asarray(state.members.perturbation)
+            before = perturbations(state.members.inner)
             _, state, _ = run(jax.random.fold_in(key, window), THETA, state, ())
-            changed = np.any(np.asarray(state.members.perturbation) != before, axis=-1)
+            changed = np.any(perturbations(state.members.inner) != before, axis=-1)
             inner = state.members.inner
             seen[name].append((changed, np.asarray(inner.step >= inner.horizon)))
     assert all(np.all(changed) for changed, _ in seen["pes"])
@@ -201,7 +224,8 @@ def test_a_pair_that_is_left_out_does_not_shape_the_others(shaping):
     valid = np.isfinite(losses).all(axis=1)
     on = jnp.ones((3, 2, 1), bool)
     window = Window(loss=jnp.asarray(losses)[..., None], done=on, mask=on, finite=on)
-    found = np.asarray(shaped_deltas(window, jnp.asarray(valid), STD, shaping, None))[valid, 0]
+    shaped = jax.vmap(lambda w: loss_difference(w, STD, shaping, None), axis_name=MEMBERS)
+    found = np.asarray(shaped(window))[valid, 0]
     kept = losses[valid]
     if shaping == "centered_rank":
         ranks = rankdata(kept).reshape(2, 2)
@@ -213,23 +237,90 @@ def test_a_pair_that_is_left_out_does_not_shape_the_others(shaping):
 
 def test_equal_losses_share_their_rank():
     losses = jnp.array([[1.0, 1.0], [3.0, 2.0]])
-    np.testing.assert_allclose(centered_rank_delta(losses, losses), [0.0, 1 / 3], rtol=1e-6)
+    found = [centered_rank_difference(pair, losses) for pair in losses]
+    np.testing.assert_allclose(found, [0.0, 1 / 3], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["pes", "nres"])
 def test_a_schedule_of_the_noise(name, key):
-    """Exact credit for what was felt under another σ: unbiased on a linear loss."""
+    """Exact credit for a perturbation that was drawn with another σ: unbiased on a linear loss."""
     linear = lambda losses, theta, state: jnp.full_like(losses, theta @ jnp.array([1.0, -2.0]))
     schedule = optax.exponential_decay(1.0, 1, 0.5)
-    estimator = make(name, decay_problem(loss=linear), num_pairs=2000, std=schedule)
+    estimator = make(name, watched(decay_problem(loss=linear)), num_pairs=2000, std=schedule)
     run = jax.jit(estimator.estimate)
     state = jax.jit(estimator.init)(key, THETA)
     for step in range(6):
         before = state
         gradient, state, _ = run(jax.random.fold_in(key, step), THETA, before, ())
-        # ε εᵀ c / σ² has a variance of |c|² + c_i² up to 9; what PES felt before adds to it.
+        # ε εᵀ c / σ² has a variance of |c|² + c_i² up to 9; what PES drew before adds to it.
         np.testing.assert_allclose(gradient, [1.0, -2.0], atol=4 * np.sqrt(9 / 2000) * 2)
-        drawn = np.asarray(before.members.is_due)
-        spread = float(np.std(np.asarray(state.members.perturbation)[drawn]))
+        drawn = ... if name == "pes" else np.asarray(before.members.needs_resample)
+        spread = float(np.std(perturbations(state.members.inner)[drawn]))
         np.testing.assert_allclose(spread, 0.5**step, rtol=0.15)
     assert int(state.step) == 6
+
+
+@pytest.mark.parametrize("name", [*PERSISTENT, "truncated_es", "truncated_grad"])
+def test_a_diverged_run_is_replaced_after_the_window_in_which_it_was_dead(name, key):
+    """Its window counts at the cap; runs that are well go on as if nothing had happened.
+
+    Runs of the longest horizon diverge in their first window: their loss is the cap and they have
+    no finite training loss. In the others one step has none, which is no reason to end them.
+    """
+    cap = 7.0
+    healthy = decay_problem()
+
+    def unroll(key, theta, state, data):
+        after, window = healthy.unroll(key, theta, state, data)
+        is_dead = after.horizon == HORIZON
+        loss = jnp.where(is_dead, cap, window.loss)
+        finite = window.finite & ~is_dead & (jnp.arange(WINDOW) != 2)
+        return after, window._replace(loss=loss, finite=finite)
+
+    # Of another length: ES-Single begins with whole runs, which are the ones that break down.
+    start = lambda key, theta: healthy.init(key, theta)
+    num_members = 16
+    problem = replace(healthy, unroll=unroll, start=start)
+    estimator = make(name, problem, num_pairs=num_members)
+    unharmed = make(name, replace(healthy, start=start), num_pairs=num_members)
+    before = jax.jit(estimator.init)(key, THETA)
+    _, after, metrics = once(estimator, key, state=before)
+    _, expected, plain = once(unharmed, key, state=before)
+
+    inner = lambda state: state.members.inner if name in PERSISTENT else state.members
+    is_dead = np.asarray(inner(before).horizon == HORIZON)
+    assert 0 < np.sum(is_dead) < num_members
+    assert metrics["valid"] == 1.0
+    np.testing.assert_allclose(metrics["finite"], np.mean(~is_dead) * 4 / 5, rtol=1e-6)
+    assert metrics["meta_loss"] > plain["meta_loss"]  # it still costs the cap
+
+    np.testing.assert_array_equal(
+        inner(after).horizon, np.where(is_dead, 0, inner(expected).horizon)
+    )
+    for x, y in zip(jax.tree.leaves(after), jax.tree.leaves(expected), strict=True):
+        if np.ndim(x):
+            np.testing.assert_array_equal(x[~is_dead], y[~is_dead])
+    if name in PERSISTENT:
+        np.testing.assert_array_equal(after.members.perturbation_sum[is_dead], 0.0)
+    if name in ("nres", "es_single"):
+        assert np.all(np.asarray(after.members.needs_resample)[is_dead])
+
+    _, again, _ = once(unharmed, jax.random.fold_in(key, 1), state=after)
+    np.testing.assert_array_equal(inner(again).step[is_dead], WINDOW)
+    assert np.all(np.isin(inner(again).horizon[is_dead], range(WINDOW, HORIZON + 1, WINDOW)))
+
+
+def test_a_pair_of_which_one_member_is_alive_goes_on(key):
+    """Its loss difference is what tells theta that it diverges."""
+
+    def unroll(key, theta, state, data):
+        after, window = healthy.unroll(key, theta, state, data)
+        return after, window._replace(finite=window.finite & (theta[0] > THETA[0]))
+
+    healthy = decay_problem()
+    estimator = make("pes", replace(healthy, unroll=unroll), num_pairs=8)
+    _, after, metrics = once(estimator, key)
+    _, expected, _ = once(make("pes", healthy, num_pairs=8), key)
+    assert metrics["finite"] == 0.5
+    for x, y in zip(jax.tree.leaves(after), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(x, y)
