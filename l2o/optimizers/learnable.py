@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
+from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, design
 from l2o.optimizers import features
 from l2o.optimizers.per_tensor import as_float32
 from l2o.task import Key
@@ -31,7 +31,7 @@ def _log_one_minus(name: str, value: float) -> jax.Array:
 def _in_float32(
     tx: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """`tx` with float32 accumulators whatever the parameters' dtype, which updates come back in."""
+    """Give `tx` float32 accumulators; updates come back in the gradients' dtypes."""
 
     def init(params: optax.Params) -> optax.OptState:
         return tx.init(as_float32(params))
@@ -44,11 +44,10 @@ def _in_float32(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _design(
+def _learnable(
     name: str,
     start: dict[str, jax.Array],
     make: Callable[[Theta], optax.GradientTransformation],
-    config: dict[str, float],
 ) -> LearnedOptimizer:
     def init(key: Key) -> Theta:
         del key
@@ -60,48 +59,77 @@ def _design(
         del horizon
         return _in_float32(make(theta))
 
-    return LearnedOptimizer(name=name, init=init, transform=transform, config=config)
+    return LearnedOptimizer(name, init, transform)
 
 
+@design
 def learnable_sgd(learning_rate: float = 0.01) -> LearnedOptimizer:
-    """Gradient descent with a learned rate, exp(theta["log_learning_rate"])."""
+    """Gradient descent with a learned rate, exp(theta["log_learning_rate"]).
+
+    >>> import jax, l2o
+    >>> l2o.learnable_sgd(learning_rate=1.0).init(jax.random.key(0))
+    {'log_learning_rate': Array(0., dtype=float32)}
+
+    Args:
+        learning_rate: Rate before learning.
+    """
     start = {"log_learning_rate": _log("learning_rate", learning_rate)}
-    return _design(
+    return _learnable(
         "learnable_sgd",
         start,
         lambda theta: optax.sgd(jnp.exp(theta["log_learning_rate"])),
-        {"learning_rate": learning_rate},
     )
 
 
+@design
 def learnable_sgdm(learning_rate: float = 0.01, momentum: float = 0.9) -> LearnedOptimizer:
-    """Gradient descent with a learned rate and heavy-ball momentum."""
+    """Gradient descent with a learned rate and a learned heavy-ball momentum.
+
+    >>> import jax, l2o
+    >>> sorted(l2o.learnable_sgdm().init(jax.random.key(0)))
+    ['log_learning_rate', 'log_one_minus_momentum']
+
+    Args:
+        learning_rate: Rate before learning.
+        momentum: Momentum before learning.
+    """
     start = {
         "log_learning_rate": _log("learning_rate", learning_rate),
         "log_one_minus_momentum": _log_one_minus("momentum", momentum),
     }
-    return _design(
+    return _learnable(
         "learnable_sgdm",
         start,
         lambda theta: optax.sgd(
             jnp.exp(theta["log_learning_rate"]),
             momentum=-jnp.expm1(theta["log_one_minus_momentum"]),  # pyright: ignore[reportArgumentType]
         ),
-        {"learning_rate": learning_rate, "momentum": momentum},
     )
 
 
+@design
 def learnable_adam(
     learning_rate: float = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> LearnedOptimizer:
-    """Adam with its four hyperparameters learned (Kingma and Ba, 2015)."""
+    """Adam with its four hyperparameters learned (Kingma and Ba, 2015).
+
+    >>> import jax, l2o
+    >>> sorted(l2o.learnable_adam().init(jax.random.key(0)))
+    ['log_eps', 'log_learning_rate', 'log_one_minus_b1', 'log_one_minus_b2']
+
+    Args:
+        learning_rate: Rate before learning.
+        b1: Decay rate for the moving average of gradients before learning.
+        b2: Decay rate for the moving average of squared gradients before learning.
+        eps: Term added to the denominator before learning.
+    """
     start = {
         "log_learning_rate": _log("learning_rate", learning_rate),
         "log_one_minus_b1": _log_one_minus("b1", b1),
         "log_one_minus_b2": _log_one_minus("b2", b2),
         "log_eps": _log("eps", eps),
     }
-    return _design(
+    return _learnable(
         "learnable_adam",
         start,
         lambda theta: optax.adam(
@@ -111,5 +139,4 @@ def learnable_adam(
             eps=jnp.exp(theta["log_eps"]),
             eps_root=features.TINY,
         ),
-        {"learning_rate": learning_rate, "b1": b1, "b2": b2, "eps": eps},
     )
