@@ -235,7 +235,7 @@ def evaluate(arguments: list[str], console: Console) -> int:
         theta,
         first_theta(lopt, summary.get("seed", 0)),
         seen=summary.get("trained_on", []),
-        num_steps=options.steps,
+        horizon=options.steps,
         num_seeds=options.seeds,
         seed=options.seed,
         baselines=options.baselines,

@@ -18,6 +18,7 @@ from l2o.cli.settings import UNRECORDED, MetaTraining
 from l2o.distributed import processes
 from l2o.evaluation.compare import Comparison, compare
 from l2o.evaluation.report import comparison_table, write_report
+from l2o.evaluation.seen import names_and_signatures
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import MetaState
 from l2o.outer_loop import fit, stop_on_signals
@@ -151,7 +152,7 @@ def finish(
     theta = plan.merge(plan.learner.theta(state))
     inner_steps = int(state.step) * plan.learner.steps
     config = recorded(settings)
-    summary = config | {"inner_steps": inner_steps, "trained_on": _names(plan.train)}
+    summary = config | {"inner_steps": inner_steps, "trained_on": names_and_signatures(plan.train)}
     release.save(run.theta, plan.lopt, theta, summary)
     if not settings.evaluate:
         console.print(str(run.theta), soft_wrap=True, markup=False)
@@ -161,8 +162,8 @@ def finish(
         plan.lopt,
         theta,
         plan.merge(plan.trained),
-        seen=_names(plan.train),
-        num_steps=settings.eval_steps or settings.horizon[-1],
+        seen=names_and_signatures(plan.train),
+        horizon=settings.eval_steps or settings.horizon[-1],
         num_seeds=settings.eval_seeds,
         seed=settings.seed,
         baselines=settings.eval_baselines,
@@ -186,7 +187,7 @@ def compare_on(
     theta0: Theta,
     *,
     seen: Sequence[str],
-    num_steps: int,
+    horizon: int,
     num_seeds: int,
     seed: int,
     baselines: Sequence[str],
@@ -201,7 +202,7 @@ def compare_on(
                 stream(seed, "evaluation"),
                 task,
                 lambda *, horizon: lopt.transform(theta, horizon=horizon),
-                num_steps=num_steps,
+                horizon=horizon,
                 num_seeds=num_seeds,
                 controls={"untrained": lambda *, horizon: lopt.transform(theta0, horizon=horizon)},
                 seen=frozenset(seen),
@@ -210,10 +211,6 @@ def compare_on(
             )
         )
     return comparisons
-
-
-def _names(tasks: Sequence[Task]) -> list[str]:
-    return [task.name for task in tasks]
 
 
 def _warn(console: Console, text: str) -> None:

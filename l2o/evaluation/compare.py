@@ -17,7 +17,8 @@ from l2o.evaluation.baselines import (
     Tuning,
     tune,
 )
-from l2o.evaluation.evaluate import Curves, Optimizer, check_unseen, evaluate
+from l2o.evaluation.evaluate import Curves, Optimizer, evaluate
+from l2o.evaluation.seen import check_unseen, is_seen
 from l2o.evaluation.statistics import Interval, median_interval, speedups
 from l2o.task import Key, Task
 
@@ -47,7 +48,7 @@ def compare(
     task: Task,
     learned: Optimizer,
     *,
-    num_steps: int,
+    horizon: int,
     num_seeds: int,
     controls: Mapping[str, Optimizer] | None = None,
     seen: AbstractSet[str] = frozenset(),
@@ -66,11 +67,12 @@ def compare(
         key: from `stream(seed, "evaluation")`.
         task: what to train.
         learned: the learned optimizer, or a function that makes it from `horizon=`.
-        num_steps: inner steps of each run.
+        horizon: inner steps of each run.
         num_seeds: runs reported on, for each optimizer.
         controls: further optimizers to report on, for instance the untrained design.
-        seen: names of the meta-trained tasks.
-        allow_seen: accept a task among them, and mark it.
+        seen: names, signatures or both of the tasks that an optimizer was meta-trained on; see
+            `l2o.evaluation.seen`.
+        allow_seen: whether to accept such a task, and mark it.
         probe_every: as in `evaluate`.
         learning_rates: the grid.
         baselines: names in `l2o.evaluation.baselines.BASELINES`.
@@ -89,7 +91,7 @@ def compare(
     tunings = tune(
         k_tuning,
         task,
-        num_steps=num_steps,
+        horizon=horizon,
         num_seeds=num_seeds,
         learning_rates=learning_rates,
         baselines=baselines,
@@ -99,7 +101,7 @@ def compare(
         k_report,
         task,
         {"learned": learned, **tuned, **controls},
-        num_steps=num_steps,
+        horizon=horizon,
         num_seeds=num_seeds,
         probe_every=probe_every,
         seen=seen,
@@ -108,8 +110,8 @@ def compare(
     return Comparison(
         summary={
             "task": task.name,
-            "seen": task.name in seen,
-            "steps": num_steps,
+            "seen": is_seen(task, seen),
+            "steps": horizon,
             "num_seeds": num_seeds,
             **summarise(curves, tunings),
         },

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from l2o.batches import batch_fraction, training_batch
+from l2o.evaluation.seen import check_unseen
 from l2o.evaluation.statistics import capped_losses, is_diverged
 from l2o.task import Batch, Data, Instance, Key, Split, Task, check_task
 
@@ -23,7 +24,7 @@ TIMED_STEPS = 200
 """Most inner steps of a run that is timed."""
 
 Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
-"""An optax transformation, or a function that makes one from `horizon=` (number of steps)."""
+"""An optax transformation, or a function that makes one from `horizon=`, the number of steps."""
 
 
 class Start(NamedTuple):
@@ -54,7 +55,7 @@ class Curves:
     Attributes:
         steps: shape (probes,), inner steps taken before each probe; the first is 0.
         probe_loss: shape (seeds, probes), mean loss on the seed's fixed training batches.
-        train_loss: shape (seeds, num_steps), loss of each step's own batch, before its update.
+        train_loss: shape (seeds, horizon), loss of each step's own batch, before its update.
         diverged: shape (seeds,), whether the last probe was not finite or above the cap.
         test: "loss" and the task's metrics on the test split at the end, each of shape (seeds,).
         seconds_per_step: wall-clock seconds per inner step and seed, with all seeds run together,
@@ -80,7 +81,7 @@ def evaluate(
     task: Task,
     optimizers: Mapping[str, Optimizer],
     *,
-    num_steps: int,
+    horizon: int,
     num_seeds: int,
     probe_every: int | None = None,
     seen: AbstractSet[str] = frozenset(),
@@ -95,12 +96,13 @@ def evaluate(
         key: from `stream(seed, "evaluation")`, which meta-training never draws from.
         task: what to train.
         optimizers: by name; optax transformations, or functions that make one from `horizon=`.
-        num_steps: inner steps of each run, also the horizon.
+        horizon: inner steps of each run, which optimizers are told, too.
         num_seeds: training runs of each optimizer.
-        probe_every: steps between probes; `num_steps // 50` but at least 1 if None. The last step
+        probe_every: steps between probes; `horizon // 50` but at least 1 if None. The last step
             is always followed by a probe.
-        seen: names of the meta-trained tasks.
-        allow_seen: accept a task among them, for instance to look at the meta-training loss.
+        seen: names, signatures or both of the tasks that an optimizer was meta-trained on; see
+            `l2o.evaluation.seen`.
+        allow_seen: whether to accept such a task, for instance to look at the meta-training loss.
 
     Raises:
         ValueError: if a number is not positive, the task is malformed or was meta-trained on.
@@ -109,26 +111,17 @@ def evaluate(
     starts = draw_starts(key, task, num_seeds)
     curves = {}
     for name, optimizer in optimizers.items():
-        tx = optimizer(horizon=num_steps) if callable(optimizer) else optimizer
+        tx = optimizer(horizon=horizon) if callable(optimizer) else optimizer
         (curves[name],) = train_settings(
             task,
             lambda setting, tx=tx: tx,
             [0.0],
             starts,
-            num_steps=num_steps,
+            horizon=horizon,
             probe_every=probe_every,
             timed=True,
         )
     return curves
-
-
-def check_unseen(task: Task, seen: AbstractSet[str], allow_seen: bool) -> None:
-    """Raises a `ValueError` if the task was meta-trained on, unless that is allowed."""
-    if task.name in seen and not allow_seen:
-        raise ValueError(
-            f"`task` must not be one that was meta-trained on; got {task.name}. "
-            "Try a held-out variant, or allow_seen=True to have it marked as seen."
-        )
 
 
 def draw_starts(key: Key, task: Task, num_seeds: int) -> Start:
@@ -175,7 +168,7 @@ def train_settings(
     settings: Sequence[float] | np.ndarray,
     starts: Start,
     *,
-    num_steps: int,
+    horizon: int,
     probe_every: int | None = None,
     timed: bool = False,
 ) -> list[Curves]:
@@ -186,7 +179,7 @@ def train_settings(
         make: `(setting) -> transformation`; the setting is a traced float32 scalar or array.
         settings: for instance learning rates, stacked along a first axis.
         starts: from `draw_starts`.
-        num_steps: inner steps of each run.
+        horizon: inner steps of each run.
         probe_every: as in `evaluate`.
         timed: whether to measure `seconds_per_step`, which trains some more.
 
@@ -194,15 +187,15 @@ def train_settings(
         Curves of each setting, in order.
 
     Raises:
-        ValueError: if `num_steps` < 1 or `probe_every` is not between 1 and `num_steps`.
+        ValueError: if `horizon` < 1 or `probe_every` is not between 1 and `horizon`.
     """
-    if num_steps < 1:
-        raise ValueError(f"`num_steps` must be at least 1; got {num_steps}. Try num_steps=1000.")
-    stride = max(1, num_steps // 50) if probe_every is None else probe_every
-    if not 1 <= stride <= num_steps:
+    if horizon < 1:
+        raise ValueError(f"`horizon` must be at least 1; got {horizon}. Try horizon=1000.")
+    stride = max(1, horizon // 50) if probe_every is None else probe_every
+    if not 1 <= stride <= horizon:
         raise ValueError(
-            f"`probe_every` must be between 1 and num_steps={num_steps}; got {probe_every}. "
-            f"Try probe_every={max(1, num_steps // 50)}."
+            f"`probe_every` must be between 1 and horizon={horizon}; got {probe_every}. "
+            f"Try probe_every={max(1, horizon // 50)}."
         )
 
     def begin(setting: jax.Array, start: Start) -> Any:
@@ -236,15 +229,15 @@ def train_settings(
         return compiled(stacked, carry, starts, task.data, np.int32(first), np.int32(count))
 
     def seconds_per_step(carry: Any) -> float:
-        count = min(num_steps, TIMED_STEPS)
+        count = min(horizon, TIMED_STEPS)
         began = time.perf_counter()
         jax.block_until_ready(train_all(carry, 0, count))
         return (time.perf_counter() - began) / (count * raw[..., 0].size)
 
     fresh = carry
     steps, probes, losses = [0], [np.asarray(probe_all(carry, starts))], []
-    while steps[-1] < num_steps:
-        count = min(stride, num_steps - steps[-1])
+    while steps[-1] < horizon:
+        count = min(stride, horizon - steps[-1])
         carry, of_steps = train_all(carry, steps[-1], count)
         steps.append(steps[-1] + count)
         losses.append(np.asarray(of_steps)[..., :count])

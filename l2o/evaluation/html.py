@@ -6,16 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from l2o.evaluation.baselines import BASELINES, OPTIMIZERS
+
 DEFINITIONS = {
-    "task": "What was trained. “seen” marks a task that was also meta-trained on.",
+    "task": "What was trained. “meta-trained” marks a task that the learned optimizer was "
+    "meta-trained on: one of the same family, data and shapes, whatever its instances.",
     "steps": "Inner steps of each training run, and the horizon the optimizers were told.",
     "seeds": "Training runs of each optimizer; a seed's instance, initial parameters and batches "
     "are the same for all of them, and none was used in meta-training or in tuning.",
     "learned": "Final loss of the learned optimizer: the mean training loss after the last step "
     "on eight fixed training batches. Medians are over seeds; brackets hold the 95 % bootstrap "
     "interval of the median. A diverged run counts as the task's loss cap, and is never dropped.",
-    "best baseline": "The schedule of Adam, constant or cosine, with the lower median final loss "
-    "on tuning seeds, at the best of a grid of learning rates. Rates are tuned for each task on "
+    "best baseline": "The baseline with the lowest median final loss on tuning seeds, at the best "
+    "of a grid of learning rates. Rates are tuned for each task on "
     "as many seeds as are reported on, but other ones. “edge” marks a rate at the end of "
     "the grid, beyond which a better one may lie.",
     "baseline": "Final loss of that baseline, on the same seeds as the learned optimizer.",
@@ -51,7 +54,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     at_edge = any(b["at_grid_edge"] and b["name"] == row["best_baseline"] for b in row["baselines"])
     ours, theirs = row["learned_seconds_per_step"], row["baseline_seconds_per_step"]
     return [
-        row["task"] + (" (seen)" if row["seen"] else ""),
+        row["task"] + (" (meta-trained)" if row["seen"] else ""),
         str(row["steps"]),
         str(row["num_seeds"]),
         bracketed(row, "learned_final_loss"),
@@ -103,7 +106,11 @@ def page(content: Mapping[str, Any], figures: Sequence[str]) -> str:
         for k, v in row.items()
         if k.startswith("learned_test_")
     ]
+    names = dict.fromkeys(grid["name"] for grids in content["grids"] for grid in grids)
+    optimizers = dict.fromkeys(OPTIMIZERS.get(name, name) for name in names)
+    meanings = [(k, BASELINES[k].__doc__ or "") for k in names if k in BASELINES]
     return TEMPLATE.format(
+        baselines=html.escape(" and ".join(optimizers) or "baselines"),
         losses="".join(f"<p class='note'>{html.escape(text)}</p>" for text in losses)
         or "<p>No comparison has been run.</p>",
         comparisons=table(list(DEFINITIONS), [cells(row) for row in rows]),
@@ -114,7 +121,8 @@ def page(content: Mapping[str, Any], figures: Sequence[str]) -> str:
         ),
         tests=table(["task", "test split, at the end", "learned", "best baseline"], tests),
         definitions="".join(
-            f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in DEFINITIONS.items()
+            f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>"
+            for k, v in (*DEFINITIONS.items(), *meanings)
         ),
         environment=table(["", ""], [[k, str(v)] for k, v in content["environment"].items()]),
         config=html.escape(json.dumps(content["config"], indent=1, ensure_ascii=False)),
@@ -166,7 +174,7 @@ pre {{ background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 12px; }}
 </style>
 </head>
 <body>
-<h1>Learned optimizer against tuned Adam</h1>
+<h1>Learned optimizer against tuned {baselines}</h1>
 {losses}
 <h2>Comparison</h2>
 {comparisons}

@@ -177,8 +177,8 @@ def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    def two_lines(median_and_interval: str) -> str:
-        return median_and_interval.replace(" [", "\n[", 1)
+    def two_lines(text: str, second: str = "[") -> str:
+        return text.replace(f" {second}", f"\n{second}", 1)
 
     table = Table(
         title="Final training loss and speed-up: median, 95 % interval",
@@ -191,7 +191,7 @@ def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> "Table":
         by_name = dict(zip(DEFINITIONS, cells(row), strict=True))
         controls = [f"{c['name']} {number(c['final_loss'])}" for c in row["controls"]]
         lines = (
-            f"{by_name['task']}\n{row['steps']} steps, {row['num_seeds']} seeds\n"
+            f"{two_lines(by_name['task'], '(')}\n{row['steps']} steps, {row['num_seeds']} seeds\n"
             f"{by_name['diverged']} diverged",
             "\n".join([two_lines(by_name["learned"]), *controls]),
             f"{by_name['best baseline']}\n{two_lines(by_name['baseline'])}",

@@ -82,7 +82,7 @@ def compare_on(
         k_report,
         task,
         optimizers,
-        num_steps=budget.steps,
+        horizon=budget.steps,
         num_seeds=budget.seeds,
         probe_every=budget.steps,
         allow_seen=True,  # and marked
@@ -169,7 +169,7 @@ def evaluate_recipes(
             follow,
             np.stack(recipes[i : i + RECIPES_AT_ONCE]),
             starts,
-            num_steps=budget.steps,
+            horizon=budget.steps,
             probe_every=budget.steps,
         )
     return curves

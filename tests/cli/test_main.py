@@ -482,7 +482,7 @@ def test_a_seed_changes_theta_and_what_is_frozen_stays(tmp_path):
     assert {k: float(v) for k, v in theta.items()} == released["0"]
     assert released["0"][frozen] == released["1"][frozen] == float(theta0[frozen])
     assert float(theta0[trained]) != released["0"][trained]
-    assert options["seen"] == ["bowl"]
+    assert options["seen"][0] == "bowl"
 
 
 def test_an_evaluation_draws_from_its_own_stream(monkeypatch):
@@ -490,7 +490,7 @@ def test_an_evaluation_draws_from_its_own_stream(monkeypatch):
     monkeypatch.setattr("l2o.cli.meta_train.compare", lambda key, *a, **k: keys.append(key))
     lopt = learnable_sgd()
     theta = lopt.init(jax.random.key(0))
-    options = dict(seen=[], num_steps=1, num_seeds=1, seed=3, baselines=["adam"])
+    options = dict(seen=[], horizon=1, num_seeds=1, seed=3, baselines=["adam"])
     console = Console(quiet=True)
     meta_training.compare_on([bowl()], lopt, theta, theta, **options, console=console)
     (key,) = keys

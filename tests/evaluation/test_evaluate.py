@@ -58,15 +58,13 @@ def nan_after(steps: int) -> optax.GradientTransformation:
 
 def test_sgd_agrees_with_a_loop_by_hand():
     task = parabola()
-    rate, num_steps = 0.05, 7
-    curves = evaluate(
-        KEY, task, {"sgd": optax.sgd(rate)}, num_steps=num_steps, probe_every=3, **SEEDS
-    )
+    rate, horizon = 0.05, 7
+    curves = evaluate(KEY, task, {"sgd": optax.sgd(rate)}, horizon=horizon, probe_every=3, **SEEDS)
     assert curves["sgd"].steps.tolist() == [0, 3, 6, 7]
     starts = np.asarray(draw_starts(KEY, task, 3).params["x"])
     for seed, x in enumerate(starts.astype(np.float64)):
         losses = []
-        for _ in range(num_steps):
+        for _ in range(horizon):
             losses.append((x - 1.0) ** 2)
             x -= rate * 2.0 * (x - 1.0)
         losses.append((x - 1.0) ** 2)
@@ -84,7 +82,7 @@ def test_sgd_agrees_with_a_loop_by_hand():
 def test_every_optimizer_sees_the_same_starts_and_batches():
     task = noisy()
     optimizers = {"a": optax.adam(0.1), "still": optax.sgd(0.0), "b": optax.adam(0.1)}
-    curves = evaluate(KEY, task, optimizers, num_steps=20, probe_every=5, **SEEDS)
+    curves = evaluate(KEY, task, optimizers, horizon=20, probe_every=5, **SEEDS)
     for field in ("probe_loss", "train_loss", "final_loss", "diverged"):
         np.testing.assert_array_equal(getattr(curves["a"], field), getattr(curves["b"], field))
     np.testing.assert_array_equal(curves["a"].probe_loss[:, 0], curves["still"].probe_loss[:, 0])
@@ -97,14 +95,14 @@ def test_every_optimizer_sees_the_same_starts_and_batches():
 
 def test_a_seed_is_the_same_whatever_the_number_of_seeds_and_probes():
     task = noisy()
-    few = evaluate(KEY, task, {"a": optax.sgd(0.1)}, num_steps=12, num_seeds=2, probe_every=12)["a"]
-    many = evaluate(KEY, task, {"a": optax.sgd(0.1)}, num_steps=12, num_seeds=5, probe_every=5)["a"]
+    few = evaluate(KEY, task, {"a": optax.sgd(0.1)}, horizon=12, num_seeds=2, probe_every=12)["a"]
+    many = evaluate(KEY, task, {"a": optax.sgd(0.1)}, horizon=12, num_seeds=5, probe_every=5)["a"]
     np.testing.assert_allclose(few.final_loss, many.final_loss[:2], rtol=1e-5)
     np.testing.assert_allclose(few.train_loss, many.train_loss[:2], rtol=1e-5)
 
 
 def test_probes_default_to_fifty_and_always_end_with_the_run():
-    curves = evaluate(KEY, parabola(), {"a": optax.sgd(0.1)}, num_steps=105, num_seeds=1)["a"]
+    curves = evaluate(KEY, parabola(), {"a": optax.sgd(0.1)}, horizon=105, num_seeds=1)["a"]
     assert curves.steps.tolist() == [*range(0, 105, 2), 105]
 
 
@@ -117,7 +115,7 @@ def test_a_function_of_the_horizon_and_a_loss_driven_design_are_optimizers():
         "learnable_sgd": partial(sgd.transform, sgd.init(jax.random.key(0))),
         "sgd": optax.sgd(0.05),
     }
-    curves = evaluate(KEY, parabola(), optimizers, num_steps=10, **SEEDS)
+    curves = evaluate(KEY, parabola(), optimizers, horizon=10, **SEEDS)
     assert np.all(curves["learned"].final_loss < curves["learned"].probe_loss[:, 0])
     np.testing.assert_allclose(
         curves["learnable_sgd"].probe_loss, curves["sgd"].probe_loss, rtol=1e-5
@@ -130,8 +128,8 @@ def test_data_reaches_the_compiled_functions_as_an_argument():
         return data[int(split == "test")]
 
     task = dataclasses.replace(parabola(), data=jnp.arange(2.0), batch=batch)
-    kept = evaluate(KEY, parabola(), {"a": optax.sgd(0.05)}, num_steps=5, **SEEDS)["a"]
-    moved = evaluate(KEY, task, {"a": optax.sgd(0.05)}, num_steps=5, **SEEDS)["a"]
+    kept = evaluate(KEY, parabola(), {"a": optax.sgd(0.05)}, horizon=5, **SEEDS)["a"]
+    moved = evaluate(KEY, task, {"a": optax.sgd(0.05)}, horizon=5, **SEEDS)["a"]
     np.testing.assert_allclose(kept.probe_loss, moved.probe_loss, rtol=1e-6)
     np.testing.assert_allclose(kept.test["loss"], moved.test["loss"], rtol=1e-6)
 
@@ -142,7 +140,7 @@ def test_diverged_runs_count_as_the_cap_and_none_is_dropped():
         "explodes": optax.sgd(10.0),
         "fine": optax.sgd(0.1),
     }
-    curves = evaluate(KEY, parabola(cap=50.0), optimizers, num_steps=8, probe_every=4, **SEEDS)
+    curves = evaluate(KEY, parabola(cap=50.0), optimizers, horizon=8, probe_every=4, **SEEDS)
     for name in ("nan", "explodes"):
         assert curves[name].final_loss.tolist() == [50.0] * 3
         assert curves[name].diverged.all()
@@ -152,14 +150,14 @@ def test_diverged_runs_count_as_the_cap_and_none_is_dropped():
 
 
 def test_a_task_without_a_cap_still_counts_divergence_as_a_finite_loss():
-    curves = evaluate(KEY, parabola(cap=np.inf), {"nan": nan_after(0)}, num_steps=2, **SEEDS)
+    curves = evaluate(KEY, parabola(cap=np.inf), {"nan": nan_after(0)}, horizon=2, **SEEDS)
     assert curves["nan"].diverged.all()
     assert np.all(np.isfinite(curves["nan"].final_loss))
 
 
 def test_an_image_task_reports_its_metrics_on_the_test_split():
     task = digits_mlp().evaluation[0]
-    curves = evaluate(KEY, task, {"adam": optax.adam(1e-2)}, num_steps=60, num_seeds=2)["adam"]
+    curves = evaluate(KEY, task, {"adam": optax.adam(1e-2)}, horizon=60, num_seeds=2)["adam"]
     assert set(curves.test) == {"loss", "accuracy", "macro_f1"}
     assert np.all(curves.test["accuracy"] > 0.6)
     assert np.all(curves.final_loss < curves.probe_loss[:, 0])
@@ -168,15 +166,15 @@ def test_an_image_task_reports_its_metrics_on_the_test_split():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (dict(num_steps=0), "`num_steps` must be at least 1; got 0. Try"),
+        (dict(horizon=0), "`horizon` must be at least 1; got 0. Try"),
         (dict(num_seeds=0), "`num_seeds` must be at least 1; got 0. Try"),
-        (dict(probe_every=0), "`probe_every` must be between 1 and num_steps=5; got 0. Try"),
-        (dict(probe_every=6), "`probe_every` must be between 1 and num_steps=5; got 6. Try"),
+        (dict(probe_every=0), "`probe_every` must be between 1 and horizon=5; got 0. Try"),
+        (dict(probe_every=6), "`probe_every` must be between 1 and horizon=5; got 6. Try"),
         (dict(seen={"parabola"}), "`task` must not be one that was meta-trained on; got parabola"),
     ],
 )
 def test_bad_arguments(wrong, message):
-    sizes = dict(num_steps=5, num_seeds=2) | wrong
+    sizes = dict(horizon=5, num_seeds=2) | wrong
     with pytest.raises(ValueError, match=message):
         evaluate(KEY, parabola(), {"a": optax.sgd(0.1)}, **sizes)
 
@@ -202,12 +200,10 @@ def test_the_grid_is_nine_half_decades():
 
 def test_tuning_picks_the_rate_that_brute_force_picks():
     task, rates = noisy(), (0.03, 0.3, 3.0)
-    tunings = tune(
-        KEY, task, num_steps=30, learning_rates=rates, baselines=tuple(BASELINES), **SEEDS
-    )
+    tunings = tune(KEY, task, horizon=30, learning_rates=rates, baselines=tuple(BASELINES), **SEEDS)
     for name, baseline in BASELINES.items():
         losses = [
-            evaluate(KEY, task, {"a": baseline(rate, 30)}, num_steps=30, **SEEDS)["a"].final_loss
+            evaluate(KEY, task, {"a": baseline(rate, 30)}, horizon=30, **SEEDS)["a"].final_loss
             for rate in rates
         ]
         np.testing.assert_allclose(tunings[name].final_loss, losses, rtol=1e-3, atol=1e-6)
@@ -217,13 +213,13 @@ def test_tuning_picks_the_rate_that_brute_force_picks():
 
 
 def test_tuning_says_when_the_best_rate_is_at_the_edge_of_the_grid():
-    tunings = tune(KEY, parabola(), num_steps=5, learning_rates=(1e-4, 1e-3), **SEEDS)
+    tunings = tune(KEY, parabola(), horizon=5, learning_rates=(1e-4, 1e-3), **SEEDS)
     assert all(t.at_grid_edge and t.learning_rate == 1e-3 for t in tunings.values())
     assert tunings["adam"].label == "adam lr=0.001"
 
 
 def test_rates_that_diverge_lose_to_those_that_do_not():
-    tunings = tune(KEY, parabola(cap=8.0), num_steps=3, learning_rates=(0.1, 100.0), **SEEDS)
+    tunings = tune(KEY, parabola(cap=8.0), horizon=3, learning_rates=(0.1, 100.0), **SEEDS)
     assert tunings["adam"].diverged.mean(axis=1).tolist() == [0.0, 1.0]
     assert tunings["adam"].final_loss[1].tolist() == [8.0] * 3
     assert tunings["adam"].learning_rate == 0.1
@@ -232,11 +228,11 @@ def test_rates_that_diverge_lose_to_those_that_do_not():
 @pytest.mark.parametrize("rates", [(), (0.0, 1.0), (1.0, 0.1), (-1.0,)])
 def test_bad_learning_rates(rates):
     with pytest.raises(ValueError, match="`learning_rates` must be positive and increasing; got"):
-        tune(KEY, parabola(), num_steps=2, learning_rates=rates, **SEEDS)
+        tune(KEY, parabola(), horizon=2, learning_rates=rates, **SEEDS)
 
 
 def small_comparison(learned, task=None, **options):
-    options = dict(num_steps=12, probe_every=3, learning_rates=(1e-2, 1e-1, 1.0)) | options
+    options = dict(horizon=12, probe_every=3, learning_rates=(1e-2, 1e-1, 1.0)) | options
     return compare(KEY, task or parabola(), learned, num_seeds=3, **options)
 
 
