@@ -17,9 +17,9 @@ from l2o.cli import plan
 from l2o.cli.hpo_policies import check_ways, settings_of, train_policy
 from l2o.cli.settings import MetaTraining
 from l2o.hpo.engines import ENGINES, INSTALL, check_engines
-from l2o.hpo.one_task import SHORTEST, Budget, compare_on
-from l2o.hpo.report import NOTE, crossing_table, loss_table, write_results
-from l2o.hpo.trained_policy import Meta, released_policy
+from l2o.hpo.report import NOTE, break_even_table, loss_table, write_results
+from l2o.hpo.task_comparison import SHORTEST, Budget, compare_on_task
+from l2o.hpo.trained_policy import TrainedPolicy, released_policy
 from l2o.problem import check_can_train
 from l2o.rng import check_seed
 from l2o.runs.folder import RunError, RunFolder
@@ -93,7 +93,13 @@ def run_comparison(options: CompareHPO, console: Console) -> int:
     tasks = chosen(options.task, budget.tasks, console)
     families = registry.families_of(options.task)
     ways = [
-        settings_of(way, families, budget.horizon, options.seed, Path(options.out) / "policies")
+        settings_of(
+            way,
+            families,
+            budget.meta_training_horizon,
+            options.seed,
+            Path(options.out) / "policies",
+        )
         for way in options.policies
     ]
     # Mistakes are found before anything is written.
@@ -117,7 +123,7 @@ def run_comparison(options: CompareHPO, console: Console) -> int:
         controls = before(policies, options.seed)
         results = []
         for task in tasks:
-            result = compare_on(
+            result = compare_on_task(
                 task,
                 engines,
                 [*policies, *released, *controls],
@@ -128,7 +134,7 @@ def run_comparison(options: CompareHPO, console: Console) -> int:
             )
             results.append(result)
             console.print(loss_table(result))
-            if table := crossing_table(result):
+            if table := break_even_table(result):
                 console.print(table)
         console.print(NOTE, highlight=False)
         seconds = None if options.resume else time.perf_counter() - begun
@@ -156,7 +162,7 @@ def opened(options: CompareHPO, config: Mapping[str, Any], console: Console) -> 
         yield run.path
 
 
-def trained(settings: MetaTraining, inner_steps: float, console: Console) -> Meta:
+def trained(settings: MetaTraining, inner_steps: float, console: Console) -> TrainedPolicy:
     """A policy, meta-trained or read.
 
     Raises:
@@ -242,6 +248,9 @@ def chosen(names: Sequence[str], most: int | None, console: Console) -> list[Tas
     return list(kept.values())
 
 
-def before(policies: Sequence[Meta], seed: int) -> list[Meta]:
+def before(policies: Sequence[TrainedPolicy], seed: int) -> list[TrainedPolicy]:
     """The first policy before its meta-training, as a control."""
-    return [Meta("untrained", p.lopt, plan.first_theta(p.lopt, seed), 0, []) for p in policies[:1]]
+    return [
+        TrainedPolicy("untrained", p.lopt, plan.first_theta(p.lopt, seed), 0, [])
+        for p in policies[:1]
+    ]

@@ -9,7 +9,7 @@ from rich.console import Console
 from l2o import registry
 from l2o.cli.meta_train import meta_trained
 from l2o.cli.settings import PRESETS, MetaTraining
-from l2o.hpo.trained_policy import Meta, trained_policy
+from l2o.hpo.trained_policy import TrainedPolicy, trained_policy
 
 _PPO = replace(
     PRESETS["scheduler"],
@@ -54,7 +54,7 @@ def settings_of(
     )
 
 
-def train_policy(settings: MetaTraining, inner_steps: float, console: Console) -> Meta:
+def train_policy(settings: MetaTraining, inner_steps: float, console: Console) -> TrainedPolicy:
     """Meta-trains a policy, or takes the one that a run there has found."""
     lopt, theta, summary = meta_trained(settings, inner_steps, console)
     return trained_policy(settings.estimator, lopt, theta, summary)

@@ -131,6 +131,7 @@ SPELLINGS = {
     "preset": "PRESET",
     "strategy": "--estimator",
     "num_runs": "--num-runs",
+    "num_replicates": "--num-replicates",
     "reference": "--reference",
     "out": "--out",
     "baselines": "--baselines",

@@ -15,6 +15,8 @@ COLORS = {"learned": ("#0072b2",), "baseline": ("#d55e00", "#009e73"), "control"
 
 DASHES = ("-", "--", "-.", ":")
 
+LEGEND: Mapping[str, Any] = {"frameon": False, "fontsize": "small"}
+
 Draw = Callable[["Axes"], None]
 
 
@@ -30,6 +32,7 @@ def training_curves(task: str, curves: Mapping[str, Any]) -> Draw:
             band(axes, curves["steps"], entrant, color, DASHES[index % len(DASHES)])
         axes.set_yscale("log")
         label(axes, task, "inner step", "training loss (fixed batches)")
+        axes.legend(**LEGEND)
 
     return draw
 
@@ -48,6 +51,7 @@ def learning_rate_grid(grids: Sequence[Mapping[str, Any]]) -> Draw:
         axes.set_xscale("log")
         axes.set_yscale("log")
         label(axes, "tuning: ★ chosen", "learning rate", "final training loss")
+        axes.legend(**LEGEND)
 
     return draw
 
@@ -95,12 +99,11 @@ def band(
 
 
 def label(axes: "Axes", title: str, x: str, y: str) -> None:
-    """Title, names of the axes, grid and legend."""
+    """Set the title, the names of the axes and a grid."""
     axes.set_title(title.replace("$", r"\$"))
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize="small")
 
 
 def svg(panels: Sequence[Draw]) -> str:

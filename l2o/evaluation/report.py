@@ -52,7 +52,9 @@ def write_report(
     Returns:
         Paths by file name.
     """
-    content = strict(
+    path = Path(folder) / "report.json"
+    write_json(
+        path,
         {
             "comparisons": [c.summary for c in comparisons],
             "config": config or {},
@@ -60,12 +62,15 @@ def write_report(
             "metrics": last_metrics(read_metrics(Path(folder))),
             "curves": [c.curves for c in comparisons],
             "grids": [c.grids for c in comparisons],
-        }
+        },
     )
-    path = Path(folder) / "report.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps(content, indent=1, allow_nan=False).encode())
     return {path.name: path, **render_report(folder, png=png)}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write strict JSON, as a whole or not at all, into a folder that is made if there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, json.dumps(strict(content), indent=1, allow_nan=False).encode())
 
 
 def render_report(folder: str | Path, *, png: bool = False) -> dict[str, Path]:
@@ -171,20 +176,22 @@ def strict(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | bool) else str(value)
 
 
-def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> "Table":
-    """Rows of `report.json`'s "comparisons" as a table that fits a terminal of 80 columns."""
+def plain_table(title: str) -> "Table":
+    """An empty table for the terminal."""
     from rich import box
     from rich.table import Table
+
+    return Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> "Table":
+    """Rows of `report.json`'s "comparisons" as a table that fits a terminal of 80 columns."""
     from rich.text import Text
 
     def two_lines(text: str, second: str = "[") -> str:
         return text.replace(f" {second}", f"\n{second}", 1)
 
-    table = Table(
-        title="Final training loss and speed-up: median, 95 % interval",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = plain_table("Final training loss and speed-up: median, 95 % interval")
     for column in ("task", "learned", "best baseline", "speed-up"):
         table.add_column(column, no_wrap=True)
     for row in comparisons:

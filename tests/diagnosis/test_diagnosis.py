@@ -21,9 +21,19 @@ from analytic import (
 
 from l2o import registry
 from l2o.cli import main as cli
-from l2o.diagnosis.report import png, read_diagnosis
+from l2o.diagnosis.report import png
 from l2o.diagnosis.sampling import diagnose
-from l2o.diagnosis.summary import BUDGET, Job, Runs, bias_of, sample_of, summarize
+from l2o.diagnosis.summary import (
+    BUDGET,
+    Diagnosis,
+    Job,
+    Measurement,
+    Reference,
+    Replicates,
+    estimate_bias,
+    make_sample,
+    summarize,
+)
 from l2o.estimators.estimator import Estimator
 from l2o.estimators.nres import nres
 from l2o.estimators.pes import pes
@@ -32,7 +42,7 @@ from l2o.estimators.truncated_grad import truncated_grad
 from l2o.runs.folder import RunError
 
 STD = 0.1
-NUM_RUNS = 1024
+NUM_REPLICATES = 1024
 TRUTH = np.asarray(decay_gradient(THETA), np.float64)
 
 
@@ -56,7 +66,7 @@ def by_name():
         horizons=[HORIZON],
         windows=[WINDOW],
         std=STD,
-        num_runs=NUM_RUNS,
+        num_replicates=NUM_REPLICATES,
     )
     return found.references, {row.estimator: row for row in found.measurements}
 
@@ -146,7 +156,7 @@ def test_variances_are_those_of_the_closed_form(by_name):
 
 def test_backpropagation_without_noise_has_no_variance(by_name):
     assert by_name[1]["full_grad"].variance < 1e-10
-    assert by_name[1]["full_grad"].cosine_of_run == pytest.approx(1.0)
+    assert by_name[1]["full_grad"].mean_cosine == pytest.approx(1.0)
 
 
 def drawn(problem, *, num_pairs=1, of_runs=False):
@@ -167,7 +177,7 @@ def draw(estimators, **options):
 @pytest.fixture(scope="module")
 def drawn_rows():
     estimators = {"one": drawn, "eight": partial(drawn, num_pairs=8), "es_single": drawn}
-    return draw(estimators, horizons=[20, 10], windows=[5, 2], num_runs=256)
+    return draw(estimators, horizons=[20, 10], windows=[5, 2], num_replicates=256)
 
 
 def test_windows_at_the_longest_horizon_and_horizons_at_the_shortest_window(drawn_rows):
@@ -182,7 +192,7 @@ def test_windows_at_the_longest_horizon_and_horizons_at_the_shortest_window(draw
 
 def test_every_estimator_gets_the_same_inner_steps(drawn_rows):
     for row in drawn_rows:
-        assert row.inner_steps * row.num_runs == 256 * 2 * row.horizon
+        assert row.inner_steps * row.num_replicates == 256 * 2 * row.horizon
         # Two dims of unit noise an estimate: the variance of the mean of those made.
         num_pairs = 8 if row.estimator == "eight" else 1
         steps = 2 * (row.window or row.horizon) * num_pairs
@@ -194,7 +204,7 @@ def test_every_estimator_gets_the_same_inner_steps(drawn_rows):
 
 
 def test_an_estimator_draws_the_same_whoever_else_is_measured(drawn_rows):
-    alone = draw({"one": drawn}, horizons=[20], windows=[5], num_runs=256)
+    alone = draw({"one": drawn}, horizons=[20], windows=[5], num_replicates=256)
     norms = {(row.estimator, row.horizon, row.window): row.norm for row in drawn_rows}
     for row in alone:
         if row.window:
@@ -211,14 +221,14 @@ def test_an_estimator_that_does_not_fit_the_memory_is_named():
 
     message = r"huge at horizon 20 could not be measured \(RESOURCE_EXHAUSTED: Out of memory while"
     with pytest.raises(RunError, match=message):
-        draw({"huge": too_large}, horizons=[20], windows=[5], num_runs=8)
+        draw({"huge": too_large}, horizons=[20], windows=[5], num_replicates=8)
 
 
 def runs_of(gradients, valid=None):
     gradients = np.asarray(gradients, np.float64)
     valid = np.ones(len(gradients)) if valid is None else np.asarray(valid, np.float64)
     squares = np.sum(gradients**2, axis=-1)
-    return Runs(gradients, squares, valid, 20, seconds=0.1, compile_seconds=1.0)
+    return Replicates(gradients, squares, valid, 20, seconds=0.1, compile_seconds=1.0)
 
 
 def summary_of(gradients, valid=None, *, exact=None):
@@ -227,7 +237,7 @@ def summary_of(gradients, valid=None, *, exact=None):
     exact = 0.1 * draws + 1.0 if exact is None else exact
     runs = {
         Job("full_es", 10, None): runs_of(wide + 1.0),
-        Job("full_grad", 10, None): exact if isinstance(exact, Runs) else runs_of(exact),
+        Job("full_grad", 10, None): exact if isinstance(exact, Replicates) else runs_of(exact),
         Job("mine", 10, 5): runs_of(gradients, valid),
     }
     return summarize(runs, "auto")
@@ -238,8 +248,8 @@ def test_bias_has_the_size_and_the_level_it_should():
     shift = np.array([0.4, -0.4, 0.2])
     found = np.array(
         [
-            bias_of(
-                sample_of(s * rng.normal(size=(n, 3)) + m), sample_of(rng.normal(size=(512, 3)))
+            estimate_bias(
+                make_sample(s * rng.normal(size=(n, 3)) + m), make_sample(rng.normal(size=(512, 3)))
             )
             for n, s, m in [(256, 1.0, 0.0), (256, 3.0, 0.0), (8, 3.0, 0.0), (256, 0.1, shift)]
             for _ in range(500)
@@ -259,13 +269,13 @@ def test_what_is_not_valid_is_left_out_and_counted():
     both = np.concatenate([good, np.zeros((64, 3))])
     row = summary_of(both, np.repeat([1.0, 0.0], 64)).measurements[-1]
     all_good = summary_of(good).measurements[-1]
-    assert row.valid == 0.5 and row.num_runs == 64
+    assert row.valid == 0.5 and row.num_replicates == 64
     assert row.norm == all_good.norm
     assert row.variance == pytest.approx(2 * all_good.variance)  # they cost inner steps, too
     assert row.step_variance == pytest.approx(2 * all_good.step_variance)
     nothing = summary_of(both, np.zeros(128))
     row = nothing.measurements[-1]
-    assert row.valid == 0 and row.num_runs == 0
+    assert row.valid == 0 and row.num_replicates == 0
     assert np.isnan(row.variance) and np.isnan(row.bias) and not row.is_biased
     whole = dataclasses.replace(nothing, measurements=nothing.measurements[:2])
     for diagnosis in (nothing, whole):
@@ -279,7 +289,7 @@ def test_an_exact_gradient_that_is_not_finite_is_no_reference():
     spoilt = summary_of(exact, exact=runs_of(exact, valid))
     assert [(r.kind, r.is_used) for r in spoilt.references] == [("smoothed", True)]
     (reference,) = spoilt.references
-    assert (reference.num_runs, reference.valid) == (4096, 1.0)
+    assert (reference.num_replicates, reference.valid) == (4096, 1.0)
     noisy = summary_of(exact, exact=100.0 * np.random.default_rng(3).normal(size=(2048, 3)))
     assert {r.kind: r.is_used for r in noisy.references} == {"smoothed": True, "exact": False}
 
@@ -292,7 +302,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 TINY = (
     *("diagnose", "--task", "user_module:bowl", "--optimizer", "learnable_sgd", "--std", "0.1"),
-    *("--horizon", "4", "--window", "2", "--num-runs", "8"),
+    *("--horizon", "4", "--window", "2", "--num-replicates", "8"),
 )
 
 
@@ -301,14 +311,18 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
     options = ("--estimator", "pes", "--reference", "smoothed", "--out", "d")
     assert cli.main([*TINY, *options]) == 0
     printed = capsys.readouterr().out
-    assert "pes, horizon 4, window 2: 8 runs" in printed
+    assert "pes, horizon 4, window 2: 8 replicates" in printed
     assert "horizon 4, smoothed gradient of norm" in printed
     content = json.loads((tmp_path / "d/diagnosis.json").read_text())
     assert content["config"]["estimator"] == ["pes"] and content["config"]["task"] == "bowl"
     assert content["budget"] == BUDGET and content["seconds"] > 0
     assert content["environment"]["num_devices"] == jax.device_count()
     assert [row["estimator"] for row in content["measurements"]] == ["full_es", "pes"]
-    found = read_diagnosis(tmp_path / "d/diagnosis.json")
+    fields = lambda row: {k: np.nan if v is None and k != "window" else v for k, v in row.items()}
+    found = Diagnosis(
+        tuple(Reference(**fields(row)) for row in content["references"]),
+        tuple(Measurement(**fields(row)) for row in content["measurements"]),
+    )
     assert [dataclasses.asdict(row) for row in found.measurements] == content["measurements"]
     assert [dataclasses.asdict(row) for row in found.references] == content["references"]
     assert (tmp_path / "d/diagnosis.png").read_bytes() == png(found, "learnable_sgd on bowl")
@@ -321,7 +335,10 @@ MISTAKES = {
     "whole": ("--window 4", "--horizon must be above --window; got --horizon 4, --window 4"),
     "nothing": ("--horizon", "--horizon must be at least one number; got none. Try --horizon 50"),
     "std": ("--std 0", "--std must be positive and finite; got 0.0"),
-    "runs": ("--num-runs 2", "--num-runs must be at least 8; got 2. Try --num-runs 256"),
+    "runs": (
+        "--num-replicates 2",
+        "--num-replicates must be at least 8; got 2. Try --num-replicates 256",
+    ),
     "metric": (
         "--measure accuracy --objective mean --task digits_mlp --estimator truncated_grad",
         "--estimator must be an evolution strategy",

@@ -57,8 +57,8 @@ def test_the_signature_goes_by_family_data_and_shapes_and_by_nothing_else():
 
 def test_a_signature_is_the_same_in_every_process():
     """It is in release files."""
-    expected = "PLACEHOLDER"
-    assert task_signature(task()) == expected
+    expected = "769b96b0cfc2"
+    assert task_signature(task()).startswith(expected)
 
 
 def test_data_may_hold_keys_and_bfloat16():
