@@ -28,7 +28,7 @@ def badly_scaled(task: Task, *, varied: bool, span: float = SPAN) -> Task:
         span: Largest unit, at least 1.
 
     Raises:
-        ValueError: if `span` is below 1.
+        ValueError: If `span` is below 1.
     """
     if span < 1:
         raise ValueError(f"`span` must be at least 1; got {span}. Try span=8.")

@@ -21,8 +21,8 @@ class Images(NamedTuple):
     """Labelled images.
 
     Attributes:
-        pixels: shape (images, pixels), float32 between 0 and 1.
-        labels: shape (images,), int32 class indices.
+        pixels: Pixels between 0 and 1, shape (images, pixels), float32.
+        labels: Class indices, shape (images,), int32.
     """
 
     pixels: np.ndarray | jax.Array
@@ -165,15 +165,15 @@ def image_mlp(
 def macro_f1(
     predicted: jax.Array, labels: jax.Array, counts: jax.Array, num_classes: int
 ) -> jax.Array:
-    """Mean over classes of F1 = 2 TP / (2 TP + FP + FN), a scalar.
+    """Average F1 = 2 TP / (2 TP + FP + FN) over classes.
 
     Classes that are neither predicted nor there are left out, as scikit-learn does.
 
     Args:
-        predicted: shape (rows,), class indices.
-        labels: shape (rows,), class indices.
-        counts: shape (rows,), which rows count.
-        num_classes: number of classes.
+        predicted: Predicted class indices, shape (rows,).
+        labels: True class indices, shape (rows,).
+        counts: Which rows count, shape (rows,).
+        num_classes: Number of classes.
     """
     is_predicted = jax.nn.one_hot(predicted, num_classes) * counts[:, None]
     is_label = jax.nn.one_hot(labels, num_classes) * counts[:, None]

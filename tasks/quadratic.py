@@ -23,7 +23,7 @@ def rotated_quadratic(dim: int = 10, *, noise: float = 0.1, log10_condition: flo
         log10_condition: Number of decades between the smallest and the largest curvature.
 
     Raises:
-        ValueError: if `dim` < 1 or `noise` < 0.
+        ValueError: If `dim` < 1 or `noise` < 0.
     """
     if dim < 1:
         raise ValueError(f"`dim` must be at least 1; got {dim}. Try dim=10.")

@@ -56,11 +56,11 @@ OPTIMIZERS: Mapping[str, str] = {
 """Which optimizer a baseline is, for headings."""
 
 DEFAULT_BASELINES = ("adam", "adam_cosine")
-"""What results are reported against unless said otherwise."""
+"""Baselines of a report unless said otherwise."""
 
 
 def check_baselines(names: Sequence[str], argument: str = "baselines") -> None:
-    """Raises a `ValueError` that says what to type unless there are such baselines."""
+    """Raise a `ValueError` that says what to type unless there are such baselines."""
     for name in names:
         if name not in BASELINES:
             raise ValueError(
@@ -76,13 +76,13 @@ def check_baselines(names: Sequence[str], argument: str = "baselines") -> None:
 
 @dataclass(frozen=True, eq=False)
 class Tuning:
-    """What a grid search over learning rates found.
+    """Result of a grid search over learning rates.
 
     Attributes:
-        baseline: name of the baseline.
-        learning_rates: shape (rates,).
-        final_loss: shape (rates, seeds); a diverged run counts as the task's cap.
-        diverged: shape (rates, seeds).
+        baseline: Name of the baseline.
+        learning_rates: Grid, shape (rates,).
+        final_loss: Final losses, shape (rates, seeds); a diverged run counts as the task's cap.
+        diverged: Whether each run diverged, shape (rates, seeds).
     """
 
     baseline: str
@@ -125,10 +125,18 @@ def tune(
     learning_rates: Sequence[float] = LEARNING_RATES,
     baselines: Sequence[str] = DEFAULT_BASELINES,
 ) -> dict[str, Tuning]:
-    """Grid-searches the learning rate of each baseline; one compiled program for a whole grid.
+    """Search a grid for the best learning rate of each baseline, in one compiled program each.
+
+    Args:
+        key: Random key.
+        task: Task to train.
+        horizon: Inner steps of each run.
+        num_seeds: Number of runs at each rate.
+        learning_rates: Grid of learning rates.
+        baselines: Names in `BASELINES`.
 
     Raises:
-        ValueError: if `learning_rates` is empty or not increasing from above zero, or a baseline is
+        ValueError: If `learning_rates` is empty or not increasing from above zero, or a baseline is
             unknown.
     """
     check_baselines(baselines)

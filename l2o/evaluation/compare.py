@@ -30,12 +30,12 @@ class Comparison:
     """A learned optimizer beside tuned baselines on one task, ready for JSON.
 
     Attributes:
-        summary: the task's row in `report.json`; what it means is said in
-            `l2o.evaluation.html.DEFINITIONS`.
-        curves: "steps", and for each of "entrants" its "name" and "role", and the "median", "low"
-            and "high" quartile over seeds of its probe loss.
-        grids: for each baseline its "name", "learning_rates", the one "chosen", and the "median",
-            "low" and "high" quartile over tuning seeds of the final loss at each.
+        summary: Row of the task in `report.json`; `l2o.evaluation.html.DEFINITIONS` says what its
+            fields mean.
+        curves: Curves of probe losses: "steps", and for each of "entrants" its "name" and "role",
+            and the "median", "low" and "high" quartile over seeds.
+        grids: Grids of final losses: for each baseline its "name", "learning_rates", the one
+            "chosen", and the "median", "low" and "high" quartile over tuning seeds at each rate.
     """
 
     summary: Mapping[str, Any]
@@ -57,28 +57,28 @@ def compare(
     learning_rates: Sequence[float] = LEARNING_RATES,
     baselines: Sequence[str] = DEFAULT_BASELINES,
 ) -> Comparison:
-    """Trains `task` with a learned optimizer and with each baseline at its best learning rate.
+    """Compare a learned optimizer with baselines, each at its best learning rate.
 
     Rates are tuned on seeds of their own, as many as are reported on; then everything runs on the
     same reporting seeds. The best baseline is the one with the lower median final loss on the
     tuning seeds. Medians are over seeds, with 95 % bootstrap intervals.
 
     Args:
-        key: from `stream(seed, "evaluation")`.
-        task: what to train.
-        learned: the learned optimizer, or a function that makes it from `horizon=`.
-        horizon: inner steps of each run.
-        num_seeds: runs reported on, for each optimizer.
-        controls: further optimizers to report on, for instance the untrained design.
-        seen: names, signatures or both of the tasks that an optimizer was meta-trained on; see
+        key: Random key from `stream(seed, "evaluation")`.
+        task: Task to train.
+        learned: Learned optimizer, or a function that makes it from `horizon=`.
+        horizon: Inner steps of each run.
+        num_seeds: Number of runs reported on, for each optimizer.
+        controls: Further optimizers to report on, for instance the untrained design.
+        seen: Names, signatures or both of the tasks that an optimizer was meta-trained on; see
             `l2o.evaluation.seen`.
-        allow_seen: whether to accept such a task, and mark it.
-        probe_every: as in `evaluate`.
-        learning_rates: the grid.
-        baselines: names in `l2o.evaluation.baselines.BASELINES`.
+        allow_seen: Whether to accept such a task, and mark it.
+        probe_every: Inner steps between probes, as in `evaluate`.
+        learning_rates: Grid of learning rates of the baselines.
+        baselines: Names in `l2o.evaluation.baselines.BASELINES`.
 
     Raises:
-        ValueError: as `evaluate` and `tune`, or if a control has the name of another optimizer.
+        ValueError: As `evaluate` and `tune`, or if a control has the name of another optimizer.
     """
     check_unseen(task, seen, allow_seen)
     controls = controls or {}
@@ -121,12 +121,12 @@ def compare(
 
 
 def tuned_baseline(baseline: Baseline, tuning: Tuning, *, horizon: int):
-    """The baseline at the rate that was chosen."""
+    """Make a baseline at the rate that was chosen."""
     return baseline(tuning.learning_rate, horizon)
 
 
 def summarise(curves: Mapping[str, Curves], tunings: Mapping[str, Tuning]) -> dict[str, Any]:
-    """The figures of a row: the learned optimizer, the best baseline, then every entrant."""
+    """Compute the figures of a row: learned optimizer, best baseline, then every entrant."""
     learned = curves["learned"]
     best = min(tunings, key=lambda name: tunings[name].median_final_loss)
     tests = {f"learned_test_{k}": float(np.median(v)) for k, v in learned.test.items()}
@@ -168,7 +168,7 @@ def speedup_over(learned: Curves, other: Curves) -> Interval:
 
 
 def with_interval(name: str, interval: Interval) -> dict[str, float]:
-    """The median under `name`, the interval under `name_low` and `name_high`."""
+    """Put the median under `name`, the interval under `name_low` and `name_high`."""
     return {name: interval.median, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 

@@ -1,4 +1,4 @@
-"""Trains a task with several optimizers on the same instances, inits and batches."""
+"""Training of a task by several optimizers on the same instances, inits and batches."""
 
 import functools
 import time
@@ -28,14 +28,14 @@ Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransform
 
 
 class Start(NamedTuple):
-    """What a seed gives to every optimizer alike.
+    """A seed's part of a run, the same for every optimizer.
 
     Attributes:
-        instance: the sampled problem.
-        params: its initial parameters.
-        probes: `NUM_BATCHES` fixed training batches, stacked.
-        tests: `NUM_BATCHES` test batches, stacked.
-        key: what the batches of the training run derive from, step by step.
+        instance: The sampled problem.
+        params: Its initial parameters.
+        probes: Fixed training batches, `NUM_BATCHES` stacked.
+        tests: Test batches, `NUM_BATCHES` stacked.
+        key: Key that the batches of the training run derive from, step by step.
     """
 
     instance: Instance
@@ -53,12 +53,13 @@ class Curves:
     `train_loss`; no run is dropped.
 
     Attributes:
-        steps: shape (probes,), inner steps taken before each probe; the first is 0.
-        probe_loss: shape (seeds, probes), mean loss on the seed's fixed training batches.
-        train_loss: shape (seeds, horizon), loss of each step's own batch, before its update.
-        diverged: shape (seeds,), whether the last probe was not finite or above the cap.
-        test: "loss" and the task's metrics on the test split at the end, each of shape (seeds,).
-        seconds_per_step: wall-clock seconds per inner step and seed, with all seeds run together,
+        steps: Shape (probes,), inner steps taken before each probe; the first is 0.
+        probe_loss: Shape (seeds, probes), mean loss on the seed's fixed training batches.
+        train_loss: Shape (seeds, horizon), loss of each step's own batch, before its update.
+        diverged: Shape (seeds,), whether the last probe was not finite or above the cap.
+        test: Loss, as "loss", and the task's metrics on the test split at the end, each of shape
+            (seeds,).
+        seconds_per_step: Wall-clock seconds per inner step and seed, with all seeds run together,
             without compilation and probes: the median of three runs of up to `TIMED_STEPS` steps
             of the compiled program. `nan` if it was not timed.
     """
@@ -87,25 +88,33 @@ def evaluate(
     seen: AbstractSet[str] = frozenset(),
     allow_seen: bool = False,
 ) -> dict[str, Curves]:
-    """Trains `num_seeds` inner problems of `task` with each optimizer.
+    """Train inner problems of a task with each of several optimizers.
 
     A seed's instance, init, batches and probes derive from `key` and the seed's index alone: they
     are the same for every optimizer and for any `num_seeds`.
 
+    >>> import l2o, optax
+    >>> from l2o.tasks.quadratic import rotated_quadratic
+    >>> optimizers = {"sgd": optax.sgd(0.1)}
+    >>> key = l2o.stream(0, "evaluation")
+    >>> curves = l2o.evaluate(key, rotated_quadratic(2), optimizers, horizon=4, num_seeds=3)
+    >>> curves["sgd"].train_loss.shape
+    (3, 4)
+
     Args:
-        key: from `stream(seed, "evaluation")`, which meta-training never draws from.
-        task: what to train.
-        optimizers: by name; optax transformations, or functions that make one from `horizon=`.
-        horizon: inner steps of each run, which optimizers are told, too.
-        num_seeds: training runs of each optimizer.
-        probe_every: steps between probes; `horizon // 50` but at least 1 if None. The last step
-            is always followed by a probe.
-        seen: names, signatures or both of the tasks that an optimizer was meta-trained on; see
+        key: Random key from `stream(seed, "evaluation")`, which meta-training never draws from.
+        task: Task to train.
+        optimizers: Optax transformations by name, or functions that make one from `horizon=`.
+        horizon: Inner steps of each run, which optimizers are told, too.
+        num_seeds: Number of training runs of each optimizer.
+        probe_every: Inner steps between probes; `horizon // 50` but at least 1 if None. The last
+            step is always followed by a probe.
+        seen: Names, signatures or both of the tasks that an optimizer was meta-trained on; see
             `l2o.evaluation.seen`.
-        allow_seen: whether to accept such a task, for instance to look at the meta-training loss.
+        allow_seen: Whether to accept such a task, for instance to look at the meta-training loss.
 
     Raises:
-        ValueError: if a number is not positive, the task is malformed or was meta-trained on.
+        ValueError: If a number is not positive, the task is malformed or was meta-trained on.
     """
     check_unseen(task, seen, allow_seen)
     starts = draw_starts(key, task, num_seeds)
@@ -125,10 +134,10 @@ def evaluate(
 
 
 def draw_starts(key: Key, task: Task, num_seeds: int) -> Start:
-    """The starts of `num_seeds` runs, stacked along a first axis.
+    """Draw the starts of `num_seeds` runs, stacked along a first axis.
 
     Raises:
-        ValueError: if `num_seeds` < 1 or the task is malformed.
+        ValueError: If `num_seeds` < 1 or the task is malformed.
     """
     if num_seeds < 1:
         raise ValueError(f"`num_seeds` must be at least 1; got {num_seeds}. Try num_seeds=16.")
@@ -139,7 +148,7 @@ def draw_starts(key: Key, task: Task, num_seeds: int) -> Start:
 
 @functools.lru_cache(maxsize=4)
 def compiled_draw(task: Task) -> Callable[[Key, jax.Array, Data], Start]:
-    """`(key, seeds, data) -> starts`; kept, since tuning and reporting draw from the same task."""
+    """Make `(key, seeds, data) -> starts`; kept, as tuning and reporting draw from one task."""
 
     def draw(key: Key, seed: jax.Array, data: Data) -> Start:
         k_instance, k_params, k_probes, k_tests, k_train = jax.random.split(
@@ -172,22 +181,22 @@ def train_settings(
     probe_every: int | None = None,
     timed: bool = False,
 ) -> list[Curves]:
-    """Trains every start with every setting of an optimizer, all in one compiled program.
+    """Train every start with every setting of an optimizer, in one compiled program.
 
     Args:
-        task: what to train.
+        task: Task to train.
         make: `(setting) -> transformation`; the setting is a traced float32 scalar or array.
-        settings: for instance learning rates, stacked along a first axis.
-        starts: from `draw_starts`.
-        horizon: inner steps of each run.
-        probe_every: as in `evaluate`.
-        timed: whether to measure `seconds_per_step`, which trains some more.
+        settings: Settings, for instance learning rates, stacked along a first axis.
+        starts: Starts of the runs, from `draw_starts`.
+        horizon: Inner steps of each run.
+        probe_every: Inner steps between probes, as in `evaluate`.
+        timed: Whether to measure `seconds_per_step`, which trains some more.
 
     Returns:
         Curves of each setting, in order.
 
     Raises:
-        ValueError: if `horizon` < 1 or `probe_every` is not between 1 and `horizon`.
+        ValueError: If `horizon` < 1 or `probe_every` is not between 1 and `horizon`.
     """
     if horizon < 1:
         raise ValueError(f"`horizon` must be at least 1; got {horizon}. Try horizon=1000.")
@@ -238,9 +247,9 @@ def train_settings(
     steps, probes, losses = [0], [np.asarray(probe_all(carry, starts))], []
     while steps[-1] < horizon:
         count = min(stride, horizon - steps[-1])
-        carry, of_steps = train_all(carry, steps[-1], count)
+        carry, step_losses = train_all(carry, steps[-1], count)
         steps.append(steps[-1] + count)
-        losses.append(np.asarray(of_steps)[..., :count])
+        losses.append(np.asarray(step_losses)[..., :count])
         probes.append(np.asarray(probe_all(carry, starts)))
     tests = jax.device_get(jax.jit(over_settings_and_seeds(test, carry=True))(carry, starts))
 
@@ -272,17 +281,17 @@ def train_steps(
     *,
     most: int,
 ) -> tuple[Any, jax.Array]:
-    """A stretch of a training run.
+    """Train a stretch of a run.
 
     Args:
-        task: what to train.
-        tx: the optimizer.
-        carry: parameters and optimizer state.
-        start: of the run.
-        data: the task's.
-        first: inner steps taken before, an int32 scalar.
-        count: how many to take, an int32 scalar; traced, so that it compiles once for all.
-        most: the largest `count`.
+        task: Task to train.
+        tx: Optimizer.
+        carry: Parameters and optimizer state.
+        start: Start of the run.
+        data: Data of the task.
+        first: Number of inner steps taken before, an int32 scalar.
+        count: Number of inner steps to take, an int32 scalar; traced, so that it compiles once.
+        most: Largest `count`.
 
     Returns:
         The carry, and the losses of the steps, shape (most,), with zeros after `count`.
@@ -303,20 +312,20 @@ def train_steps(
 
 
 def mean_loss(task: Task, params: optax.Params, batches: Batch, instance: Instance) -> jax.Array:
-    """The mean over `NUM_BATCHES` stacked batches, a scalar."""
+    """Average the loss over `NUM_BATCHES` stacked batches."""
     return jnp.mean(over_batches(lambda batch: task.loss(params, batch, instance), batches))
 
 
 def over_batches(f: Callable[[Batch], Any], batches: Batch) -> Any:
-    """`f` of each of the stacked batches, which may be empty trees."""
+    """Apply `f` to each of the stacked batches, which may be empty trees."""
     return jax.vmap(f, axis_size=NUM_BATCHES)(batches)
 
 
 def over_settings_and_seeds(f: Callable[..., Any], *, carry: bool = False) -> Callable[..., Any]:
-    """`f(setting, start)`, or `f(carry, start)` of a run, over all settings and seeds."""
+    """Map `f(setting, start)`, or `f(carry, start)` of a run, over all settings and seeds."""
     return jax.vmap(jax.vmap(f, in_axes=(0 if carry else None, 0)), in_axes=(0, None))
 
 
 def finite_cap(task: Task) -> float:
-    """What a diverged run counts as: the task's cap, or float32's largest number if it has none."""
+    """Loss that a diverged run counts as: the task's cap, or float32's largest number."""
     return min(float(task.loss_cap), float(np.finfo(np.float32).max))

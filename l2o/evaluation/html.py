@@ -33,16 +33,16 @@ DEFINITIONS = {
     "baseline, with all seeds run together, without compilation. The speed-up divided by it is the "
     "speed-up in time.",
 }
-"""What each column of the comparison table means."""
+"""Meaning of each column of the comparison table."""
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number for people; "n/a" for one that is not finite."""
+    """Format a number; "n/a" for one that is not finite."""
     return "n/a" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
 
 
 def bracketed(row: Mapping[str, Any], name: str) -> str:
-    """A median and its interval."""
+    """Format a median and its interval."""
     if row[name] is None:
         return "n/a"
     low, high = number(row[f"{name}_low"]), number(row[f"{name}_high"])
@@ -50,7 +50,7 @@ def bracketed(row: Mapping[str, Any], name: str) -> str:
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    """A comparison as text, in the order of `DEFINITIONS`."""
+    """Format a comparison, in the order of `DEFINITIONS`."""
     at_edge = any(b["at_grid_edge"] and b["name"] == row["best_baseline"] for b in row["baselines"])
     ours, theirs = row["learned_seconds_per_step"], row["baseline_seconds_per_step"]
     return [
@@ -67,7 +67,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def shortfalls(row: Mapping[str, Any]) -> list[str]:
-    """A sentence for every entrant that ends lower than the learned optimizer."""
+    """Write a sentence for every entrant that ends lower than the learned optimizer."""
     ours = row["learned_final_loss"]
     return [
         f"On {row['task']} the learned optimizer loses to {other['name']}: its median final loss "
@@ -78,7 +78,7 @@ def shortfalls(row: Mapping[str, Any]) -> list[str]:
 
 
 def page(content: Mapping[str, Any], figures: Sequence[str]) -> str:
-    """The report as one HTML file that refers to nothing outside itself."""
+    """Write the report as one HTML file that refers to nothing outside itself."""
     rows = content["comparisons"]
     losses = [sentence for row in rows for sentence in shortfalls(row)]
     if rows and not losses:
@@ -130,7 +130,7 @@ def page(content: Mapping[str, Any], figures: Sequence[str]) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table; every cell is escaped."""
+    """Write an HTML table; every cell is escaped."""
     if not rows:
         return ""
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
@@ -141,7 +141,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def own_entry(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The learned optimizer among the entrants; its speed-up over itself is not a figure."""
+    """Make the learned optimizer's entry among the entrants, without a speed-up over itself."""
     nothing = {f"speedup{end}": None for end in ("", "_low", "_high")}
     loss = {f"final_loss{end}": row[f"learned_final_loss{end}"] for end in ("", "_low", "_high")}
     return {

@@ -33,7 +33,7 @@ def ray_pbt(search: Search, seed: int, folder: Path) -> None:
     """Train a population that fills the budget, of which the worst quarter copies the best.
 
     Raises:
-        RunError: if a member failed, or Ray did.
+        RunError: If a member failed, or Ray did.
     """
     del folder
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # or `verbose=0` is not quiet

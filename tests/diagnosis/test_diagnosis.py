@@ -105,8 +105,8 @@ def sensitivities():
     def parts(thetas):
         x, losses = jnp.zeros(2), []
         for theta in thetas:
-            x, of_window = decay_losses(theta, x, WINDOW)
-            losses.append(jnp.sum(of_window) / HORIZON)
+            x, window_part = decay_losses(theta, x, WINDOW)
+            losses.append(jnp.sum(window_part) / HORIZON)
         return jnp.stack(losses)
 
     return np.asarray(jax.jacobian(parts)(jnp.stack([THETA] * NUM_WINDOWS)), np.float64)
@@ -140,12 +140,12 @@ def test_variances_are_those_of_the_closed_form(by_name):
     check(rows["pes"], pes_noise)
 
     # One window of NRES, at each stage as often as at any other.
-    of_window = NUM_WINDOWS * np.sum(c, axis=1)
-    square = (dims + 2) * np.mean(np.sum(of_window**2, axis=-1)) - np.sum(TRUTH**2)
+    window_part = NUM_WINDOWS * np.sum(c, axis=1)
+    square = (dims + 2) * np.mean(np.sum(window_part**2, axis=-1)) - np.sum(TRUTH**2)
     check_step(rows["nres"], square * 2 * WINDOW / BUDGET)
     # Backpropagation draws nothing here: windows differ by their stage alone.
-    of_window = NUM_WINDOWS * np.diagonal(c).T
-    square = np.mean(np.sum((of_window - of_window.mean(0)) ** 2, axis=-1))
+    window_part = NUM_WINDOWS * np.diagonal(c).T
+    square = np.mean(np.sum((window_part - window_part.mean(0)) ** 2, axis=-1))
     stages = rows["truncated_grad"]
     assert stages.variance < 1e-10
     assert stages.step_variance == pytest.approx(square * WINDOW / BUDGET, rel=0.01)
@@ -159,18 +159,18 @@ def test_backpropagation_without_noise_has_no_variance(by_name):
     assert by_name[1]["full_grad"].mean_cosine == pytest.approx(1.0)
 
 
-def drawn(problem, *, num_pairs=1, of_runs=False):
+def drawn(problem, *, num_pairs=1, whole_runs=False):
     """An estimator that draws its estimates: compiles in no time."""
 
     def estimate(key, theta, state, data):
         return theta + jax.random.normal(key, theta.shape), state, {"valid": jnp.float32(1.0)}
 
-    length = problem.horizon if of_runs else problem.window
+    length = problem.horizon if whole_runs else problem.window
     return Estimator(lambda key, theta: (), estimate, steps=2 * num_pairs * length)
 
 
 def draw(estimators, **options):
-    cheap = estimators | dict.fromkeys(("full_es", "full_grad"), partial(drawn, of_runs=True))
+    cheap = estimators | dict.fromkeys(("full_es", "full_grad"), partial(drawn, whole_runs=True))
     return diagnose(jax.random.key(1), make_decay, THETA, cheap, std=STD, **options).measurements
 
 
@@ -224,21 +224,23 @@ def test_an_estimator_that_does_not_fit_the_memory_is_named():
         draw({"huge": too_large}, horizons=[20], windows=[5], num_replicates=8)
 
 
-def runs_of(gradients, valid=None):
+def make_replicates(gradients, valid=None):
     gradients = np.asarray(gradients, np.float64)
     valid = np.ones(len(gradients)) if valid is None else np.asarray(valid, np.float64)
     squares = np.sum(gradients**2, axis=-1)
     return Replicates(gradients, squares, valid, 20, seconds=0.1, compile_seconds=1.0)
 
 
-def summary_of(gradients, valid=None, *, exact=None):
+def summarize_with(gradients, valid=None, *, exact=None):
     wide = np.random.default_rng(0).normal(size=(5 * 1024, 3))
     draws = wide[:2048]
     exact = 0.1 * draws + 1.0 if exact is None else exact
     runs = {
-        Job("full_es", 10, None): runs_of(wide + 1.0),
-        Job("full_grad", 10, None): exact if isinstance(exact, Replicates) else runs_of(exact),
-        Job("mine", 10, 5): runs_of(gradients, valid),
+        Job("full_es", 10, None): make_replicates(wide + 1.0),
+        Job("full_grad", 10, None): exact
+        if isinstance(exact, Replicates)
+        else make_replicates(exact),
+        Job("mine", 10, 5): make_replicates(gradients, valid),
     }
     return summarize(runs, "auto")
 
@@ -267,13 +269,13 @@ def test_bias_has_the_size_and_the_level_it_should():
 def test_what_is_not_valid_is_left_out_and_counted():
     good = np.random.default_rng(2).normal(size=(64, 3)) + 1.0
     both = np.concatenate([good, np.zeros((64, 3))])
-    row = summary_of(both, np.repeat([1.0, 0.0], 64)).measurements[-1]
-    all_good = summary_of(good).measurements[-1]
+    row = summarize_with(both, np.repeat([1.0, 0.0], 64)).measurements[-1]
+    all_good = summarize_with(good).measurements[-1]
     assert row.valid == 0.5 and row.num_replicates == 64
     assert row.norm == all_good.norm
     assert row.variance == pytest.approx(2 * all_good.variance)  # they cost inner steps, too
     assert row.step_variance == pytest.approx(2 * all_good.step_variance)
-    nothing = summary_of(both, np.zeros(128))
+    nothing = summarize_with(both, np.zeros(128))
     row = nothing.measurements[-1]
     assert row.valid == 0 and row.num_replicates == 0
     assert np.isnan(row.variance) and np.isnan(row.bias) and not row.is_biased
@@ -286,11 +288,11 @@ def test_an_exact_gradient_that_is_not_finite_is_no_reference():
     exact = np.ones((2048, 3))
     valid = np.ones(2048)
     valid[-1] = 0.0
-    spoilt = summary_of(exact, exact=runs_of(exact, valid))
+    spoilt = summarize_with(exact, exact=make_replicates(exact, valid))
     assert [(r.kind, r.is_used) for r in spoilt.references] == [("smoothed", True)]
     (reference,) = spoilt.references
     assert (reference.num_replicates, reference.valid) == (4096, 1.0)
-    noisy = summary_of(exact, exact=100.0 * np.random.default_rng(3).normal(size=(2048, 3)))
+    noisy = summarize_with(exact, exact=100.0 * np.random.default_rng(3).normal(size=(2048, 3)))
     assert {r.kind: r.is_used for r in noisy.references} == {"smoothed": True, "exact": False}
 
 

@@ -22,12 +22,12 @@ class Bowl(Search):
     """A search on a loss that is lowest at a rate of 0.01 and a friction of 0.5."""
 
     def train(self, rows):
-        loss = float(np.abs(np.log(point_of(rows)) - np.log([0.01, 0.5])).sum())
+        loss = float(np.abs(np.log(first_point(rows)) - np.log([0.01, 0.5])).sum())
         self.record(str(len(self.reports)), len(rows), len(rows), loss, rows)
         return loss
 
 
-def point_of(rows):
+def first_point(rows):
     """The first rate of a schedule and its friction."""
     return rows[0] * [1.0, -1.0] + [0.0, 1.0]
 
@@ -36,7 +36,7 @@ def test_a_person_then_tries_what_is_ever_closer_to_the_best(tmp_path):
     """Rate and friction, one at a time, by a factor of 2, then its root and the root of that."""
     search = Bowl(Trainer(None, None, 4), 4 * 26)
     ENGINES["cosine"].search(search, 0, tmp_path)
-    points = [point_of(report.schedule) for report in search.reports]
+    points = [first_point(report.schedule) for report in search.reports]
     closer = [
         *((0.005, 0.5), (0.02, 0.5), (0.01, 0.25)),  # a friction of 1 was tried before
         *((0.0070711, 0.5), (0.0141421, 0.5), (0.01, 0.353553), (0.01, 0.707107)),

@@ -70,7 +70,7 @@ def case(shapes: dict, seed: int = 0, dtype=jnp.float32) -> Case:
 
 
 @functools.cache
-def theta_of(name: str, seed: int = 2):
+def perturbed_theta(name: str, seed: int = 2):
     """Perturbed, as some designs start at zero."""
     k_init, k_noise = jax.random.split(jax.random.key(seed))
     theta = TABLE[name].init(k_init)
@@ -81,7 +81,7 @@ def theta_of(name: str, seed: int = 2):
 @functools.cache
 def compiled(name: str) -> optax.GradientTransformationExtraArgs:
     """The transformation with a jitted update: programs are shared between tests."""
-    tx = TABLE[name].transform(theta_of(name), horizon=HORIZON)
+    tx = TABLE[name].transform(perturbed_theta(name), horizon=HORIZON)
     return optax.GradientTransformationExtraArgs(tx.init, jax.jit(tx.update))
 
 
@@ -122,7 +122,7 @@ def test_round_trip_keeps_structure_shapes_and_dtypes(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_state_holds_no_buffer_of_theta(name):
     """Or a loop that donates its state would delete theta."""
-    theta = theta_of(name)
+    theta = perturbed_theta(name)
     state = TABLE[name].transform(theta, horizon=HORIZON).init(case(SMALL).params)
     pointers = lambda tree: {x.unsafe_buffer_pointer() for x in jax.tree.leaves(tree) if x.size}
     assert not pointers(theta) & pointers(state)
@@ -138,7 +138,7 @@ def test_zero_gradients_give_finite_updates(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_jit_changes_nothing_and_unknown_extra_arguments_are_ignored(name):
-    plain = TABLE[name].transform(theta_of(name), horizon=HORIZON)
+    plain = TABLE[name].transform(perturbed_theta(name), horizon=HORIZON)
     cases = [case(SMALL, seed) for seed in range(2)]
     expected = run(plain, cases, is_last=jnp.zeros(2))
     assert_close(run(compiled(name), cases), expected, rtol=2e-4)
@@ -146,7 +146,7 @@ def test_jit_changes_nothing_and_unknown_extra_arguments_are_ignored(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_vmap_over_theta(name):
-    thetas = [theta_of(name, seed) for seed in (1, 2, 3, 4)]  # a chooser has but two answers
+    thetas = [perturbed_theta(name, seed) for seed in (1, 2, 3, 4)]  # a chooser has but two answers
     c = case({"b": (3,)})
 
     def first_update(theta):
@@ -163,7 +163,7 @@ def test_vmap_over_theta(name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("params", [{}, {"frozen": None, "b": {}}, ()])
 def test_trees_without_leaves(name, params):
-    tx = TABLE[name].transform(theta_of(name), horizon=HORIZON)
+    tx = TABLE[name].transform(perturbed_theta(name), horizon=HORIZON)
     updates, _ = tx.update(params, tx.init(params), params, value=jnp.float32(1.0))
     assert jax.tree.structure(updates) == jax.tree.structure(params)
 
@@ -252,7 +252,7 @@ def test_small_tensors_of_one_shape_are_updated_as_one():
 
     def kernels(num_leaves: int) -> int:
         params = {f"w{i}": jnp.ones((2, 3)) for i in range(num_leaves)}
-        tx = TABLE["adafac_mlp"].transform(theta_of("adafac_mlp"))
+        tx = TABLE["adafac_mlp"].transform(perturbed_theta("adafac_mlp"))
         compiled = jax.jit(tx.update).lower(params, tx.init(params), params).compile()
         return compiled.as_text().count(" fusion(")
 
@@ -328,7 +328,7 @@ def test_missing_params(name):
 @pytest.mark.parametrize("name", ["celo", "nominal_mlp", *POLICIES])
 def test_missing_horizon(name):
     with pytest.raises(ValueError, match=rf"`horizon` is needed by {name}.*horizon=1000"):
-        TABLE[name].transform(theta_of(name))
+        TABLE[name].transform(perturbed_theta(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -341,7 +341,7 @@ def test_config_rebuilds_the_design(name):
     key = jax.random.key(3)
     assert_close(rebuilt.init(key), lopt.init(key), rtol=0, atol=0)
     c = case({"b": (3,)})
-    found = run(rebuilt.transform(theta_of(name), horizon=HORIZON), [c])
+    found = run(rebuilt.transform(perturbed_theta(name), horizon=HORIZON), [c])
     default = run(DESIGNS[name]().transform(DESIGNS[name]().init(key), horizon=HORIZON), [c])
     assert_close(found, run(compiled(name), [c]), rtol=2e-4)
     assert not np.allclose(found[0][0]["b"], default[0][0]["b"], rtol=1e-3)
@@ -436,11 +436,11 @@ def matrix_inputs(name, g, p, accumulated, count):
         r = rsqrt(v, 1e-6)
         if g.ndim < 2:
             factors = [1.0 / np.sqrt(np.maximum(d + 1e-9, 1e-9)) for d in rows]
-            of_momenta = [rsqrt(d, 1e-6 if name == "adafac_mlp" else 0.0) for d in rows]
+            momentum_factors = [rsqrt(d, 1e-6 if name == "adafac_mlp" else 0.0) for d in rows]
         else:
             second, _ = features.factored_axes(g.shape)
             inverse = lambda x: 1.0 / np.sqrt(np.maximum(x, 1e-9))
-            factors = of_momenta = [
+            factors = momentum_factors = [
                 inverse(row / (row.mean(axis=second, keepdims=True) + 1e-9)) * inverse(column)
                 for row, column in zip(rows, columns_, strict=True)
             ]
@@ -448,7 +448,7 @@ def matrix_inputs(name, g, p, accumulated, count):
         scaled = [] if name == "adafac_mlp" else [g * r]
         columns = [g, *bounded, p, *m, v, *[x * r for x in m], r, *[g * f for f in factors]]
         columns += [*scaled, *rows, *columns_, *[rsqrt(x, 1e-8) for x in (*rows, *columns_)]]
-        columns += [x * f for x, f in zip(m, of_momenta, strict=True)]
+        columns += [x * f for x, f in zip(m, momentum_factors, strict=True)]
     whole = np.stack([np.broadcast_to(x, g.shape).ravel() for x in columns], axis=1)
     whole = whole / np.sqrt(1e-5 + np.mean(whole**2, axis=0))
     if name == "celo":

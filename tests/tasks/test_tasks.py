@@ -316,9 +316,9 @@ def test_rare_digits_are_rare_in_training_only():
     whole, part = digits(), imbalanced_digits()
     for split in ("train", "valid"):
         labels = np.asarray(part[split].labels)
-        of_class = np.bincount(labels, minlength=10) / np.bincount(whole[split].labels)
-        np.testing.assert_array_equal(of_class[:5], 1.0)
-        assert np.all(of_class[5:] < 0.25)
+        class_shares = np.bincount(labels, minlength=10) / np.bincount(whole[split].labels)
+        np.testing.assert_array_equal(class_shares[:5], 1.0)
+        assert np.all(class_shares[5:] < 0.25)
         assert np.all(np.bincount(labels, minlength=10) > 0) or split == "valid"
     assert part["test"] is whole["test"]
     rows = {tuple(row) for row in np.asarray(whole["train"].pixels)}
