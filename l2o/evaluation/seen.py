@@ -34,7 +34,7 @@ def task_signature(task: Task) -> str:
     for leaf in jax.tree.leaves(jax.eval_shape(params, jax.random.key(0))):
         digest.update(f"\nparam {leaf.dtype}{leaf.shape}".encode())
     for leaf in jax.tree.leaves(task.data):
-        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         array = np.asarray(leaf)
         digest.update(f"\ndata {array.dtype}{array.shape}\n".encode())
