@@ -54,7 +54,7 @@ class CompareHPO:
     searches: int | None = None
     """Repetitions of every search, each on a training problem of its own."""
     seeds: int | None = None
-    """Evaluation runs of each recipe and policy."""
+    """Evaluation runs of each schedule and policy."""
     inner_steps: float | None = None
     """Of the meta-training of each policy, about."""
     seed: int = 0

@@ -12,7 +12,6 @@ each divided by its root mean square over the tensor, then eleven progress embed
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, design
 from l2o.optimizers import accumulators, features, nets
@@ -90,9 +89,7 @@ def adafac_mlp(
         direction, magnitude = nets.mlp_per_parameter(mlp, inputs, bias, scales)
         return -step_mult * direction * jnp.exp(exp_mult * magnitude), found
 
-    def transform(
-        theta: Theta, *, horizon: Horizon = None
-    ) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: Theta, *, horizon: Horizon = None):
         del horizon
         decays = Decays(
             momentum=features.decays_from_offsets(MOMENTUM_DECAYS, theta["momentum_decays"]),

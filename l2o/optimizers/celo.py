@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from l2o.learned_optimizer import (
     Horizon,
@@ -138,9 +137,7 @@ def celo(hidden_size: int = 64, width: int = 4, scheduled: bool = True) -> Learn
         step = STEP_MULT * rate * jnp.sqrt(mean_squares[PARAMETER] + 1e-9)
         return -step * direction * jnp.exp(EXP_MULT * magnitude), found
 
-    def transform(
-        theta: Theta, *, horizon: Horizon = None
-    ) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: Theta, *, horizon: Horizon = None):
         schedule = theta["schedule"]
 
         if not scheduled:

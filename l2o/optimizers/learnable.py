@@ -4,7 +4,8 @@ One to four numbers: small enough for a grid search to check what meta-training 
 epsilon are stored as logarithms and decays as ln(1 - β), so that additive noise is relative.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +17,7 @@ from l2o.optimizers.per_tensor import as_float32
 from l2o.task import Key
 
 
-def _log(name: str, value: float) -> jax.Array:
-    if not value > 0:
-        raise ValueError(f"`{name}` must be positive; got {value}. Try {name}=0.01.")
-    return jnp.log(jnp.float32(value))
-
-
-def _log_one_minus(name: str, value: float) -> jax.Array:
-    if not 0 <= value < 1:
-        raise ValueError(f"`{name}` must be in [0, 1); got {value}. Try {name}=0.9.")
-    return jnp.log1p(-jnp.float32(value))
-
-
-def _in_float32(
-    tx: optax.GradientTransformation,
-) -> optax.GradientTransformationExtraArgs:
+def _in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Give `tx` float32 accumulators; updates come back in the gradients' dtypes."""
 
     def init(params: optax.Params) -> optax.OptState:
@@ -46,18 +33,30 @@ def _in_float32(
 
 def _learnable(
     name: str,
-    start: dict[str, jax.Array],
-    make: Callable[[Theta], optax.GradientTransformation],
+    make: Callable[..., optax.GradientTransformation],
+    positive: Mapping[str, float],
+    decays: Mapping[str, float],
 ) -> LearnedOptimizer:
+    """A design from an optax optimizer, its positive arguments and its decay rates."""
+    for k, value in positive.items():
+        if not value > 0:
+            raise ValueError(f"`{k}` must be positive; got {value}. Try {k}=0.01.")
+    for k, value in decays.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"`{k}` must be in [0, 1); got {value}. Try {k}=0.9.")
+
+    start = {f"log_{k}": jnp.log(jnp.float32(v)) for k, v in positive.items()}
+    start |= {f"log_one_minus_{k}": jnp.log1p(-jnp.float32(v)) for k, v in decays.items()}
+
     def init(key: Key) -> Theta:
         del key
         return dict(start)
 
-    def transform(
-        theta: Theta, *, horizon: Horizon = None
-    ) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: Theta, *, horizon: Horizon = None):
         del horizon
-        return _in_float32(make(theta))
+        arguments = {k: jnp.exp(theta[f"log_{k}"]) for k in positive}
+        arguments |= {k: -jnp.expm1(theta[f"log_one_minus_{k}"]) for k in decays}
+        return _in_float32(make(**arguments))
 
     return LearnedOptimizer(name, init, transform)
 
@@ -73,12 +72,7 @@ def learnable_sgd(learning_rate: float = 0.01) -> LearnedOptimizer:
     Args:
         learning_rate: Rate before learning.
     """
-    start = {"log_learning_rate": _log("learning_rate", learning_rate)}
-    return _learnable(
-        "learnable_sgd",
-        start,
-        lambda theta: optax.sgd(jnp.exp(theta["log_learning_rate"])),
-    )
+    return _learnable("learnable_sgd", optax.sgd, {"learning_rate": learning_rate}, {})
 
 
 @design
@@ -93,17 +87,8 @@ def learnable_sgdm(learning_rate: float = 0.01, momentum: float = 0.9) -> Learne
         learning_rate: Rate before learning.
         momentum: Momentum before learning.
     """
-    start = {
-        "log_learning_rate": _log("learning_rate", learning_rate),
-        "log_one_minus_momentum": _log_one_minus("momentum", momentum),
-    }
     return _learnable(
-        "learnable_sgdm",
-        start,
-        lambda theta: optax.sgd(
-            jnp.exp(theta["log_learning_rate"]),
-            momentum=-jnp.expm1(theta["log_one_minus_momentum"]),  # pyright: ignore[reportArgumentType]
-        ),
+        "learnable_sgdm", optax.sgd, {"learning_rate": learning_rate}, {"momentum": momentum}
     )
 
 
@@ -123,20 +108,6 @@ def learnable_adam(
         b2: Decay rate for the moving average of squared gradients before learning.
         eps: Term added to the denominator before learning.
     """
-    start = {
-        "log_learning_rate": _log("learning_rate", learning_rate),
-        "log_one_minus_b1": _log_one_minus("b1", b1),
-        "log_one_minus_b2": _log_one_minus("b2", b2),
-        "log_eps": _log("eps", eps),
-    }
-    return _learnable(
-        "learnable_adam",
-        start,
-        lambda theta: optax.adam(
-            jnp.exp(theta["log_learning_rate"]),
-            b1=-jnp.expm1(theta["log_one_minus_b1"]),
-            b2=-jnp.expm1(theta["log_one_minus_b2"]),
-            eps=jnp.exp(theta["log_eps"]),
-            eps_root=features.TINY,
-        ),
-    )
+    make = partial(optax.adam, eps_root=features.TINY)
+    positive = {"learning_rate": learning_rate, "eps": eps}
+    return _learnable("learnable_adam", make, positive, {"b1": b1, "b2": b2})

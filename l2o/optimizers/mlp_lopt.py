@@ -8,7 +8,6 @@ Features of a tensor, each divided by its root mean square: g, φ, m₁..m₆ wi
 """
 
 import jax.numpy as jnp
-import optax
 
 from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, design
 from l2o.optimizers import features, nets
@@ -56,9 +55,7 @@ def mlp_lopt(
         direction, magnitude = nets.mlp_per_parameter(mlp, inputs, bias, scales)
         return -step_mult * direction * jnp.exp(exp_mult * magnitude), momenta
 
-    def transform(
-        theta: Theta, *, horizon: Horizon = None
-    ) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: Theta, *, horizon: Horizon = None):
         del horizon
 
         def shared(count, run_state):

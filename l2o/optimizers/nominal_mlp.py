@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from l2o.learned_optimizer import (
     Horizon,
@@ -195,9 +194,7 @@ def nominal_mlp(
         (log_rate,) = nets.mlp_apply(theta["schedule"], statistics, jnp.tanh)
         return -nominal_rate * jnp.exp(MAX_LOG_RATE * jnp.tanh(log_rate)) * direction, accumulators
 
-    def transform(
-        theta: Theta, *, horizon: Horizon = None
-    ) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: Theta, *, horizon: Horizon = None):
         num_steps = require_horizon(horizon, "nominal_mlp")
 
         def shared(count: jax.Array, run: NominalRun) -> tuple[Any, ...]:
