@@ -63,6 +63,14 @@ def compare(
     same reporting seeds. The best baseline is the one with the lower median final loss on the
     tuning seeds. Medians are over seeds, with 95 % bootstrap intervals.
 
+    >>> import l2o, optax
+    >>> from l2o.tasks.quadratic import rotated_quadratic
+    >>> task, key = rotated_quadratic(2), l2o.stream(0, "evaluation")
+    >>> sgd, grid = optax.sgd(0.1), (0.01, 0.1)
+    >>> found = l2o.compare(key, task, sgd, horizon=4, num_seeds=2, learning_rates=grid)
+    >>> [baseline["name"].split(" ")[0] for baseline in found.summary["baselines"]]
+    ['adam', 'adam_cosine']
+
     Args:
         key: Random key from `stream(seed, "evaluation")`.
         task: Task to train.
@@ -104,13 +112,11 @@ def compare(
         horizon=horizon,
         num_seeds=num_seeds,
         probe_every=probe_every,
-        seen=seen,
-        allow_seen=allow_seen,
     )
     return Comparison(
         summary={
             "task": task.name,
-            "seen": is_seen(task, seen),
+            "seen": allow_seen and is_seen(task, seen),
             "steps": horizon,
             "num_seeds": num_seeds,
             **summarise(curves, tunings),

@@ -41,12 +41,15 @@ def number(value: float | None, digits: int = 3) -> str:
     return "n/a" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
 
 
-def bracketed(row: Mapping[str, Any], name: str) -> str:
+def interval_text(middle: float, low: float, high: float, digits: int = 3) -> str:
     """Format a median and its interval."""
-    if row[name] is None:
-        return "n/a"
-    low, high = number(row[f"{name}_low"]), number(row[f"{name}_high"])
-    return f"{number(row[name])} [{low}, {high}]"
+    return f"{number(middle, digits)} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def bracketed(row: Mapping[str, Any], name: str) -> str:
+    """Format a field of a row and its interval."""
+    values = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
+    return "n/a" if values[0] is None else interval_text(*values)
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:

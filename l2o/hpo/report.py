@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l2o.evaluation import plots
-from l2o.evaluation.html import number
+from l2o.evaluation.html import interval_text, number
 from l2o.evaluation.report import environment, plain_table, write_json
-from l2o.evaluation.statistics import Interval
 from l2o.hpo.summary import Bound, BreakEven, EngineResult, PolicyResult
 from l2o.runs.folder import atomic_write
 
@@ -115,12 +114,6 @@ def panel(result: TaskResult) -> plots.Draw:
     return draw
 
 
-def bracketed(interval: Interval) -> str:
-    """Format a median and its interval."""
-    middle, low, high = (number(value, 2) for value in interval)
-    return f"{middle} [{low}, {high}]"
-
-
 def marked(name: str, diverged: float) -> str:
     """Format a name, with the share of runs that diverged if there are any."""
     return f"{name}, {diverged:.0%} diverged" if diverged else name
@@ -142,14 +135,14 @@ def loss_table(result: TaskResult) -> "Table":
         table.add_row(
             marked(engine.name, engine.diverged),
             *(number(engine.median[n - 1], 2) for n in before),
-            bracketed(engine.final_loss),
+            interval_text(*engine.final_loss, digits=2),
             *(number(engine.test[m]) for m in metrics[:1]),
         )
     for policy in result.policies:
         table.add_row(
             marked(policy.name + (" (meta-trained)" if policy.is_seen else ""), policy.diverged),
             *("" for _ in before),
-            bracketed(policy.final_loss),
+            interval_text(*policy.final_loss, digits=2),
             *(number(policy.test[m]) for m in metrics[:1]),
         )
     return table
