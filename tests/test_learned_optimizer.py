@@ -49,7 +49,7 @@ def test_every_design_records_all_of_its_arguments(name):
 
 
 def test_a_released_design_of_a_user_is_rebuilt_from_its_config(tmp_path):
-    lopt = special(0.25, steps=7)
+    lopt = special(0.25, names=["a"], steps=7)
     path = tmp_path / "theta.safetensors"
     l2o.save(path, lopt, lopt.init(jax.random.key(0)))
     loaded, theta = l2o.load(path, design=special)

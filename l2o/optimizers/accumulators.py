@@ -116,3 +116,26 @@ def factored(found: Accumulators, eps: float) -> Factored:
     column_factors = features.clipped_rsqrt(columns)
     factors = [r * c for r, c in zip(row_factors, column_factors, strict=True)]
     return Factored(rows, columns, factors, factors)
+
+
+def moment_features(
+    g: jax.Array, found: Accumulators, eps: float
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Compute the features that AdafacMLP and Celo share, not normalised.
+
+    Args:
+        g: Gradient of a tensor.
+        found: Accumulators of the tensor.
+        eps: See `factored`.
+
+    Returns:
+        With r = 1/sqrt(v + 1e-6) the eleven features m, v, m·r, r, g·ρ·γ, and the fifteen R, C,
+        1/sqrt(R), 1/sqrt(C), m·ρ·γ, where row and column statistics stay rows and columns.
+    """
+    rows, columns, gradient_factors, momentum_factors = factored(found, eps)
+    v, momenta = found.second_moment, list(found.momenta)
+    r = jax.lax.rsqrt(v + 1e-6)
+    moments = [*momenta, v, *[m * r for m in momenta], r, *[g * f for f in gradient_factors]]
+    inverse_roots = [*jax.lax.rsqrt(rows + 1e-8), *jax.lax.rsqrt(columns + 1e-8)]
+    scaled = [m * f for m, f in zip(momenta, momentum_factors, strict=True)]
+    return moments, [*rows, *columns, *inverse_roots, *scaled]

@@ -22,7 +22,7 @@ from l2o.optimizers.accumulators import (
     Accumulators,
     Decays,
     accumulate,
-    factored,
+    moment_features,
 )
 from l2o.optimizers.per_tensor import per_tensor_transform
 from l2o.task import Key
@@ -32,23 +32,8 @@ NUM_INPUTS = 28 + len(features.PROGRESS_SCALES)
 
 def adafac_features(g: jax.Array, p: jax.Array, found: Accumulators) -> list[jax.Array]:
     """Compute the 28 features, not normalised; row and column statistics stay rows and columns."""
-    rows, columns, gradient_factors, momentum_factors = factored(found, eps=1e-6)
-    v, momenta = found.second_moment, list(found.momenta)
-    r = jax.lax.rsqrt(v + 1e-6)
-    return [
-        g,
-        p,
-        *momenta,
-        v,
-        *[m * r for m in momenta],
-        r,
-        *[g * f for f in gradient_factors],
-        *rows,
-        *columns,
-        *jax.lax.rsqrt(rows + 1e-8),
-        *jax.lax.rsqrt(columns + 1e-8),
-        *[m * f for m, f in zip(momenta, momentum_factors, strict=True)],
-    ]
+    moments, factored = moment_features(g, found, eps=1e-6)
+    return [g, p, *moments, *factored]
 
 
 @design

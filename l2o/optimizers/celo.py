@@ -32,7 +32,7 @@ from l2o.learned_optimizer import (
     require_value,
 )
 from l2o.optimizers import accumulators, features, nets
-from l2o.optimizers.accumulators import Accumulators, Decays, accumulate, factored
+from l2o.optimizers.accumulators import Accumulators, Decays, accumulate, moment_features
 from l2o.optimizers.per_tensor import per_tensor_transform
 from l2o.task import Key
 
@@ -68,25 +68,9 @@ def bounded(g: jax.Array) -> jax.Array:
 def celo_features(g: jax.Array, p: jax.Array, found: Accumulators) -> list[jax.Array]:
     """Compute the 30 features, not normalised; row and column statistics stay rows and columns."""
     g = bounded(g)
-    rows, columns, gradient_factors, momentum_factors = factored(found, eps=features.TINY)
-    v, momenta = found.second_moment, list(found.momenta)
-    r = jax.lax.rsqrt(v + 1e-6)
-    return [
-        g,
-        jnp.clip(g, -0.1, 0.1),
-        p,
-        *momenta,
-        v,
-        *[m * r for m in momenta],
-        r,
-        *[g * f for f in gradient_factors],
-        g * r,
-        *rows,
-        *columns,
-        *jax.lax.rsqrt(rows + 1e-8),
-        *jax.lax.rsqrt(columns + 1e-8),
-        *[m * f for m, f in zip(momenta, momentum_factors, strict=True)],
-    ]
+    moments, factored = moment_features(g, found, eps=features.TINY)
+    scaled = g * jax.lax.rsqrt(found.second_moment + 1e-6)
+    return [g, jnp.clip(g, -0.1, 0.1), p, *moments, scaled, *factored]
 
 
 def run_features(losses: features.LossBuffer, count: jax.Array, horizon: Any) -> jax.Array:
