@@ -37,6 +37,7 @@ from l2o.distributed import processes
 from l2o.evaluation.baselines import BASELINES, tune
 from l2o.evaluation.compare import tuned_baseline
 from l2o.evaluation.evaluate import Curves, evaluate
+from l2o.evaluation.seen import is_seen
 from l2o.evaluation.statistics import mean_interval, median_interval, speedups
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.policies.controller import scheduler, tensor_controller
@@ -229,19 +230,19 @@ def row_of(
     """The figures of everybody on one task at one horizon."""
     k_tuning, k_report = jax.random.split(stream(options.seed, "evaluation"))
     size = options.seeds
-    tunings = tune(k_tuning, task, num_steps=horizon, num_seeds=size, baselines=TUNED)
+    tunings = tune(k_tuning, task, horizon=horizon, num_seeds=size, baselines=TUNED)
     tuned = {k: partial(tuned_baseline, BASELINES[k], t) for k, t in tunings.items()}
     curves = evaluate(
         k_report,
         task,
         {**optimizers, **tuned},
-        num_steps=horizon,
+        horizon=horizon,
         num_seeds=size,
-        seen=frozenset(seen),
     )
     first = next(iter(curves.values()))
     return {
         "task": task.name,
+        "seen": is_seen(task, frozenset(seen)),
         "steps": horizon,
         "learning_rates": {name: t.learning_rate for name, t in tunings.items()},
         "at_grid_edge": [name for name, t in tunings.items() if t.at_grid_edge],

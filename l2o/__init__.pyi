@@ -13,6 +13,7 @@ from .evaluation.compare import compare as compare
 from .evaluation.evaluate import evaluate as evaluate
 from .evolution.learner import evolution_learner as evolution_learner
 from .learned_optimizer import LearnedOptimizer as LearnedOptimizer
+from .learned_optimizer import design as design
 from .learner import Learner as Learner
 from .learner import MetaState as MetaState
 from .learner import gradient_learner as gradient_learner
@@ -26,7 +27,7 @@ from .optimizers.learnable import learnable_sgd as learnable_sgd
 from .optimizers.learnable import learnable_sgdm as learnable_sgdm
 from .optimizers.mlp_lopt import mlp_lopt as mlp_lopt
 from .optimizers.nominal_mlp import nominal_mlp as nominal_mlp
-from .optimizers.per_tensor import per_leaf_transform as per_leaf_transform
+from .optimizers.per_tensor import per_tensor_transform as per_tensor_transform
 from .outer_loop import fit as fit
 from .policies.controller import scheduler as scheduler
 from .policies.controller import tensor_controller as tensor_controller

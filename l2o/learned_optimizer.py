@@ -1,8 +1,11 @@
 """What trains: a function from meta-parameters theta to an optax transformation."""
 
+import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +46,42 @@ class LearnedOptimizer:
     init: Callable[[Key], Theta]
     transform: TransformFn
     config: Mapping[str, Any] = field(default_factory=dict)
+
+
+P = ParamSpec("P")
+L = TypeVar("L", bound=LearnedOptimizer)
+
+
+def design(constructor: Callable[P, L]) -> Callable[P, L]:
+    """Decorate the constructor of a design, so that its arguments become the design's `config`.
+
+    Release files store `config` and call the constructor with it. Arguments, defaults included, are
+    recorded as the call gave them, so `config` cannot disagree with them.
+
+    >>> import jax.numpy as jnp, l2o, optax
+    >>> @l2o.design
+    ... def learned_rate(start: float = 0.1) -> l2o.LearnedOptimizer:
+    ...     def transform(theta, *, horizon=None):
+    ...         return optax.with_extra_args_support(optax.sgd(theta["rate"]))
+    ...
+    ...     init = lambda key: {"rate": jnp.float32(start)}
+    ...     return l2o.LearnedOptimizer("learned_rate", init, transform)
+    >>> learned_rate().config
+    {'start': 0.1}
+
+    Args:
+        constructor: Function of plain numbers, strings, booleans and lists of them that returns a
+            `LearnedOptimizer`.
+    """
+    signature = inspect.signature(constructor)
+
+    @functools.wraps(constructor)
+    def construct(*args: P.args, **kwargs: P.kwargs) -> L:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        return dataclasses.replace(constructor(*args, **kwargs), config=given.arguments)
+
+    return construct
 
 
 def require_params(params: optax.Params | None, design: str) -> optax.Params:

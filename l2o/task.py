@@ -39,6 +39,8 @@ class Task:
 
     Attributes:
         name: how reports and release files call the task.
+        family: name that variants of a task share; empty for the task's own name. An optimizer has
+            seen a task if it was meta-trained on one of the same family, data and shapes.
         sample: `(key) -> instance`, draws one problem.
         init: `(key, instance) -> params`, a pytree of float arrays.
         batch: `(key, instance, data, split) -> batch`.
@@ -68,6 +70,7 @@ class Task:
     metric_caps: Mapping[str, float] = field(default_factory=dict)
     loss_scale: float = 1.0
     shrink: Callable[[Batch, jax.Array], Batch] | None = None
+    family: str = ""
 
 
 def check_task(task: Task) -> None:

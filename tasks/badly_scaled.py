@@ -16,14 +16,19 @@ HIDDEN = (32, 32, 32)
 
 
 def badly_scaled(task: Task, *, varied: bool, span: float = SPAN) -> Task:
-    """The task with each tensor φ stored as φ/α, with a unit α of its own.
+    """Store each tensor φ of a task as φ/α, with a unit α of its own.
 
     Gradients grow with α and parameters with 1/α: gradient descent wants a rate in proportion to
-    1/α². With `varied` an instance draws every α log-uniformly between 1/`span` and `span`;
-    without, they alternate between the two, leaf by leaf.
+    1/α².
+
+    Args:
+        task: Task whose tensors are stored so.
+        varied: Whether an instance draws every α log-uniformly between 1/`span` and `span`; else
+            they alternate between the two, leaf by leaf.
+        span: Largest unit, at least 1.
 
     Raises:
-        ValueError: if `span` is below 1.
+        ValueError: If `span` is below 1.
     """
     if span < 1:
         raise ValueError(f"`span` must be at least 1; got {span}. Try span=8.")
@@ -60,11 +65,15 @@ def badly_scaled(task: Task, *, varied: bool, span: float = SPAN) -> Task:
 
 
 def badly_scaled_mlp() -> TaskFamily:
-    """A deep MLP on digits whose tensors are stored in units that lie 64-fold apart."""
+    """A deep MLP on digits whose tensors are stored in units that lie 64-fold apart.
+
+    >>> [task.name for task in badly_scaled_mlp().evaluation]
+    ['badly_scaled_mlp_alternating']
+    """
+    name = "badly_scaled_mlp"
+    mlp = lambda variant: image_mlp(f"{name}_{variant}", digits(), HIDDEN, family=name)
     return TaskFamily(
-        name="badly_scaled_mlp",
-        train=(badly_scaled(image_mlp("badly_scaled_mlp_varied", digits(), HIDDEN), varied=True),),
-        evaluation=(
-            badly_scaled(image_mlp("badly_scaled_mlp_alternating", digits(), HIDDEN), varied=False),
-        ),
+        name=name,
+        train=(badly_scaled(mlp("varied"), varied=True),),
+        evaluation=(badly_scaled(mlp("alternating"), varied=False),),
     )

@@ -32,7 +32,11 @@ def digits() -> Mapping[Split, Images]:
 
 
 def digits_mlp() -> TaskFamily:
-    """MLPs on handwritten digits: the embedded default."""
+    """MLPs on handwritten digits, which come with the package.
+
+    >>> [task.name for task in digits_mlp().train]
+    ['digits_mlp_32_varied', 'digits_mlp_32x32_varied', 'digits_mlp_64x32_varied']
+    """
     return image_mlp_family("digits_mlp", digits())
 
 
@@ -53,5 +57,9 @@ def imbalanced_digits() -> Mapping[Split, Images]:
 
 
 def imbalanced_digits_mlp() -> TaskFamily:
-    """MLPs on digits of which half are rare in training: for macro-F1, which counts all alike."""
+    """MLPs on digits of which half are rare in training, for macro-F1, which counts all alike.
+
+    >>> len(imbalanced_digits_mlp().evaluation)
+    5
+    """
     return image_mlp_family("imbalanced_digits_mlp", imbalanced_digits())

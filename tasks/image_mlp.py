@@ -21,8 +21,8 @@ class Images(NamedTuple):
     """Labelled images.
 
     Attributes:
-        pixels: shape (images, pixels), float32 between 0 and 1.
-        labels: shape (images,), int32 class indices.
+        pixels: Pixels between 0 and 1, shape (images, pixels), float32.
+        labels: Class indices, shape (images,), int32.
     """
 
     pixels: np.ndarray | jax.Array
@@ -45,8 +45,9 @@ def image_mlp(
     varied: bool = False,
     batch_size: int = 64,
     num_classes: int = 10,
+    family: str = "",
 ) -> Task:
-    """ReLU MLPs trained by cross-entropy, in nats per example.
+    """ReLU MLPs that classify images, trained by cross-entropy in nats per example.
 
     With `varied`, instances differ in the scale of their initial weights (0.5 to 2 times He's),
     the part of the training rows they see (from a quarter up), their batch size (from an eighth
@@ -55,12 +56,19 @@ def image_mlp(
     so the rows must come shuffled.
 
     Args:
-        name: of the task.
-        data: shuffled rows of each split; none belongs to two.
-        hidden_sizes: widths of the hidden layers.
-        varied: whether instances differ.
-        batch_size: rows of a batch; fewer count in a varied instance.
-        num_classes: number of labels.
+        name: Name of the task.
+        data: Shuffled rows of each split; no row belongs to two.
+        hidden_sizes: Widths of the hidden layers.
+        varied: Whether instances differ.
+        batch_size: Number of rows of a batch; fewer count in a varied instance.
+        num_classes: Number of labels.
+        family: Name that variants of the task share; empty for the task's own name.
+
+    >>> import numpy as np
+    >>> rows = Images(np.zeros((8, 4), np.float32), np.arange(8, dtype=np.int32) % 2)
+    >>> data = {split: rows for split in ("train", "valid", "test")}
+    >>> image_mlp("two_classes", data, (16,), num_classes=2).name
+    'two_classes'
     """
     train_rows = len(data["train"].labels)
     sizes = (data["train"].pixels.shape[1], *hidden_sizes, num_classes)
@@ -125,8 +133,8 @@ def image_mlp(
 
     def loss(params, batch, instance):
         log_probs = jax.nn.log_softmax(logits(params, batch.pixels, instance))
-        of_label = jnp.sum(log_probs * jax.nn.one_hot(batch.labels, num_classes), axis=-1)
-        return -mean_over_batch(of_label, batch)
+        log_likelihood = jnp.sum(log_probs * jax.nn.one_hot(batch.labels, num_classes), axis=-1)
+        return -mean_over_batch(log_likelihood, batch)
 
     def metrics(params, batch, instance):
         predicted = jnp.argmax(logits(params, batch.pixels, instance), axis=-1)
@@ -139,6 +147,7 @@ def image_mlp(
 
     return Task(
         name=name,
+        family=family,
         sample=sample,
         init=init,
         batch=batch,
@@ -156,15 +165,15 @@ def image_mlp(
 def macro_f1(
     predicted: jax.Array, labels: jax.Array, counts: jax.Array, num_classes: int
 ) -> jax.Array:
-    """Mean over classes of F1 = 2 TP / (2 TP + FP + FN), a scalar.
+    """Average F1 = 2 TP / (2 TP + FP + FN) over classes.
 
     Classes that are neither predicted nor there are left out, as scikit-learn does.
 
     Args:
-        predicted: shape (rows,), class indices.
-        labels: shape (rows,), class indices.
-        counts: shape (rows,), which rows count.
-        num_classes: number of classes.
+        predicted: Predicted class indices, shape (rows,).
+        labels: True class indices, shape (rows,).
+        counts: Which rows count, shape (rows,).
+        num_classes: Number of classes.
     """
     is_predicted = jax.nn.one_hot(predicted, num_classes) * counts[:, None]
     is_label = jax.nn.one_hot(labels, num_classes) * counts[:, None]
@@ -194,10 +203,11 @@ def image_mlp_family(name: str, data: Mapping[Split, Images]) -> TaskFamily:
     return TaskFamily(
         name=name,
         train=tuple(
-            image_mlp(f"{label(hidden)}_varied", data, hidden, varied=True)
+            image_mlp(f"{label(hidden)}_varied", data, hidden, varied=True, family=name)
             for hidden in META_TRAINED
         ),
         evaluation=tuple(
-            image_mlp(label(hidden), data, hidden) for hidden in (*META_TRAINED, *HELD_OUT)
+            image_mlp(label(hidden), data, hidden, family=name)
+            for hidden in (*META_TRAINED, *HELD_OUT)
         ),
     )

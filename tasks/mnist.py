@@ -21,14 +21,14 @@ SPLIT_SEED = 0
 
 
 def area_average(images: np.ndarray, size: int) -> np.ndarray:
-    """Square images resized to `size` pixels a side by averaging over areas.
+    """Resize square images to `size` pixels a side by averaging over areas.
 
     An output pixel is the mean over the square that it covers, with input pixels on the border
     weighted by the part inside; 28 to 14 is the mean over 2x2 blocks, 28 to 8 over 3.5x3.5.
 
     Args:
-        images: shape (images, side, side), any real dtype.
-        size: at most `side`.
+        images: Images of any real dtype, shape (images, side, side).
+        size: Number of pixels a side, at most `side`.
 
     Returns:
         Shape (images, size, size), float32.
@@ -46,13 +46,13 @@ def area_average(images: np.ndarray, size: int) -> np.ndarray:
 def split_images(
     on_disk: Mapping[str, LabelledImages], size: int, num_valid: int = NUM_VALID
 ) -> Mapping[Split, Images]:
-    """Train, validation and test rows at `size` pixels a side, with values between 0 and 1.
+    """Make train, validation and test rows at `size` pixels a side, with values from 0 to 1.
 
     The training images are shuffled with a fixed seed; the last `num_valid` become validation
     rows.
 
     Raises:
-        ValueError: if there are not more than `num_valid` training images.
+        ValueError: If there are not more than `num_valid` training images.
     """
     train = on_disk["train"]
     if len(train.labels) <= num_valid:

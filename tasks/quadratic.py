@@ -12,13 +12,18 @@ def rotated_quadratic(dim: int = 10, *, noise: float = 0.1, log10_condition: flo
     An instance draws a rotation R, curvatures h log-uniform over `log10_condition` decades up to
     1, and x* from a unit normal. A batch shifts x* by noise, as sampled data would.
 
+    >>> import jax
+    >>> task = rotated_quadratic(dim=3)
+    >>> sorted(task.sample(jax.random.key(0)))
+    ['curvature', 'minimum', 'rotation']
+
     Args:
-        dim: number of parameters.
-        noise: standard deviation of a batch's shift of the minimum.
-        log10_condition: decades between the smallest and the largest curvature.
+        dim: Number of parameters.
+        noise: Standard deviation of a batch's shift of the minimum.
+        log10_condition: Number of decades between the smallest and the largest curvature.
 
     Raises:
-        ValueError: if `dim` < 1 or `noise` < 0.
+        ValueError: If `dim` < 1 or `noise` < 0.
     """
     if dim < 1:
         raise ValueError(f"`dim` must be at least 1; got {dim}. Try dim=10.")
@@ -53,6 +58,7 @@ def rotated_quadratic(dim: int = 10, *, noise: float = 0.1, log10_condition: flo
 
     return Task(
         name=f"quadratic_{dim}",
+        family="quadratic",
         sample=sample,
         init=init,
         batch=batch,
@@ -88,8 +94,13 @@ def random_rotation(key: Key, dim: int) -> jax.Array:
 def rosenbrock(*, noise: float = 0.0) -> Task:
     """Rosenbrock's valley f(x, y) = (1 - x)² + b (y - x²)², with minimum 0 at (1, 1).
 
-    An instance draws b log-uniform from 1 to 100; a batch adds gradient noise by a linear term of
-    standard deviation `noise`.
+    An instance draws b log-uniform from 1 to 100; a batch adds gradient noise by a linear term.
+
+    >>> rosenbrock(noise=0.1).name
+    'rosenbrock'
+
+    Args:
+        noise: Standard deviation of the gradient noise.
     """
 
     def sample(key: Key):

@@ -18,9 +18,9 @@ from l2o.cli.hpo_policies import check_ways, settings_of, train_policy
 from l2o.cli.settings import MetaTraining, first_theta
 from l2o.distributed import processes
 from l2o.hpo.engines import ENGINES, INSTALL, check_engines
-from l2o.hpo.one_task import SHORTEST, Budget, compare_on
-from l2o.hpo.report import NOTE, crossing_table, loss_table, write_results
-from l2o.hpo.trained_policy import Meta, released_policy
+from l2o.hpo.report import NOTE, break_even_table, loss_table, write_results
+from l2o.hpo.task_comparison import SHORTEST, Budget, compare_on_task
+from l2o.hpo.trained_policy import TrainedPolicy, released_policy
 from l2o.problem import check_can_train
 from l2o.rng import check_seed
 from l2o.runs.folder import RunError, RunFolder
@@ -48,14 +48,14 @@ class CompareHPO:
     budget: BudgetName = "small"
     """small: two tasks of a family at most, minutes; medium: hours; large: a day. It sets what
     follows."""
-    steps: int | None = None
+    horizon: int | None = None
     """Inner steps of a run."""
     runs: int | None = None
     """Whole runs that a search may spend on a task."""
     searches: int | None = None
     """Repetitions of every search, each on a training problem of its own."""
     seeds: int | None = None
-    """Evaluation runs of each recipe and policy."""
+    """Evaluation runs of each schedule and policy."""
     inner_steps: float | None = None
     """Of the meta-training of each policy, about."""
     seed: int = 0
@@ -102,21 +102,27 @@ def run_comparison(options: CompareHPO, console: Console) -> int:
     tasks = chosen(options.task, budget.tasks, console)
     families = registry.families_of(options.task)
     ways = [
-        settings_of(way, families, budget.horizon, options.seed, Path(options.out) / "policies")
+        settings_of(
+            way,
+            families,
+            budget.meta_training_horizon,
+            options.seed,
+            Path(options.out) / "policies",
+        )
         for way in options.policies
     ]
     # Mistakes are found before anything is written.
     designs = [settings.build().lopt for settings in ways]
     for lopt in (*designs, *(policy.lopt for policy in released)):
         for task in tasks:
-            check_can_train(lopt, task, budget.steps)
+            check_can_train(lopt, task, budget.horizon)
     config = asdict(options) | asdict(budget) | {"engines": sorted(engines)}
     del config["out"], config["resume"]
     with opened(options, config, console) as folder:
-        if ways and budget.steps < SHORTEST:
+        if ways and budget.horizon < SHORTEST:
             console.print(
                 f"warning: policies are meta-trained on runs of {SHORTEST} steps, longer than "
-                f"--steps {budget.steps}",
+                f"--horizon {budget.horizon}",
                 soft_wrap=True,
             )
         policies = []
@@ -126,7 +132,7 @@ def run_comparison(options: CompareHPO, console: Console) -> int:
         controls = before(policies, options.seed)
         results = []
         for task in tasks:
-            result = compare_on(
+            result = compare_on_task(
                 task,
                 engines,
                 [*policies, *released, *controls],
@@ -137,7 +143,7 @@ def run_comparison(options: CompareHPO, console: Console) -> int:
             )
             results.append(result)
             console.print(loss_table(result))
-            if table := crossing_table(result):
+            if table := break_even_table(result):
                 console.print(table)
         console.print(NOTE, highlight=False)
         seconds = None if options.resume else time.perf_counter() - begun
@@ -165,7 +171,7 @@ def opened(options: CompareHPO, config: Mapping[str, Any], console: Console) -> 
         yield run.path
 
 
-def trained(settings: MetaTraining, inner_steps: float, console: Console) -> Meta:
+def trained(settings: MetaTraining, inner_steps: float, console: Console) -> TrainedPolicy:
     """A policy, meta-trained or read.
 
     Raises:
@@ -204,7 +210,7 @@ def check_names(options: CompareHPO) -> None:
 def resolve(options: CompareHPO) -> Budget:
     """The budget, with what the options say otherwise."""
     found = asdict(BUDGETS[options.budget])
-    for name in ("steps", "runs", "searches", "seeds", "inner_steps"):
+    for name in ("horizon", "runs", "searches", "seeds", "inner_steps"):
         value = getattr(options, name)
         least = 2 if name == "runs" else 1
         if value is not None and not least <= value < math.inf:
@@ -251,6 +257,7 @@ def chosen(names: Sequence[str], most: int | None, console: Console) -> list[Tas
     return list(kept.values())
 
 
-def before(policies: Sequence[Meta], seed: int) -> list[Meta]:
+def before(policies: Sequence[TrainedPolicy], seed: int) -> list[TrainedPolicy]:
     """The first policy before its meta-training, as a control."""
-    return [Meta("untrained", p.lopt, first_theta(p.lopt, seed), 0, []) for p in policies[:1]]
+    lopts = [policy.lopt for policy in policies[:1]]
+    return [TrainedPolicy("untrained", x, first_theta(x, seed), 0, []) for x in lopts]

@@ -16,7 +16,7 @@ from l2o.cli.methods import LOG_LOSS
 from l2o.cli.settings import first_theta
 from l2o.diagnosis.report import NOTE, diagnosis_table, write_diagnosis
 from l2o.diagnosis.sampling import MakeEstimator, diagnose
-from l2o.diagnosis.summary import Job, ReferenceChoice, Runs
+from l2o.diagnosis.summary import Job, ReferenceChoice, Replicates
 from l2o.distributed import processes
 from l2o.estimators.population import check_pairs
 from l2o.learned_optimizer import LearnedOptimizer, Theta
@@ -54,8 +54,8 @@ class Diagnose:
     """Standard deviation of the perturbations of theta."""
 
     # How precisely
-    num_runs: int = 256
-    """Independent runs of each estimator."""
+    num_replicates: int = 256
+    """Independent replicates of each estimator, each a whole training run of its members."""
     reference: ReferenceChoice = "auto"
     """The gradient to hold them against: by backpropagation, by full ES, or the less noisy."""
     seed: int = 0
@@ -66,7 +66,7 @@ class Diagnose:
 
 def command(arguments: Sequence[str], console: Console) -> int:
     """`l2o diagnose [options]`."""
-    check_renamed(arguments, {"--objective": "--summary"})
+    check_renamed(arguments, {"--objective": "--summary", "--num-runs": "--num-replicates"})
     settings = parse(Diagnose, "diagnose", arguments)
     processes.use_cpu_cores(len(processes.cores()))
     return run_diagnosis(settings, console)
@@ -92,11 +92,11 @@ def run_diagnosis(settings: Diagnose, console: Console) -> int:
     def make_problem(horizon: int, window: int) -> Problem:
         return inner_problem(task, lopt, horizon=horizon, window=window, objective=objective)
 
-    def show(job: Job, runs: Runs) -> None:
+    def show(job: Job, found: Replicates) -> None:
         window = f", window {job.window}" if job.window else ""
         console.print(
-            f"{job.estimator}, horizon {job.horizon}{window}: {len(runs.valid)} runs in "
-            f"{runs.seconds * len(runs.valid):.1f} s, compiled in {runs.compile_seconds:.1f} s",
+            f"{job.estimator}, horizon {job.horizon}{window}: {len(found.valid)} replicates in "
+            f"{found.seconds * len(found.valid):.1f} s, compiled in {found.compile_seconds:.1f} s",
             highlight=False,
             soft_wrap=True,
         )
@@ -109,9 +109,9 @@ def run_diagnosis(settings: Diagnose, console: Console) -> int:
         horizons=settings.horizon,
         windows=settings.window,
         std=settings.std,
-        num_runs=settings.num_runs,
+        num_replicates=settings.num_replicates,
         reference=settings.reference,
-        on_runs=show,
+        on_replicates=show,
     )
     seconds = time.perf_counter() - begun
     config = asdict(settings) | {"task": task.name, "optimizer": lopt.name}

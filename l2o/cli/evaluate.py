@@ -92,7 +92,7 @@ def compare_on(
                 stream(seed, "evaluation"),
                 task,
                 lambda *, horizon: lopt.transform(theta, horizon=horizon),
-                num_steps=horizon,
+                horizon=horizon,
                 num_seeds=num_seeds,
                 controls={"untrained": lambda *, horizon: lopt.transform(theta0, horizon=horizon)},
                 seen=frozenset(seen),

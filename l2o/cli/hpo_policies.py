@@ -11,7 +11,7 @@ from l2o.cli.meta_train import meta_trained
 from l2o.cli.methods import CMA, NRES
 from l2o.cli.presets import PRESETS
 from l2o.cli.settings import MetaTraining, Output
-from l2o.hpo.trained_policy import Meta, trained_policy
+from l2o.hpo.trained_policy import TrainedPolicy, trained_policy
 
 _SCHEDULER = replace(
     PRESETS["scheduler"],
@@ -53,7 +53,7 @@ def settings_of(
     return replace(WAYS[way], task=tuple(families), horizon=horizon, seed=seed, output=output)
 
 
-def train_policy(settings: MetaTraining, inner_steps: float, console: Console) -> Meta:
+def train_policy(settings: MetaTraining, inner_steps: float, console: Console) -> TrainedPolicy:
     """Meta-trains a policy, or takes the one that a run there has found."""
     lopt, theta, summary = meta_trained(settings, inner_steps, console)
     return trained_policy(settings.method.name, lopt, theta, summary)

@@ -25,6 +25,7 @@ from l2o.cli.settings import MetaTraining, Parts
 from l2o.cli.topology import connected
 from l2o.distributed import processes
 from l2o.evaluation.report import comparison_table, write_report
+from l2o.evaluation.seen import names_and_signatures
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import MetaState
 from l2o.outer_loop import fit, stop_on_signals
@@ -169,7 +170,7 @@ def save_theta(settings: MetaTraining, parts: Parts, run: RunFolder, state: Meta
     summary = {
         **settings.recorded(),
         "inner_steps": int(state.step) * parts.learner.steps,
-        "trained_on": [task.name for task in parts.train],
+        "trained_on": names_and_signatures(parts.train),
     }
     release.save(run.theta, parts.lopt, theta, summary)
     return theta
@@ -184,7 +185,7 @@ def evaluate(
         parts.lopt,
         theta,
         parts.unravel(parts.theta),
-        seen=[task.name for task in parts.train],
+        seen=names_and_signatures(parts.train),
         horizon=settings.eval.horizon or settings.horizon[-1],
         num_seeds=settings.eval.seeds,
         seed=settings.seed,

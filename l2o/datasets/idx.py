@@ -27,8 +27,8 @@ class LabelledImages(NamedTuple):
     """Images as they are on disk.
 
     Attributes:
-        images: shape (images, 28, 28), uint8.
-        labels: shape (images,), uint8 below 10.
+        images: Pixels, shape (images, 28, 28), uint8.
+        labels: Class indices below 10, shape (images,), uint8.
     """
 
     images: np.ndarray
@@ -36,10 +36,10 @@ class LabelledImages(NamedTuple):
 
 
 def read_images(folder: str | Path) -> dict[str, LabelledImages]:
-    """The "train" and "test" images in a folder of IDX files, plain or gzipped.
+    """Read the "train" and "test" images in a folder of IDX files, plain or gzipped.
 
     Raises:
-        ValueError: if a file is missing, truncated or not what its name says.
+        ValueError: If a file is missing, truncated or not what its name says.
     """
     folder = Path(folder).expanduser()
     splits = {}
@@ -65,7 +65,7 @@ def read_images(folder: str | Path) -> dict[str, LabelledImages]:
 def write_images(
     folder: Path, splits: Mapping[str, LabelledImages], about: Mapping[str, object]
 ) -> None:
-    """Writes IDX files and `SOURCE.json` to a new folder, and waits until they are on disk."""
+    """Write IDX files and `SOURCE.json` to a new folder, and wait until they are on disk."""
     folder.mkdir(parents=True)
     contents = {"SOURCE.json": (json.dumps(about, indent=2) + "\n").encode()}
     for split, names in FILES.items():
@@ -80,7 +80,7 @@ def write_images(
 
 
 def is_present(folder: Path) -> bool:
-    """Whether all four files are there, whole or not."""
+    """Tell whether all four files are there, whole or not."""
     return all(_find(folder, name) is not None for names in FILES.values() for name in names)
 
 

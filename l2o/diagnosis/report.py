@@ -1,6 +1,5 @@
 """A diagnosis as a table, as JSON and as a figure."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,7 +11,7 @@ import numpy as np
 from l2o.diagnosis.summary import BUDGET, Diagnosis, Measurement, Reference
 from l2o.evaluation import plots
 from l2o.evaluation.html import number
-from l2o.evaluation.report import environment, strict
+from l2o.evaluation.report import environment, plain_table, write_json
 from l2o.runs.folder import atomic_write
 
 if TYPE_CHECKING:
@@ -41,49 +40,29 @@ OTHER = ("#f0e442", "X")
 def write_diagnosis(
     folder: str | Path, diagnosis: Diagnosis, *, config: Mapping[str, Any], seconds: float
 ) -> list[Path]:
-    """Writes `diagnosis.json` and `diagnosis.png` into a folder, each as a whole or not at all.
+    """Write `diagnosis.json` and `diagnosis.png` into a folder, each as a whole or not at all.
 
     Args:
-        folder: made if there is none.
-        diagnosis: what was found.
-        config: settings to record.
-        seconds: that it took.
+        folder: Folder to write to; made if there is none.
+        diagnosis: The diagnosis.
+        config: Settings to record.
+        seconds: Seconds that it took.
     """
-    content = strict(
-        {
-            "config": config,
-            "environment": environment(),
-            "seconds": seconds,
-            "budget": BUDGET,
-            **asdict(diagnosis),
-        }
-    )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    as_json = json.dumps(content, indent=1, allow_nan=False).encode()
-    title = f"{config['optimizer']} on {config['task']}"
-    paths = [folder / "diagnosis.json", folder / "diagnosis.png"]
-    atomic_write(paths[0], as_json)
-    atomic_write(paths[1], png(diagnosis, title))
+    content = {
+        "config": config,
+        "environment": environment(),
+        "seconds": seconds,
+        "budget": BUDGET,
+        **asdict(diagnosis),
+    }
+    paths = [Path(folder) / "diagnosis.json", Path(folder) / "diagnosis.png"]
+    write_json(paths[0], content)
+    atomic_write(paths[1], png(diagnosis, f"{config['optimizer']} on {config['task']}"))
     return paths
 
 
-def read_diagnosis(path: str | Path) -> Diagnosis:
-    """The diagnosis in a `diagnosis.json`."""
-
-    def fields(row: Mapping[str, Any]) -> dict[str, Any]:
-        nan = lambda name, value: math.nan if value is None and name != "window" else value
-        return {name: nan(name, value) for name, value in row.items()}
-
-    content = json.loads(Path(path).read_text())
-    return Diagnosis(
-        references=tuple(Reference(**fields(row)) for row in content["references"]),
-        measurements=tuple(Measurement(**fields(row)) for row in content["measurements"]),
-    )
-
-
 def png(diagnosis: Diagnosis, title: str) -> bytes:
-    """The figure as a PNG file's content: two panels over windows, one over horizons, and bias."""
+    """Draw the figure as a PNG file's content: panels over windows and horizons, and bias."""
     rows = diagnosis.measurements
     used = {r.horizon: r for r in diagnosis.references if r.is_used}
     windows = [row.window for row in rows if row.window]
@@ -93,17 +72,19 @@ def png(diagnosis: Diagnosis, title: str) -> bytes:
     longest, shortest = max(row.horizon for row in rows), min(windows)
     by_window = [row for row in rows if row.horizon == longest]
     by_horizon = [row for row in rows if row.window in (None, shortest)]
-    of_runs = f"over whole runs of {longest} steps"
-    of_horizons = f"noise over whole runs, window {shortest}"
-    of_a_step = f"noise of one outer step, runs of {longest} steps"
+    whole_runs = f"over whole runs of {longest} steps"
+    over_horizons = f"noise over whole runs, window {shortest}"
+    one_step = f"noise of one outer step, runs of {longest} steps"
     panels = [
         [
-            panel(by_window, used, "window", "variance", f"noise {of_runs}"),
-            panel(by_horizon, used, "horizon", "variance", of_horizons),
+            panel(by_window, used, "window", "variance", f"noise {whole_runs}"),
+            panel(by_horizon, used, "horizon", "variance", over_horizons),
         ],
         [
-            panel(by_window, used, "window", "step_variance", of_a_step),
-            panel(by_window, used, "window", "relative_bias", f"bias {of_runs}; full: significant"),
+            panel(by_window, used, "window", "step_variance", one_step),
+            panel(
+                by_window, used, "window", "relative_bias", f"bias {whole_runs}; full: significant"
+            ),
         ],
     ]
     return plots.png(panels, title=title, has_shared_legend=True)
@@ -116,14 +97,14 @@ def panel(
     y: Literal["variance", "step_variance", "relative_bias"],
     title: str,
 ) -> plots.Draw:
-    """A curve for each estimator, with 95 % intervals; those of whole runs have no window.
+    """Draw a curve for each estimator, with 95 % intervals; those of whole runs have no window.
 
     Args:
-        rows: what to draw.
-        references: by horizon.
-        x: along the horizontal axis.
-        y: along the vertical axis.
-        title: of the panel.
+        rows: Measurements to draw.
+        references: Used references by horizon.
+        x: Field along the horizontal axis.
+        y: Field along the vertical axis.
+        title: Title of the panel.
     """
     places = sorted({place for row in rows if (place := getattr(row, x))})
     names = list(dict.fromkeys(row.estimator for row in rows))
@@ -169,14 +150,8 @@ def panel(
                 )
         axes.set_xticks(places, [str(place) for place in places])
         axes.minorticks_off()
-        axes.set_title(title)
-        axes.set_xlabel(f"{x} (inner steps)")
-        axes.set_ylabel(
-            "bias over |gradient|"
-            if y == "relative_bias"
-            else f"variance of {BUDGET:,} inner steps"
-        )
-        axes.grid(alpha=0.25)
+        variance, bias = f"variance of {BUDGET:,} inner steps", "bias over |gradient|"
+        plots.label(axes, title, f"{x} (inner steps)", bias if y == "relative_bias" else variance)
 
     return draw
 
@@ -184,7 +159,7 @@ def panel(
 def interval(
     row: Measurement, y: Literal["variance", "step_variance", "relative_bias"]
 ) -> tuple[float, float, float]:
-    """A value and its 95 % interval; NaN where it cannot be drawn."""
+    """Take a value and its 95 % interval; NaN where it cannot be drawn."""
     if y == "relative_bias":
         half = 1.96 * row.relative_bias_error
         return row.relative_bias, max(row.relative_bias - half, 0.0), row.relative_bias + half
@@ -193,17 +168,12 @@ def interval(
 
 
 def diagnosis_table(diagnosis: Diagnosis, horizon: int) -> "Table":
-    """The measurements at one horizon as a table that fits a terminal of 80 columns."""
-    from rich import box
-    from rich.table import Table
-
+    """Tabulate the measurements at one horizon, for a terminal of 80 columns."""
     rows = [row for row in diagnosis.measurements if row.horizon == horizon]
     (used,) = [r for r in diagnosis.references if r.horizon == horizon and r.is_used]
-    table = Table(
-        title=f"horizon {horizon}, {used.kind} gradient of norm {number(used.norm)} "
-        f"± {number(used.error, 2)}",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
+    table = plain_table(
+        f"horizon {horizon}, {used.kind} gradient of norm {number(used.norm)} "
+        f"± {number(used.error, 2)}"
     )
     all_valid = all(row.valid == 1 for row in rows)
     table.add_column("estimator", no_wrap=True)
@@ -227,7 +197,7 @@ def diagnosis_table(diagnosis: Diagnosis, horizon: int) -> "Table":
 
 
 def relative(square: float, reference: Reference) -> float:
-    """A square in units of the reference's."""
+    """Divide a square by the reference's."""
     return square / reference.norm**2 if reference.norm > 0 else math.nan
 
 

@@ -1,13 +1,13 @@
 """How good estimators of a meta-gradient are: bias, variance, cosine and cost at equal inner steps.
 
-Theta is held fixed, and what is measured is a run: each member of an estimator trains from the
-first step of a run to its last, a window at a time, and the estimates of the windows are averaged.
-Runs are independent, so their spread is the noise that is left when outer steps add up estimates,
-correlations between windows included. Every estimator spends the same inner steps: a member that
-backpropagates gets two runs for each run of a pair.
+Theta is held fixed, and replicates are measured: in each of them all members of an estimator train
+from the first step of a run to its last, a window at a time, and the estimates of the windows are
+averaged. Replicates are independent, so their spread is the noise that is left when outer steps add
+up estimates, correlations between windows included. Every estimator spends the same inner steps: a
+member that backpropagates gets two replicates for each one of a pair.
 
 Other than in meta-training, where pairs are at stages of their own, all runs begin together. That
-changes no moment of a run, and nothing has to be burnt in.
+changes no moment of a replicate, and nothing has to be burnt in.
 """
 
 import queue
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from l2o.diagnosis.summary import REFERENCES, Diagnosis, Job, ReferenceChoice, Runs, summarize
+from l2o.diagnosis.summary import REFERENCES, Diagnosis, Job, ReferenceChoice, Replicates, summarize
 from l2o.estimators.estimator import Estimator, EstimatorState
 from l2o.estimators.full_es import full_es
 from l2o.estimators.full_grad import full_grad
@@ -36,14 +36,14 @@ from l2o.task import Data, Key
 WIDTH = 128
 """Members side by side in one compiled program."""
 
-MIN_RUNS = 8
-"""Runs of an estimator with so large a population that equal inner steps would allow fewer."""
+MIN_REPLICATES = 8
+"""Replicates of an estimator of so many members that equal inner steps would allow fewer."""
 
 MakeProblem = Callable[[int, int], Problem]
 """`(horizon, window) -> Problem`."""
 
 MakeEstimator = Callable[[Problem], Estimator]
-"""`problem -> Estimator`."""
+"""`(problem) -> Estimator`."""
 
 
 def diagnose(
@@ -55,40 +55,41 @@ def diagnose(
     horizons: Sequence[int],
     windows: Sequence[int],
     std: float,
-    num_runs: int = 256,
+    num_replicates: int = 256,
     reference: ReferenceChoice = "auto",
-    on_runs: Callable[[Job, Runs], None] = lambda job, runs: None,
+    on_replicates: Callable[[Job, Replicates], None] = lambda job, found: None,
 ) -> Diagnosis:
-    """Measures estimators at a theta: all windows at the longest horizon, and all horizons at the
-    shortest window.
+    """Measure bias, variance, cosine and cost of estimators at a theta.
 
+    All windows are measured at the longest horizon, and all horizons at the shortest window.
     `full_es` and, unless the reference is "smoothed" or the meta-loss has no gradient, `full_grad`
-    are measured in any case: further runs of theirs are the references. "auto" takes the exact
-    one where it is finite and has the smaller standard error. Each device works on one estimator
-    at a time.
+    are measured in any case: further replicates of theirs are the references. Each device works on
+    one estimator at a time.
 
     Args:
-        key: of everything random.
+        key: Random key.
         make_problem: `(horizon, window) -> Problem`.
-        theta: where to measure; stays as it is.
-        estimators: by name; estimates are of one window, other than those of `full_es` and
-            `full_grad`, which are of whole runs. Each has one pair, or one member that
+        theta: Theta at which to measure; stays as it is.
+        estimators: Estimators by name. Estimates are of one window, other than those of `full_es`
+            and `full_grad`, which are of whole runs. Each has one pair, or one member that
             backpropagates, unless it needs several.
-        horizons: inner steps of a training run.
-        windows: inner steps of an estimate; each divides the horizons that it is used with.
-        std: σ of full ES.
-        num_runs: independent runs of a pair; estimators of more members get as many inner steps.
-        reference: what bias and cosine are against.
-        on_runs: called with an estimator's runs when they are there, in the order of completion.
+        horizons: Inner steps of a training run.
+        windows: Inner steps of an estimate; each divides the horizons that it is used with.
+        std: Standard deviation σ of full ES.
+        num_replicates: Independent replicates of a pair; estimators of more members get as many
+            inner steps.
+        reference: Gradient that bias and cosine are against. "auto" takes the exact one where it is
+            finite and has the smaller standard error.
+        on_replicates: Called with an estimator's replicates in the order of their completion.
 
     Raises:
-        ValueError: for an argument outside its range, and from estimators that do not fit the
-            problem, before anything is compiled.
-        RunError: if an estimator does not fit the memory.
+        ValueError: If an argument is outside its range, or an estimator does not fit the problem;
+            before anything is compiled.
+        RunError: If an estimator does not fit the memory.
     """
     horizons, windows = sorted(set(horizons)), sorted(set(windows))
-    check_grid(horizons, windows, num_runs)
-    pairs = grid_of(horizons, windows)
+    check_grid(horizons, windows, num_replicates)
+    pairs = measured_pairs(horizons, windows)
     problems = {pair: make_problem(*pair) for pair in pairs}
     problems = {pair: replace(p, init=p.start) for pair, p in problems.items()}
     is_differentiable = all(problem.is_differentiable for problem in problems.values())
@@ -106,39 +107,39 @@ def diagnose(
         window = min((w for h, w in pairs if h == horizon), key=lambda w: w + horizon // w)
         for name, make in whole_runs.items():
             estimator = estimators.get(name, make)(problems[horizon, window])
-            fair = max(MIN_RUNS, round(num_runs * 2 * horizon / estimator.steps))
+            fair = max(MIN_REPLICATES, round(num_replicates * 2 * horizon / estimator.steps))
             jobs[Job(name, horizon, None)] = estimator, 1, (1 + REFERENCES[name]) * fair
         for name in estimators:
             for window in [w for h, w in pairs if h == horizon and name not in whole_runs]:
                 estimator = estimators[name](problems[horizon, window])
-                fair = round(num_runs * 2 * window / estimator.steps)
+                fair = round(num_replicates * 2 * window / estimator.steps)
                 job = Job(name, horizon, window)
-                jobs[job] = estimator, horizon // window, max(MIN_RUNS, fair)
+                jobs[job] = estimator, horizon // window, max(MIN_REPLICATES, fair)
 
     idle = queue.SimpleQueue()
     for device in jax.local_devices():
         idle.put(device)
 
-    def work(job: Job) -> Runs:
-        estimator, num_estimates, num_runs = jobs[job]
+    def work(job: Job) -> Replicates:
+        estimator, num_estimates, num_replicates = jobs[job]
         k_job = jax.random.fold_in(key, zlib.crc32(repr(tuple(job)).encode()))
         device = idle.get()
         try:
             with jax.default_device(device):
                 k_job, at, data = jax.device_put((k_job, theta, estimator.data), device)
                 here = replace(estimator, data=data)
-                return sample_runs(
+                return sample_replicates(
                     k_job,
                     here,
                     at,
                     horizon=job.horizon,
                     num_estimates=num_estimates,
-                    num_runs=num_runs,
+                    num_replicates=num_replicates,
                 )
         finally:
             idle.put(device)
 
-    runs: dict[Job, Runs] = {}
+    found: dict[Job, Replicates] = {}
     pool = ThreadPoolExecutor(len(jax.local_devices()))
     try:
         # The longest first, so that no device is left with one at the end.
@@ -147,47 +148,48 @@ def diagnose(
         for future in as_completed(futures):
             job = futures[future]
             try:
-                runs[job] = future.result()
+                found[job] = future.result()
             except jax.errors.JaxRuntimeError as error:  # out of memory, most likely
                 raise RunError(
                     f"{job.estimator} at horizon {job.horizon} could not be measured "
                     f"({' '.join(str(error).split())[:200]}). Try a shorter --horizon, or "
                     "--reference smoothed and an --estimator without it."
                 ) from error
-            on_runs(job, runs[job])
+            on_replicates(job, found[job])
     finally:
         pool.shutdown(cancel_futures=True)
-    return summarize({job: runs[job] for job in jobs}, reference)
+    return summarize({job: found[job] for job in jobs}, reference)
 
 
-def grid_of(horizons: Sequence[int], windows: Sequence[int]) -> list[tuple[int, int]]:
-    """The pairs of a horizon and a window that are measured; both sorted."""
+def measured_pairs(horizons: Sequence[int], windows: Sequence[int]) -> list[tuple[int, int]]:
+    """List the pairs of a horizon and a window that are measured; both are sorted."""
     return [(h, windows[0]) for h in horizons[:-1]] + [(horizons[-1], w) for w in windows]
 
 
-def check_grid(horizons: Sequence[int], windows: Sequence[int], num_runs: int) -> None:
-    """Raises a `ValueError` that says what to type unless all windows fit the horizons."""
+def check_grid(horizons: Sequence[int], windows: Sequence[int], num_replicates: int) -> None:
+    """Raise a `ValueError` that says what to type unless all windows fit the horizons."""
     if not horizons or not windows:
         name = "window" if horizons else "horizon"
         raise ValueError(f"`{name}` must be at least one number; got none. Try {name}=50.")
-    for horizon, window in grid_of(horizons, windows):
+    for horizon, window in measured_pairs(horizons, windows):
         check_horizon(horizon, horizon, window)
-    if num_runs < MIN_RUNS:
+    if num_replicates < MIN_REPLICATES:
         raise ValueError(
-            f"`num_runs` must be at least {MIN_RUNS}; got {num_runs}. Try num_runs=256."
+            f"`num_replicates` must be at least {MIN_REPLICATES}; got {num_replicates}. "
+            "Try num_replicates=256."
         )
 
 
-def sample_runs(
+def sample_replicates(
     key: Key,
     estimator: Estimator,
     theta: Theta,
     *,
     horizon: int,
     num_estimates: int,
-    num_runs: int,
-) -> Runs:
-    """Independent runs of an estimator, of `num_estimates` estimates each."""
+    num_replicates: int,
+) -> Replicates:
+    """Draw independent replicates of an estimator, of `num_estimates` estimates each."""
 
     def run(key: Key, state: EstimatorState, theta: Theta, data: Data):
         def step(carry, k_estimate: Key):
@@ -205,7 +207,7 @@ def sample_runs(
         return gradient / total, square / total, valid / num_estimates
 
     num_members = -(-estimator.steps * num_estimates // horizon)
-    size = min(max(1, WIDTH // num_members), num_runs)
+    size = min(max(1, WIDTH // num_members), num_replicates)
 
     def arguments(chunk: int):
         k_states, k_runs = jax.random.split(jax.random.fold_in(key, chunk))
@@ -218,15 +220,16 @@ def sample_runs(
     batch = lowered.compile(long_running())
     compiled = time.perf_counter()
     chunks, seconds = [], []
-    for i in range(-(-num_runs // size)):
+    for i in range(-(-num_replicates // size)):
         drawn = jax.block_until_ready(arguments(i))
         started = time.perf_counter()
         chunks.append(jax.device_get(batch(*drawn)))
         seconds.append(time.perf_counter() - started)
     gradients, squares, valid = (
-        np.concatenate(arrays)[:num_runs].astype(np.float64) for arrays in zip(*chunks, strict=True)
+        np.concatenate(arrays)[:num_replicates].astype(np.float64)
+        for arrays in zip(*chunks, strict=True)
     )
-    return Runs(
+    return Replicates(
         gradients=gradients,
         squares=squares,
         valid=valid,

@@ -1,4 +1,4 @@
-"""From independent runs of estimators to their bias, variance, cosine and cost."""
+"""From independent replicates of estimators to their bias, variance, cosine and cost."""
 
 import math
 from collections.abc import Mapping
@@ -32,10 +32,10 @@ Kind = Literal["exact", "smoothed"]
 ReferenceChoice = Literal["auto", "exact", "smoothed"]
 
 KINDS: Mapping[str, Kind] = {"full_grad": "exact", "full_es": "smoothed"}
-"""Which reference an estimator's runs make."""
+"""Which reference an estimator's replicates make."""
 
 REFERENCES: Mapping[str, int] = {"full_grad": 1, "full_es": 4}
-"""Runs for a reference for each run that is measured."""
+"""Replicates for a reference for each replicate that is measured."""
 
 
 class Job(NamedTuple):
@@ -46,17 +46,18 @@ class Job(NamedTuple):
     window: int | None
 
 
-class Runs(NamedTuple):
-    """What independent runs of one estimator gave.
+class Replicates(NamedTuple):
+    """Independent replicates of one estimator.
 
     Attributes:
-        gradients: the mean estimate of each run, shape (runs, dims).
-        squares: the mean over a run of its estimates' squared norms, shape (runs,).
-        valid: fraction of a run's estimates that were valid, shape (runs,). The means are over
-            those; both are zero where there is none.
-        inner_steps: of one run, over all its members.
-        seconds: of one run on one device, without compilation, in the fastest of its programs.
-        compile_seconds: of compilation.
+        gradients: Mean estimate of each replicate, shape (replicates, dims).
+        squares: Mean over a replicate of its estimates' squared norms, shape (replicates,).
+        valid: Fraction of a replicate's estimates that were valid, shape (replicates,). The means
+            are over those; both are zero where there is none.
+        inner_steps: Inner steps of one replicate, over all its members.
+        seconds: Seconds of one replicate on one device, without compilation, in the fastest of its
+            programs.
+        compile_seconds: Seconds of compilation.
     """
 
     gradients: np.ndarray
@@ -72,21 +73,21 @@ class Reference:
     """The gradient that estimators are held against, at one horizon.
 
     Attributes:
-        horizon: inner steps of a training run.
+        horizon: Inner steps of a training run.
         kind: "exact", of the cost itself, by full backpropagation; or "smoothed", of its mean over
             perturbations of theta, by full ES.
-        norm: its norm, with the part that noise explains taken off.
-        error: standard error, the root of the trace of its covariance.
-        num_runs: runs it is the mean of; none of them belongs to a measurement.
-        valid: fraction of the runs made for it that were valid.
-        is_used: whether it is what bias and cosine are against.
+        norm: Its norm, with the part that noise explains taken off.
+        error: Standard error, the root of the trace of its covariance.
+        num_replicates: Replicates it is the mean of; none of them belongs to a measurement.
+        valid: Fraction of the replicates made for it that were valid.
+        is_used: Whether it is what bias and cosine are against.
     """
 
     horizon: int
     kind: Kind
     norm: float
     error: float
-    num_runs: int
+    num_replicates: int
     valid: float
     is_used: bool
 
@@ -96,41 +97,41 @@ class Measurement:
     """One estimator at one horizon and window. NaN stands for what cannot be told.
 
     Attributes:
-        estimator: its name.
-        horizon: inner steps of a training run.
-        window: inner steps of an estimate; None if that is a whole run.
-        inner_steps: of one run, over all members.
-        num_runs: independent runs with a valid estimate.
-        valid: fraction of estimates that were valid.
-        seconds: for `BUDGET` inner steps on one device, without compilation.
-        compile_seconds: of compilation.
-        norm: of the mean estimate, with the part that noise explains taken off.
-        variance: trace of the covariance of the mean of as many runs as `BUDGET` inner steps pay
-            for, those that are not valid too: the noise that is left when outer steps add up.
-        variance_low: end of its 95 % bootstrap interval.
-        variance_high: the other end.
-        step_variance: the same of one outer step that spends `BUDGET` inner steps on a window
-            each of independent pairs, or members, at random stages. NaN for estimators in
-            lock-step, and for those that need several pairs.
-        step_variance_low: end of its 95 % bootstrap interval.
-        step_variance_high: the other end.
-        bias: distance of the mean estimate from the reference, with the part that noise explains
+        estimator: Name of the estimator.
+        horizon: Inner steps of a training run.
+        window: Inner steps of an estimate; None if that is a whole run.
+        inner_steps: Inner steps of one replicate, over all members.
+        num_replicates: Independent replicates with a valid estimate.
+        valid: Fraction of estimates that were valid.
+        seconds: Seconds for `BUDGET` inner steps on one device, without compilation.
+        compile_seconds: Seconds of compilation.
+        norm: Norm of the mean estimate, with the part that noise explains taken off.
+        variance: Trace of the covariance of the mean of as many replicates as `BUDGET` inner steps
+            pay for, those that are not valid too: the noise that is left when outer steps add up.
+        variance_low: Lower end of the 95 % bootstrap interval of `variance`.
+        variance_high: Upper end of that interval.
+        step_variance: Variance of one outer step that spends `BUDGET` inner steps on a window each
+            of independent pairs, or members, at random stages. NaN for estimators in lock-step,
+            and for those that need several pairs.
+        step_variance_low: Lower end of the 95 % bootstrap interval of `step_variance`.
+        step_variance_high: Upper end of that interval.
+        bias: Distance of the mean estimate from the reference, with the part that noise explains
             taken off.
-        bias_error: standard error of that distance.
-        p_value: of no bias: the smallest one over the coordinates of theta (Welch's t test),
-            times their number.
-        is_biased: whether that is below `LEVEL` over the number of measurements.
-        relative_bias: bias over the norm of the reference.
-        relative_bias_error: its standard error, without that of the norm.
-        cosine: of the mean estimate to the reference.
-        cosine_of_run: mean over runs of their cosine to the reference.
+        bias_error: Standard error of that distance.
+        p_value: Smallest p-value of no bias over the coordinates of theta (Welch's t test), times
+            their number.
+        is_biased: Whether `p_value` is below `LEVEL` over the number of measurements.
+        relative_bias: Bias over the norm of the reference.
+        relative_bias_error: Standard error of `relative_bias`, without that of the norm.
+        cosine: Cosine of the mean estimate to the reference.
+        mean_cosine: Mean over replicates of their cosine to the reference.
     """
 
     estimator: str
     horizon: int
     window: int | None
     inner_steps: int
-    num_runs: int
+    num_replicates: int
     valid: float
     seconds: float
     compile_seconds: float
@@ -148,19 +149,19 @@ class Measurement:
     relative_bias: float = math.nan
     relative_bias_error: float = math.nan
     cosine: float = math.nan
-    cosine_of_run: float = math.nan
+    mean_cosine: float = math.nan
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What estimators are held against, and how they compare."""
+    """References, and how estimators compare with them."""
 
     references: tuple[Reference, ...]
     measurements: tuple[Measurement, ...]
 
 
 class Sample(NamedTuple):
-    """Independent gradients, shape (runs, dims), with their mean and variance, shape (dims,)."""
+    """Independent gradients, shape (n, dims), with their mean and variance, shape (dims,)."""
 
     gradients: np.ndarray
     mean: np.ndarray
@@ -177,8 +178,8 @@ class Sample(NamedTuple):
         return root(np.sum(self.mean**2) - self.error**2)
 
 
-def sample_of(gradients: np.ndarray) -> Sample:
-    """A sample of gradients, shape (runs, dims); NaN throughout if there are fewer than two."""
+def make_sample(gradients: np.ndarray) -> Sample:
+    """Make a sample of gradients, shape (n, dims); its mean is NaN if there are fewer than two."""
     if len(gradients) < 2:
         nothing = np.full(gradients.shape[1:], np.nan)
         return Sample(gradients, nothing, nothing)
@@ -186,30 +187,30 @@ def sample_of(gradients: np.ndarray) -> Sample:
 
 
 def root(square: float | np.floating) -> float:
-    """The root of the estimate of a square, which noise can make negative."""
+    """Take the root of the estimate of a square, which noise can make negative."""
     return float(np.sqrt(np.maximum(square, 0.0)))
 
 
-def summarize(runs: Mapping[Job, Runs], choice: ReferenceChoice) -> Diagnosis:
-    """The diagnosis from the runs of all estimators.
+def summarize(replicates: Mapping[Job, Replicates], choice: ReferenceChoice) -> Diagnosis:
+    """Make a diagnosis from the replicates of all estimators.
 
     Args:
-        runs: by estimator, horizon and window, in the order of the measurements. Those of full ES
-            and full backpropagation begin with the runs that are measured; `REFERENCES` times as
-            many follow, for the references.
-        choice: which reference is used; "auto" is the exact one where all of its runs are valid
-            and its standard error is the smaller.
+        replicates: Replicates by estimator, horizon and window, in the order of the measurements.
+            Those of full ES and full backpropagation begin with the ones that are measured;
+            `REFERENCES` times as many follow, for the references.
+        choice: Which reference is used; "auto" is the exact one where all of its replicates are
+            valid and its standard error is the smaller.
     """
     found: dict[int, dict[Kind, Sample]] = {}
     valid: dict[tuple[int, Kind], float] = {}
-    for job, of_job in runs.items():
+    for job, drawn in replicates.items():
         if job.estimator in KINDS:
-            _, others = parts(job, of_job)
+            _, others = parts(job, drawn)
             is_valid = others.valid > 0
             kind = KINDS[job.estimator]
             # An exact gradient that is sometimes infinite is no reference.
             if kind == "smoothed" or choice == "exact" or np.all(is_valid):
-                sample = sample_of(others.gradients[is_valid])
+                sample = make_sample(others.gradients[is_valid])
                 found.setdefault(job.horizon, {})[kind] = sample
                 valid[job.horizon, kind] = float(np.mean(is_valid))
     used: dict[int, Kind] = {
@@ -225,7 +226,7 @@ def summarize(runs: Mapping[Job, Runs], choice: ReferenceChoice) -> Diagnosis:
                 kind=kind,
                 norm=sample.norm,
                 error=sample.error,
-                num_runs=len(sample.gradients),
+                num_replicates=len(sample.gradients),
                 valid=valid[horizon, kind],
                 is_used=kind == used[horizon],
             )
@@ -235,63 +236,63 @@ def summarize(runs: Mapping[Job, Runs], choice: ReferenceChoice) -> Diagnosis:
         measurements=tuple(
             measure(
                 job,
-                parts(job, of_job)[0],
+                parts(job, drawn)[0],
                 found[job.horizon][used[job.horizon]],
-                level=LEVEL / len(runs),
+                level=LEVEL / len(replicates),
             )
-            for job, of_job in runs.items()
+            for job, drawn in replicates.items()
         ),
     )
 
 
-def parts(job: Job, runs: Runs) -> tuple[Runs, Runs]:
-    """The runs that are measured, and those for a reference."""
-    measured = len(runs.valid) // (1 + REFERENCES.get(job.estimator, 0))
-    of = lambda part: runs._replace(
-        gradients=runs.gradients[part], squares=runs.squares[part], valid=runs.valid[part]
+def parts(job: Job, drawn: Replicates) -> tuple[Replicates, Replicates]:
+    """Split replicates into those that are measured, and those for a reference."""
+    measured = len(drawn.valid) // (1 + REFERENCES.get(job.estimator, 0))
+    rows = lambda part: drawn._replace(
+        gradients=drawn.gradients[part], squares=drawn.squares[part], valid=drawn.valid[part]
     )
-    return of(slice(measured)), of(slice(measured, None))
+    return rows(slice(measured)), rows(slice(measured, None))
 
 
-def measure(job: Job, runs: Runs, reference: Sample, *, level: float) -> Measurement:
-    """How an estimator compares with a reference.
+def measure(job: Job, drawn: Replicates, reference: Sample, *, level: float) -> Measurement:
+    """Compare an estimator with a reference.
 
     Args:
-        job: the estimator.
-        runs: its runs.
-        reference: what bias and cosine are against; from other runs.
-        level: of the test for bias.
+        job: The estimator, its horizon and its window.
+        drawn: Its replicates.
+        reference: Gradients that bias and cosine are against, from other replicates.
+        level: Level of the test for bias.
     """
-    is_valid = runs.valid > 0
-    sample = sample_of(runs.gradients[is_valid])
-    num_runs = len(sample.gradients)
+    is_valid = drawn.valid > 0
+    sample = make_sample(drawn.gradients[is_valid])
+    num_replicates = len(sample.gradients)
     found = Measurement(
         estimator=job.estimator,
         horizon=job.horizon,
         window=job.window,
-        inner_steps=runs.inner_steps,
-        num_runs=num_runs,
-        valid=float(np.mean(runs.valid)),
-        seconds=runs.seconds * BUDGET / runs.inner_steps,
-        compile_seconds=runs.compile_seconds,
+        inner_steps=drawn.inner_steps,
+        num_replicates=num_replicates,
+        valid=float(np.mean(drawn.valid)),
+        seconds=drawn.seconds * BUDGET / drawn.inner_steps,
+        compile_seconds=drawn.compile_seconds,
     )
-    if min(num_runs, len(reference.gradients)) < 2:
+    if min(num_replicates, len(reference.gradients)) < 2:
         return found
 
-    # Squared distances from the mean: of runs, and on average over a run of its estimates.
-    of_runs = np.sum((sample.gradients - sample.mean) ** 2, axis=-1)
+    # Squared distances from the mean: of replicates, and on average over one of its estimates.
+    run_squares = np.sum((sample.gradients - sample.mean) ** 2, axis=-1)
     products = (sample.mean - 2.0 * sample.gradients) @ sample.mean
-    of_steps = np.maximum(runs.squares[is_valid] + products, 0.0)
-    unbiased = num_runs / (num_runs - 1)
-    per_run = unbiased * runs.inner_steps / BUDGET / np.mean(is_valid)
+    step_squares = np.maximum(drawn.squares[is_valid] + products, 0.0)
+    unbiased = num_replicates / (num_replicates - 1)
+    per_run = unbiased * drawn.inner_steps / BUDGET / np.mean(is_valid)
     share_of_run = (job.window or job.horizon) / job.horizon
-    per_step = unbiased * runs.inner_steps * share_of_run / BUDGET / np.mean(runs.valid)
-    is_one_unit = runs.inner_steps <= 2 * job.horizon  # a pair or a member, at any stage
+    per_step = unbiased * drawn.inner_steps * share_of_run / BUDGET / np.mean(drawn.valid)
+    is_one_unit = drawn.inner_steps <= 2 * job.horizon  # a pair or a member, at any stage
     if job.estimator in LOCK_STEP or not is_one_unit:
         per_step = math.nan
-    variance, step_variance = mean_interval(of_runs), mean_interval(of_steps)
+    variance, step_variance = mean_interval(run_squares), mean_interval(step_squares)
 
-    bias, bias_error, p_value = bias_of(sample, reference)
+    bias, bias_error, p_value = estimate_bias(sample, reference)
     to_reference = unit(reference.mean)
     scale = 1.0 / reference.norm if reference.norm > 0 else math.nan
     return replace(
@@ -310,28 +311,29 @@ def measure(job: Job, runs: Runs, reference: Sample, *, level: float) -> Measure
         relative_bias=bias * scale,
         relative_bias_error=bias_error * scale,
         cosine=float(unit(sample.mean) @ to_reference),
-        cosine_of_run=float(np.mean(unit(sample.gradients) @ to_reference)),
+        mean_cosine=float(np.mean(unit(sample.gradients) @ to_reference)),
     )
 
 
-def bias_of(sample: Sample, reference: Sample) -> tuple[float, float, float]:
-    """Distance of two means without what noise explains, its standard error, and a p-value.
+def estimate_bias(sample: Sample, reference: Sample) -> tuple[float, float, float]:
+    """Estimate the distance of two means without what noise explains, its error, and a p-value.
 
-    The p-value is of no distance: the smallest over coordinates of Welch's t test, times their
+    The p-value is that of no distance: the smallest over coordinates of Welch's t test, times their
     number.
     """
-    num_runs, num_reference = len(sample.gradients), len(reference.gradients)
+    num_replicates, num_reference = len(sample.gradients), len(reference.gradients)
     away = sample.mean - reference.mean
-    of_sample, of_reference = sample.variance / num_runs, reference.variance / num_reference
-    noise = of_sample + of_reference
+    sample_noise = sample.variance / num_replicates
+    reference_noise = reference.variance / num_reference
+    noise = sample_noise + reference_noise
     bias, direction = root(np.sum(away**2) - np.sum(noise)), unit(away)
     bias_error = root(
-        np.var(sample.gradients @ direction, ddof=1) / num_runs
+        np.var(sample.gradients @ direction, ddof=1) / num_replicates
         + np.var(reference.gradients @ direction, ddof=1) / num_reference
     )
     rounding = ROUNDING * np.linalg.norm(reference.mean) + TINY
     square = noise + rounding**2
-    squares = of_sample**2 / (num_runs - 1) + of_reference**2 / (num_reference - 1)
+    squares = sample_noise**2 / (num_replicates - 1) + reference_noise**2 / (num_reference - 1)
     freedom = square**2 / np.maximum(squares, square**2 / MANY)
     t = np.abs(away) / np.sqrt(square)
     p_value = 2.0 * float(np.min(scipy.stats.t.sf(t, freedom))) * away.size
@@ -339,6 +341,6 @@ def bias_of(sample: Sample, reference: Sample) -> tuple[float, float, float]:
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
-    """The vector scaled to norm 1 along its last axis; zero stays zero."""
+    """Scale a vector to norm 1 along its last axis; zero stays zero."""
     norm = np.linalg.norm(vector, axis=-1, keepdims=True)
     return vector / np.where(norm > 0, norm, 1.0)

@@ -14,29 +14,29 @@ LEARNING_RATES = tuple(10.0 ** (exponent / 2.0) for exponent in range(-8, 1))
 """Nine half-decades from 1e-4 to 1."""
 
 Baseline = Callable[[float | jax.Array, int], optax.GradientTransformation]
-"""`(learning_rate, num_steps) -> transformation`; the rate may be traced."""
+"""`(learning_rate, horizon) -> transformation`; the rate may be traced."""
 
 
-def adam(learning_rate: float | jax.Array, num_steps: int) -> optax.GradientTransformation:
+def adam(learning_rate: float | jax.Array, horizon: int) -> optax.GradientTransformation:
     """Adam at a constant learning rate."""
-    del num_steps
+    del horizon
     return optax.adam(learning_rate)
 
 
-def adam_cosine(learning_rate: float | jax.Array, num_steps: int) -> optax.GradientTransformation:
+def adam_cosine(learning_rate: float | jax.Array, horizon: int) -> optax.GradientTransformation:
     """Adam whose learning rate falls to zero along half a cosine over the run."""
-    return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))  # pyright: ignore[reportArgumentType]
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, horizon))  # pyright: ignore[reportArgumentType]
 
 
-def sgdm(learning_rate: float | jax.Array, num_steps: int) -> optax.GradientTransformation:
+def sgdm(learning_rate: float | jax.Array, horizon: int) -> optax.GradientTransformation:
     """Gradient descent with momentum 0.9 at a constant learning rate."""
-    del num_steps
+    del horizon
     return optax.sgd(learning_rate, momentum=0.9)
 
 
-def sgdm_cosine(learning_rate: float | jax.Array, num_steps: int) -> optax.GradientTransformation:
-    """The same with a learning rate that falls to zero along half a cosine over the run."""
-    return optax.sgd(optax.cosine_decay_schedule(learning_rate, num_steps), momentum=0.9)  # pyright: ignore[reportArgumentType]
+def sgdm_cosine(learning_rate: float | jax.Array, horizon: int) -> optax.GradientTransformation:
+    """Gradient descent with momentum 0.9 and a rate that falls to zero along half a cosine."""
+    return optax.sgd(optax.cosine_decay_schedule(learning_rate, horizon), momentum=0.9)  # pyright: ignore[reportArgumentType]
 
 
 BASELINES: Mapping[str, Baseline] = {
@@ -45,14 +45,22 @@ BASELINES: Mapping[str, Baseline] = {
     "sgdm": sgdm,
     "sgdm_cosine": sgdm_cosine,
 }
-"""Schedules, each with its learning rate tuned for each task."""
+"""Baselines by name; the learning rate of each is tuned for each task."""
+
+OPTIMIZERS: Mapping[str, str] = {
+    "adam": "Adam",
+    "adam_cosine": "Adam",
+    "sgdm": "momentum SGD",
+    "sgdm_cosine": "momentum SGD",
+}
+"""Which optimizer a baseline is, for headings."""
 
 DEFAULT_BASELINES = ("adam", "adam_cosine")
-"""What results are reported against unless said otherwise."""
+"""Baselines of a report unless said otherwise."""
 
 
 def check_baselines(names: Sequence[str], argument: str = "baselines") -> None:
-    """Raises a `ValueError` that says what to type unless there are such baselines."""
+    """Raise a `ValueError` that says what to type unless there are such baselines."""
     for name in names:
         if name not in BASELINES:
             raise ValueError(
@@ -68,13 +76,13 @@ def check_baselines(names: Sequence[str], argument: str = "baselines") -> None:
 
 @dataclass(frozen=True, eq=False)
 class Tuning:
-    """What a grid search over learning rates found.
+    """Result of a grid search over learning rates.
 
     Attributes:
-        baseline: name of the baseline.
-        learning_rates: shape (rates,).
-        final_loss: shape (rates, seeds); a diverged run counts as the task's cap.
-        diverged: shape (rates, seeds).
+        baseline: Name of the baseline.
+        learning_rates: Grid, shape (rates,).
+        final_loss: Final losses, shape (rates, seeds); a diverged run counts as the task's cap.
+        diverged: Whether each run diverged, shape (rates, seeds).
     """
 
     baseline: str
@@ -112,15 +120,23 @@ def tune(
     key: Key,
     task: Task,
     *,
-    num_steps: int,
+    horizon: int,
     num_seeds: int,
     learning_rates: Sequence[float] = LEARNING_RATES,
     baselines: Sequence[str] = DEFAULT_BASELINES,
 ) -> dict[str, Tuning]:
-    """Grid-searches the learning rate of each baseline; one compiled program for a whole grid.
+    """Search a grid for the best learning rate of each baseline, in one compiled program each.
+
+    Args:
+        key: Random key.
+        task: Task to train.
+        horizon: Inner steps of each run.
+        num_seeds: Number of runs at each rate.
+        learning_rates: Grid of learning rates.
+        baselines: Names in `BASELINES`.
 
     Raises:
-        ValueError: if `learning_rates` is empty or not increasing from above zero, or a baseline is
+        ValueError: If `learning_rates` is empty or not increasing from above zero, or a baseline is
             unknown.
     """
     check_baselines(baselines)
@@ -136,11 +152,11 @@ def tune(
         baseline = BASELINES[name]
         curves = train_settings(
             task,
-            lambda rate, baseline=baseline: baseline(rate, num_steps),
+            lambda rate, baseline=baseline: baseline(rate, horizon),
             rates.tolist(),
             starts,
-            num_steps=num_steps,
-            probe_every=num_steps,
+            horizon=horizon,
+            probe_every=horizon,
         )
         tunings[name] = Tuning(
             baseline=name,

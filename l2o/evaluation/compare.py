@@ -17,7 +17,8 @@ from l2o.evaluation.baselines import (
     Tuning,
     tune,
 )
-from l2o.evaluation.evaluate import Curves, Optimizer, check_unseen, evaluate
+from l2o.evaluation.evaluate import Curves, Optimizer, evaluate
+from l2o.evaluation.seen import check_unseen, is_seen
 from l2o.evaluation.statistics import Interval, median_interval, speedups
 from l2o.task import Key, Task
 
@@ -29,12 +30,12 @@ class Comparison:
     """A learned optimizer beside tuned baselines on one task, ready for JSON.
 
     Attributes:
-        summary: the task's row in `report.json`; what it means is said in
-            `l2o.evaluation.html.DEFINITIONS`.
-        curves: "steps", and for each of "entrants" its "name" and "role", and the "median", "low"
-            and "high" quartile over seeds of its probe loss.
-        grids: for each baseline its "name", "learning_rates", the one "chosen", and the "median",
-            "low" and "high" quartile over tuning seeds of the final loss at each.
+        summary: Row of the task in `report.json`; `l2o.evaluation.html.DEFINITIONS` says what its
+            fields mean.
+        curves: Curves of probe losses: "steps", and for each of "entrants" its "name" and "role",
+            and the "median", "low" and "high" quartile over seeds.
+        grids: Grids of final losses: for each baseline its "name", "learning_rates", the one
+            "chosen", and the "median", "low" and "high" quartile over tuning seeds at each rate.
     """
 
     summary: Mapping[str, Any]
@@ -47,7 +48,7 @@ def compare(
     task: Task,
     learned: Optimizer,
     *,
-    num_steps: int,
+    horizon: int,
     num_seeds: int,
     controls: Mapping[str, Optimizer] | None = None,
     seen: AbstractSet[str] = frozenset(),
@@ -56,27 +57,36 @@ def compare(
     learning_rates: Sequence[float] = LEARNING_RATES,
     baselines: Sequence[str] = DEFAULT_BASELINES,
 ) -> Comparison:
-    """Trains `task` with a learned optimizer and with each baseline at its best learning rate.
+    """Compare a learned optimizer with baselines, each at its best learning rate.
 
     Rates are tuned on seeds of their own, as many as are reported on; then everything runs on the
     same reporting seeds. The best baseline is the one with the lower median final loss on the
     tuning seeds. Medians are over seeds, with 95 % bootstrap intervals.
 
+    >>> import l2o, optax
+    >>> from l2o.tasks.quadratic import rotated_quadratic
+    >>> task, key = rotated_quadratic(2), l2o.stream(0, "evaluation")
+    >>> sgd, grid = optax.sgd(0.1), (0.01, 0.1)
+    >>> found = l2o.compare(key, task, sgd, horizon=4, num_seeds=2, learning_rates=grid)
+    >>> [baseline["name"].split(" ")[0] for baseline in found.summary["baselines"]]
+    ['adam', 'adam_cosine']
+
     Args:
-        key: from `stream(seed, "evaluation")`.
-        task: what to train.
-        learned: the learned optimizer, or a function that makes it from `horizon=`.
-        num_steps: inner steps of each run.
-        num_seeds: runs reported on, for each optimizer.
-        controls: further optimizers to report on, for instance the untrained design.
-        seen: names of the meta-trained tasks.
-        allow_seen: accept a task among them, and mark it.
-        probe_every: as in `evaluate`.
-        learning_rates: the grid.
-        baselines: names in `l2o.evaluation.baselines.BASELINES`.
+        key: Random key from `stream(seed, "evaluation")`.
+        task: Task to train.
+        learned: Learned optimizer, or a function that makes it from `horizon=`.
+        horizon: Inner steps of each run.
+        num_seeds: Number of runs reported on, for each optimizer.
+        controls: Further optimizers to report on, for instance the untrained design.
+        seen: Names, signatures or both of the tasks that an optimizer was meta-trained on; see
+            `l2o.evaluation.seen`.
+        allow_seen: Whether to accept such a task, and mark it.
+        probe_every: Inner steps between probes, as in `evaluate`.
+        learning_rates: Grid of learning rates of the baselines.
+        baselines: Names in `l2o.evaluation.baselines.BASELINES`.
 
     Raises:
-        ValueError: as `evaluate` and `tune`, or if a control has the name of another optimizer.
+        ValueError: As `evaluate` and `tune`, or if a control has the name of another optimizer.
     """
     check_unseen(task, seen, allow_seen)
     controls = controls or {}
@@ -89,7 +99,7 @@ def compare(
     tunings = tune(
         k_tuning,
         task,
-        num_steps=num_steps,
+        horizon=horizon,
         num_seeds=num_seeds,
         learning_rates=learning_rates,
         baselines=baselines,
@@ -99,17 +109,15 @@ def compare(
         k_report,
         task,
         {"learned": learned, **tuned, **controls},
-        num_steps=num_steps,
+        horizon=horizon,
         num_seeds=num_seeds,
         probe_every=probe_every,
-        seen=seen,
-        allow_seen=allow_seen,
     )
     return Comparison(
         summary={
             "task": task.name,
-            "seen": task.name in seen,
-            "steps": num_steps,
+            "seen": allow_seen and is_seen(task, seen),
+            "steps": horizon,
             "num_seeds": num_seeds,
             **summarise(curves, tunings),
         },
@@ -119,12 +127,12 @@ def compare(
 
 
 def tuned_baseline(baseline: Baseline, tuning: Tuning, *, horizon: int):
-    """The baseline at the rate that was chosen."""
+    """Make a baseline at the rate that was chosen."""
     return baseline(tuning.learning_rate, horizon)
 
 
 def summarise(curves: Mapping[str, Curves], tunings: Mapping[str, Tuning]) -> dict[str, Any]:
-    """The figures of a row: the learned optimizer, the best baseline, then every entrant."""
+    """Compute the figures of a row: learned optimizer, best baseline, then every entrant."""
     learned = curves["learned"]
     best = min(tunings, key=lambda name: tunings[name].median_final_loss)
     tests = {f"learned_test_{k}": float(np.median(v)) for k, v in learned.test.items()}
@@ -166,7 +174,7 @@ def speedup_over(learned: Curves, other: Curves) -> Interval:
 
 
 def with_interval(name: str, interval: Interval) -> dict[str, float]:
-    """The median under `name`, the interval under `name_low` and `name_high`."""
+    """Put the median under `name`, the interval under `name_low` and `name_high`."""
     return {name: interval.median, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 

@@ -1,4 +1,4 @@
-"""Trains a task with several optimizers on the same instances, inits and batches."""
+"""Training of a task by several optimizers on the same instances, inits and batches."""
 
 import functools
 import time
@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from l2o.batches import batch_fraction, training_batch
+from l2o.evaluation.seen import check_unseen
 from l2o.evaluation.statistics import capped_losses, is_diverged
 from l2o.task import Batch, Data, Instance, Key, Split, Task, check_task
 
@@ -23,18 +24,18 @@ TIMED_STEPS = 200
 """Most inner steps of a run that is timed."""
 
 Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
-"""An optax transformation, or a function that makes one from `horizon=` (number of steps)."""
+"""An optax transformation, or a function that makes one from `horizon=`, the number of steps."""
 
 
 class Start(NamedTuple):
-    """What a seed gives to every optimizer alike.
+    """A seed's part of a run, the same for every optimizer.
 
     Attributes:
-        instance: the sampled problem.
-        params: its initial parameters.
-        probes: `NUM_BATCHES` fixed training batches, stacked.
-        tests: `NUM_BATCHES` test batches, stacked.
-        key: what the batches of the training run derive from, step by step.
+        instance: The sampled problem.
+        params: Its initial parameters.
+        probes: Fixed training batches, `NUM_BATCHES` stacked.
+        tests: Test batches, `NUM_BATCHES` stacked.
+        key: Key that the batches of the training run derive from, step by step.
     """
 
     instance: Instance
@@ -52,12 +53,13 @@ class Curves:
     `train_loss`; no run is dropped.
 
     Attributes:
-        steps: shape (probes,), inner steps taken before each probe; the first is 0.
-        probe_loss: shape (seeds, probes), mean loss on the seed's fixed training batches.
-        train_loss: shape (seeds, num_steps), loss of each step's own batch, before its update.
-        diverged: shape (seeds,), whether the last probe was not finite or above the cap.
-        test: "loss" and the task's metrics on the test split at the end, each of shape (seeds,).
-        seconds_per_step: wall-clock seconds per inner step and seed, with all seeds run together,
+        steps: Shape (probes,), inner steps taken before each probe; the first is 0.
+        probe_loss: Shape (seeds, probes), mean loss on the seed's fixed training batches.
+        train_loss: Shape (seeds, horizon), loss of each step's own batch, before its update.
+        diverged: Shape (seeds,), whether the last probe was not finite or above the cap.
+        test: Loss, as "loss", and the task's metrics on the test split at the end, each of shape
+            (seeds,).
+        seconds_per_step: Wall-clock seconds per inner step and seed, with all seeds run together,
             without compilation and probes: the median of three runs of up to `TIMED_STEPS` steps
             of the compiled program. `nan` if it was not timed.
     """
@@ -80,62 +82,62 @@ def evaluate(
     task: Task,
     optimizers: Mapping[str, Optimizer],
     *,
-    num_steps: int,
+    horizon: int,
     num_seeds: int,
     probe_every: int | None = None,
     seen: AbstractSet[str] = frozenset(),
     allow_seen: bool = False,
 ) -> dict[str, Curves]:
-    """Trains `num_seeds` inner problems of `task` with each optimizer.
+    """Train inner problems of a task with each of several optimizers.
 
     A seed's instance, init, batches and probes derive from `key` and the seed's index alone: they
     are the same for every optimizer and for any `num_seeds`.
 
+    >>> import l2o, optax
+    >>> from l2o.tasks.quadratic import rotated_quadratic
+    >>> optimizers = {"sgd": optax.sgd(0.1)}
+    >>> key = l2o.stream(0, "evaluation")
+    >>> curves = l2o.evaluate(key, rotated_quadratic(2), optimizers, horizon=4, num_seeds=3)
+    >>> curves["sgd"].train_loss.shape
+    (3, 4)
+
     Args:
-        key: from `stream(seed, "evaluation")`, which meta-training never draws from.
-        task: what to train.
-        optimizers: by name; optax transformations, or functions that make one from `horizon=`.
-        num_steps: inner steps of each run, also the horizon.
-        num_seeds: training runs of each optimizer.
-        probe_every: steps between probes; `num_steps // 50` but at least 1 if None. The last step
-            is always followed by a probe.
-        seen: names of the meta-trained tasks.
-        allow_seen: accept a task among them, for instance to look at the meta-training loss.
+        key: Random key from `stream(seed, "evaluation")`, which meta-training never draws from.
+        task: Task to train.
+        optimizers: Optax transformations by name, or functions that make one from `horizon=`.
+        horizon: Inner steps of each run, which optimizers are told, too.
+        num_seeds: Number of training runs of each optimizer.
+        probe_every: Inner steps between probes; `horizon // 50` but at least 1 if None. The last
+            step is always followed by a probe.
+        seen: Names, signatures or both of the tasks that an optimizer was meta-trained on; see
+            `l2o.evaluation.seen`.
+        allow_seen: Whether to accept such a task, for instance to look at the meta-training loss.
 
     Raises:
-        ValueError: if a number is not positive, the task is malformed or was meta-trained on.
+        ValueError: If a number is not positive, the task is malformed or was meta-trained on.
     """
     check_unseen(task, seen, allow_seen)
     starts = draw_starts(key, task, num_seeds)
     curves = {}
     for name, optimizer in optimizers.items():
-        tx = optimizer(horizon=num_steps) if callable(optimizer) else optimizer
+        tx = optimizer(horizon=horizon) if callable(optimizer) else optimizer
         (curves[name],) = train_settings(
             task,
             lambda setting, tx=tx: tx,
             [0.0],
             starts,
-            num_steps=num_steps,
+            horizon=horizon,
             probe_every=probe_every,
             timed=True,
         )
     return curves
 
 
-def check_unseen(task: Task, seen: AbstractSet[str], allow_seen: bool) -> None:
-    """Raises a `ValueError` if the task was meta-trained on, unless that is allowed."""
-    if task.name in seen and not allow_seen:
-        raise ValueError(
-            f"`task` must not be one that was meta-trained on; got {task.name}. "
-            "Try a held-out variant, or allow_seen=True to have it marked as seen."
-        )
-
-
 def draw_starts(key: Key, task: Task, num_seeds: int) -> Start:
-    """The starts of `num_seeds` runs, stacked along a first axis.
+    """Draw the starts of `num_seeds` runs, stacked along a first axis.
 
     Raises:
-        ValueError: if `num_seeds` < 1 or the task is malformed.
+        ValueError: If `num_seeds` < 1 or the task is malformed.
     """
     if num_seeds < 1:
         raise ValueError(f"`num_seeds` must be at least 1; got {num_seeds}. Try num_seeds=16.")
@@ -146,7 +148,7 @@ def draw_starts(key: Key, task: Task, num_seeds: int) -> Start:
 
 @functools.lru_cache(maxsize=4)
 def compiled_draw(task: Task) -> Callable[[Key, jax.Array, Data], Start]:
-    """`(key, seeds, data) -> starts`; kept, since tuning and reporting draw from the same task."""
+    """Make `(key, seeds, data) -> starts`; kept, as tuning and reporting draw from one task."""
 
     def draw(key: Key, seed: jax.Array, data: Data) -> Start:
         k_instance, k_params, k_probes, k_tests, k_train = jax.random.split(
@@ -175,34 +177,34 @@ def train_settings(
     settings: Sequence[float] | np.ndarray,
     starts: Start,
     *,
-    num_steps: int,
+    horizon: int,
     probe_every: int | None = None,
     timed: bool = False,
 ) -> list[Curves]:
-    """Trains every start with every setting of an optimizer, all in one compiled program.
+    """Train every start with every setting of an optimizer, in one compiled program.
 
     Args:
-        task: what to train.
+        task: Task to train.
         make: `(setting) -> transformation`; the setting is a traced float32 scalar or array.
-        settings: for instance learning rates, stacked along a first axis.
-        starts: from `draw_starts`.
-        num_steps: inner steps of each run.
-        probe_every: as in `evaluate`.
-        timed: whether to measure `seconds_per_step`, which trains some more.
+        settings: Settings, for instance learning rates, stacked along a first axis.
+        starts: Starts of the runs, from `draw_starts`.
+        horizon: Inner steps of each run.
+        probe_every: Inner steps between probes, as in `evaluate`.
+        timed: Whether to measure `seconds_per_step`, which trains some more.
 
     Returns:
         Curves of each setting, in order.
 
     Raises:
-        ValueError: if `num_steps` < 1 or `probe_every` is not between 1 and `num_steps`.
+        ValueError: If `horizon` < 1 or `probe_every` is not between 1 and `horizon`.
     """
-    if num_steps < 1:
-        raise ValueError(f"`num_steps` must be at least 1; got {num_steps}. Try num_steps=1000.")
-    stride = max(1, num_steps // 50) if probe_every is None else probe_every
-    if not 1 <= stride <= num_steps:
+    if horizon < 1:
+        raise ValueError(f"`horizon` must be at least 1; got {horizon}. Try horizon=1000.")
+    stride = max(1, horizon // 50) if probe_every is None else probe_every
+    if not 1 <= stride <= horizon:
         raise ValueError(
-            f"`probe_every` must be between 1 and num_steps={num_steps}; got {probe_every}. "
-            f"Try probe_every={max(1, num_steps // 50)}."
+            f"`probe_every` must be between 1 and horizon={horizon}; got {probe_every}. "
+            f"Try probe_every={max(1, horizon // 50)}."
         )
 
     def begin(setting: jax.Array, start: Start) -> Any:
@@ -236,18 +238,18 @@ def train_settings(
         return compiled(stacked, carry, starts, task.data, np.int32(first), np.int32(count))
 
     def seconds_per_step(carry: Any) -> float:
-        count = min(num_steps, TIMED_STEPS)
+        count = min(horizon, TIMED_STEPS)
         began = time.perf_counter()
         jax.block_until_ready(train_all(carry, 0, count))
         return (time.perf_counter() - began) / (count * raw[..., 0].size)
 
     fresh = carry
     steps, probes, losses = [0], [np.asarray(probe_all(carry, starts))], []
-    while steps[-1] < num_steps:
-        count = min(stride, num_steps - steps[-1])
-        carry, of_steps = train_all(carry, steps[-1], count)
+    while steps[-1] < horizon:
+        count = min(stride, horizon - steps[-1])
+        carry, step_losses = train_all(carry, steps[-1], count)
         steps.append(steps[-1] + count)
-        losses.append(np.asarray(of_steps)[..., :count])
+        losses.append(np.asarray(step_losses)[..., :count])
         probes.append(np.asarray(probe_all(carry, starts)))
     tests = jax.device_get(jax.jit(over_settings_and_seeds(test, carry=True))(carry, starts))
 
@@ -279,17 +281,17 @@ def train_steps(
     *,
     most: int,
 ) -> tuple[Any, jax.Array]:
-    """A stretch of a training run.
+    """Train a stretch of a run.
 
     Args:
-        task: what to train.
-        tx: the optimizer.
-        carry: parameters and optimizer state.
-        start: of the run.
-        data: the task's.
-        first: inner steps taken before, an int32 scalar.
-        count: how many to take, an int32 scalar; traced, so that it compiles once for all.
-        most: the largest `count`.
+        task: Task to train.
+        tx: Optimizer.
+        carry: Parameters and optimizer state.
+        start: Start of the run.
+        data: Data of the task.
+        first: Number of inner steps taken before, an int32 scalar.
+        count: Number of inner steps to take, an int32 scalar; traced, so that it compiles once.
+        most: Largest `count`.
 
     Returns:
         The carry, and the losses of the steps, shape (most,), with zeros after `count`.
@@ -310,20 +312,20 @@ def train_steps(
 
 
 def mean_loss(task: Task, params: optax.Params, batches: Batch, instance: Instance) -> jax.Array:
-    """The mean over `NUM_BATCHES` stacked batches, a scalar."""
+    """Average the loss over `NUM_BATCHES` stacked batches."""
     return jnp.mean(over_batches(lambda batch: task.loss(params, batch, instance), batches))
 
 
 def over_batches(f: Callable[[Batch], Any], batches: Batch) -> Any:
-    """`f` of each of the stacked batches, which may be empty trees."""
+    """Apply `f` to each of the stacked batches, which may be empty trees."""
     return jax.vmap(f, axis_size=NUM_BATCHES)(batches)
 
 
 def over_settings_and_seeds(f: Callable[..., Any], *, carry: bool = False) -> Callable[..., Any]:
-    """`f(setting, start)`, or `f(carry, start)` of a run, over all settings and seeds."""
+    """Map `f(setting, start)`, or `f(carry, start)` of a run, over all settings and seeds."""
     return jax.vmap(jax.vmap(f, in_axes=(0 if carry else None, 0)), in_axes=(0, None))
 
 
 def finite_cap(task: Task) -> float:
-    """What a diverged run counts as: the task's cap, or float32's largest number if it has none."""
+    """Loss that a diverged run counts as: the task's cap, or float32's largest number."""
     return min(float(task.loss_cap), float(np.finfo(np.float32).max))

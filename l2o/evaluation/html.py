@@ -6,16 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from l2o.evaluation.baselines import BASELINES, OPTIMIZERS
+
 DEFINITIONS = {
-    "task": "What was trained. “seen” marks a task that was also meta-trained on.",
+    "task": "What was trained. “meta-trained” marks a task that the learned optimizer was "
+    "meta-trained on: one of the same family, data and shapes, whatever its instances.",
     "steps": "Inner steps of each training run, and the horizon the optimizers were told.",
     "seeds": "Training runs of each optimizer; a seed's instance, initial parameters and batches "
     "are the same for all of them, and none was used in meta-training or in tuning.",
     "learned": "Final loss of the learned optimizer: the mean training loss after the last step "
     "on eight fixed training batches. Medians are over seeds; brackets hold the 95 % bootstrap "
     "interval of the median. A diverged run counts as the task's loss cap, and is never dropped.",
-    "best baseline": "The schedule of Adam, constant or cosine, with the lower median final loss "
-    "on tuning seeds, at the best of a grid of learning rates. Rates are tuned for each task on "
+    "best baseline": "The baseline with the lowest median final loss on tuning seeds, at the best "
+    "of a grid of learning rates. Rates are tuned for each task on "
     "as many seeds as are reported on, but other ones. “edge” marks a rate at the end of "
     "the grid, beyond which a better one may lie.",
     "baseline": "Final loss of that baseline, on the same seeds as the learned optimizer.",
@@ -30,28 +33,31 @@ DEFINITIONS = {
     "baseline, with all seeds run together, without compilation. The speed-up divided by it is the "
     "speed-up in time.",
 }
-"""What each column of the comparison table means."""
+"""Meaning of each column of the comparison table."""
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number for people; "n/a" for one that is not finite."""
+    """Format a number; "n/a" for one that is not finite."""
     return "n/a" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
 
 
+def interval_text(middle: float, low: float, high: float, digits: int = 3) -> str:
+    """Format a median and its interval."""
+    return f"{number(middle, digits)} [{number(low, digits)}, {number(high, digits)}]"
+
+
 def bracketed(row: Mapping[str, Any], name: str) -> str:
-    """A median and its interval."""
-    if row[name] is None:
-        return "n/a"
-    low, high = number(row[f"{name}_low"]), number(row[f"{name}_high"])
-    return f"{number(row[name])} [{low}, {high}]"
+    """Format a field of a row and its interval."""
+    values = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
+    return "n/a" if values[0] is None else interval_text(*values)
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    """A comparison as text, in the order of `DEFINITIONS`."""
+    """Format a comparison, in the order of `DEFINITIONS`."""
     at_edge = any(b["at_grid_edge"] and b["name"] == row["best_baseline"] for b in row["baselines"])
     ours, theirs = row["learned_seconds_per_step"], row["baseline_seconds_per_step"]
     return [
-        row["task"] + (" (seen)" if row["seen"] else ""),
+        row["task"] + (" (meta-trained)" if row["seen"] else ""),
         str(row["steps"]),
         str(row["num_seeds"]),
         bracketed(row, "learned_final_loss"),
@@ -64,7 +70,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def shortfalls(row: Mapping[str, Any]) -> list[str]:
-    """A sentence for every entrant that ends lower than the learned optimizer."""
+    """Write a sentence for every entrant that ends lower than the learned optimizer."""
     ours = row["learned_final_loss"]
     return [
         f"On {row['task']} the learned optimizer loses to {other['name']}: its median final loss "
@@ -75,7 +81,7 @@ def shortfalls(row: Mapping[str, Any]) -> list[str]:
 
 
 def page(content: Mapping[str, Any], figures: Sequence[str]) -> str:
-    """The report as one HTML file that refers to nothing outside itself."""
+    """Write the report as one HTML file that refers to nothing outside itself."""
     rows = content["comparisons"]
     losses = [sentence for row in rows for sentence in shortfalls(row)]
     if rows and not losses:
@@ -103,7 +109,11 @@ def page(content: Mapping[str, Any], figures: Sequence[str]) -> str:
         for k, v in row.items()
         if k.startswith("learned_test_")
     ]
+    names = dict.fromkeys(grid["name"] for grids in content["grids"] for grid in grids)
+    optimizers = dict.fromkeys(OPTIMIZERS.get(name, name) for name in names)
+    meanings = [(k, BASELINES[k].__doc__ or "") for k in names if k in BASELINES]
     return TEMPLATE.format(
+        baselines=html.escape(" and ".join(optimizers) or "baselines"),
         losses="".join(f"<p class='note'>{html.escape(text)}</p>" for text in losses)
         or "<p>No comparison has been run.</p>",
         comparisons=table(list(DEFINITIONS), [cells(row) for row in rows]),
@@ -114,7 +124,8 @@ def page(content: Mapping[str, Any], figures: Sequence[str]) -> str:
         ),
         tests=table(["task", "test split, at the end", "learned", "best baseline"], tests),
         definitions="".join(
-            f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in DEFINITIONS.items()
+            f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>"
+            for k, v in (*DEFINITIONS.items(), *meanings)
         ),
         environment=table(["", ""], [[k, str(v)] for k, v in content["environment"].items()]),
         config=html.escape(json.dumps(content["config"], indent=1, ensure_ascii=False)),
@@ -122,7 +133,7 @@ def page(content: Mapping[str, Any], figures: Sequence[str]) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table; every cell is escaped."""
+    """Write an HTML table; every cell is escaped."""
     if not rows:
         return ""
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
@@ -133,7 +144,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def own_entry(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The learned optimizer among the entrants; its speed-up over itself is not a figure."""
+    """Make the learned optimizer's entry among the entrants, without a speed-up over itself."""
     nothing = {f"speedup{end}": None for end in ("", "_low", "_high")}
     loss = {f"final_loss{end}": row[f"learned_final_loss{end}"] for end in ("", "_low", "_high")}
     return {
@@ -166,7 +177,7 @@ pre {{ background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 12px; }}
 </style>
 </head>
 <body>
-<h1>Learned optimizer against tuned Adam</h1>
+<h1>Learned optimizer against tuned {baselines}</h1>
 {losses}
 <h2>Comparison</h2>
 {comparisons}

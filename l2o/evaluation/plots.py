@@ -15,11 +15,13 @@ COLORS = {"learned": ("#0072b2",), "baseline": ("#d55e00", "#009e73"), "control"
 
 DASHES = ("-", "--", "-.", ":")
 
+LEGEND: Mapping[str, Any] = {"frameon": False, "fontsize": "small"}
+
 Draw = Callable[["Axes"], None]
 
 
 def training_curves(task: str, curves: Mapping[str, Any]) -> Draw:
-    """Median probe loss of every entrant, with its quartiles as a band."""
+    """Draw the median probe loss of every entrant, with its quartiles as a band."""
 
     def draw(axes: "Axes") -> None:
         seen: dict[str, int] = {}
@@ -30,12 +32,13 @@ def training_curves(task: str, curves: Mapping[str, Any]) -> Draw:
             band(axes, curves["steps"], entrant, color, DASHES[index % len(DASHES)])
         axes.set_yscale("log")
         label(axes, task, "inner step", "training loss (fixed batches)")
+        axes.legend(**LEGEND)
 
     return draw
 
 
 def learning_rate_grid(grids: Sequence[Mapping[str, Any]]) -> Draw:
-    """Final loss against learning rate, with the rate chosen marked."""
+    """Draw the final loss against the learning rate, with the rate chosen marked."""
 
     def draw(axes: "Axes") -> None:
         for i, grid in enumerate(grids):
@@ -48,12 +51,13 @@ def learning_rate_grid(grids: Sequence[Mapping[str, Any]]) -> Draw:
         axes.set_xscale("log")
         axes.set_yscale("log")
         label(axes, "tuning: ★ chosen", "learning rate", "final training loss")
+        axes.legend(**LEGEND)
 
     return draw
 
 
 def meta_training(metrics: Sequence[Mapping[str, Any]]) -> Draw:
-    """Meta-loss, and the finite fraction on an axis to the right."""
+    """Draw the meta-loss, and the finite fraction on an axis to the right."""
 
     def draw(axes: "Axes") -> None:
         steps = [row["step"] for row in metrics]
@@ -81,7 +85,7 @@ def band(
     dashes: str,
     marker: str = "",
 ) -> None:
-    """A line at the median in a band from the lower to the upper quartile."""
+    """Draw a line at the median in a band from the lower to the upper quartile."""
     # An even number of dollar signs in a name would start mathematics.
     name = values["name"].replace("$", r"\$")
     # Zero cannot be drawn on a logarithmic axis, and `None` stands for what is not finite.
@@ -95,16 +99,15 @@ def band(
 
 
 def label(axes: "Axes", title: str, x: str, y: str) -> None:
-    """Title, names of the axes, grid and legend."""
+    """Set the title, the names of the axes and a grid."""
     axes.set_title(title.replace("$", r"\$"))
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize="small")
 
 
 def svg(panels: Sequence[Draw]) -> str:
-    """Panels side by side, as an `<svg>` element for HTML that refers to nothing outside."""
+    """Draw panels side by side, as an `<svg>` element for HTML that refers to nothing outside."""
     buffer = io.StringIO()
     save([panels], buffer, "svg")
     text = buffer.getvalue()
@@ -121,14 +124,14 @@ def save(
     title: str = "",
     has_shared_legend: bool = False,
 ) -> None:
-    """Draws rows of panels and writes them as "svg" or "png".
+    """Draw rows of panels and write them as "svg" or "png".
 
     Args:
-        rows: panels.
-        target: what to write to.
-        kind: "svg" or "png".
-        title: above all panels.
-        has_shared_legend: whether the first panel's legend, which holds for all, goes below them.
+        rows: Rows of panels.
+        target: File to write to.
+        kind: Format, "svg" or "png".
+        title: Title above all panels.
+        has_shared_legend: Whether the first panel's legend, which holds for all, goes below them.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -163,7 +166,7 @@ def save(
 def png(
     rows: Sequence[Sequence[Draw]], *, title: str = "", has_shared_legend: bool = False
 ) -> bytes:
-    """Rows of panels as a PNG file's content; see `save`."""
+    """Draw rows of panels as a PNG file's content; see `save`."""
     buffer = io.BytesIO()
     save(rows, buffer, "png", title=title, has_shared_legend=has_shared_legend)
     return buffer.getvalue()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def environment() -> dict[str, str | int]:
-    """What the figures were computed with and on."""
+    """Versions and devices that figures were computed with."""
     return {
         "python": platform.python_version(),
         "jax": jax.__version__,
@@ -39,20 +39,22 @@ def write_report(
     config: Mapping[str, Any] | None = None,
     png: bool = False,
 ) -> dict[str, Path]:
-    """Writes `report.json` and `report.html` (and `report.png`) into a run folder.
+    """Write `report.json` and `report.html` (and `report.png`) into a run folder.
 
     Each file is replaced as a whole or not at all.
 
     Args:
-        folder: the run folder; its `metrics.jsonl`, if any, gives the meta-training curve.
-        comparisons: one for each task.
-        config: settings to show.
-        png: whether to draw the figures into a `report.png`, too.
+        folder: Run folder; its `metrics.jsonl`, if any, gives the meta-training curve.
+        comparisons: Comparison on each task.
+        config: Settings to show.
+        png: Whether to draw the figures into a `report.png`, too.
 
     Returns:
         Paths by file name.
     """
-    content = strict(
+    path = Path(folder) / "report.json"
+    write_json(
+        path,
         {
             "comparisons": [c.summary for c in comparisons],
             "config": config or {},
@@ -60,22 +62,25 @@ def write_report(
             "metrics": last_metrics(read_metrics(Path(folder))),
             "curves": [c.curves for c in comparisons],
             "grids": [c.grids for c in comparisons],
-        }
+        },
     )
-    path = Path(folder) / "report.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps(content, indent=1, allow_nan=False).encode())
     return {path.name: path, **render_report(folder, png=png)}
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write strict JSON, as a whole or not at all, into a folder that is made if there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, json.dumps(strict(content), indent=1, allow_nan=False).encode())
+
+
 def render_report(folder: str | Path, *, png: bool = False) -> dict[str, Path]:
-    """Makes `report.html` (and `report.png`) from a run folder's `report.json`.
+    """Make `report.html` (and `report.png`) from a run folder's `report.json`.
 
     Returns:
         Paths by file name.
 
     Raises:
-        ValueError: if there is no `report.json`, or it is not a report.
+        ValueError: If there is no `report.json`, or it is not a report.
     """
     content = read_report(folder)
     try:
@@ -94,10 +99,10 @@ def render_report(folder: str | Path, *, png: bool = False) -> dict[str, Path]:
 
 
 def read_report(folder: str | Path) -> dict[str, Any]:
-    """The content of a run folder's `report.json`.
+    """Read a run folder's `report.json`.
 
     Raises:
-        ValueError: if there is none, or it is not a report.
+        ValueError: If there is none, or it is not a report.
     """
     path = Path(folder) / "report.json"
     if not path.is_file():
@@ -123,7 +128,7 @@ def read_report(folder: str | Path) -> dict[str, Any]:
 def figures(
     content: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
 ) -> list[list[plots.Draw]]:
-    """Rows of panels: two for each task, then meta-training."""
+    """Make rows of panels: two for each task, then meta-training."""
     rows = [
         [
             plots.training_curves(f"{row['task']}, {row['steps']} steps", curves),
@@ -137,7 +142,7 @@ def figures(
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Rows of `metrics.jsonl` that have a meta-loss; a line that is still being written is left."""
+    """Read the rows of `metrics.jsonl` that have a meta-loss, without an unfinished line."""
     path = folder / "metrics.jsonl"
     rows = []
     for line in path.read_text().splitlines() if path.is_file() else ():
@@ -151,7 +156,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def last_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The first and last step of meta-training in numbers; empty if there was none."""
+    """Take the first and last step of meta-training in numbers; empty if there was none."""
     if not rows:
         return {}
     ends = {"first": rows[0], "last": rows[-1]}
@@ -159,7 +164,7 @@ def last_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def strict(value: Any) -> Any:
-    """The value as JSON knows it: plain types, with `None` for a number that is not finite."""
+    """Convert a value to what JSON knows, with `None` for a number that is not finite."""
     if isinstance(value, Mapping):
         return {str(k): strict(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -171,27 +176,29 @@ def strict(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | bool) else str(value)
 
 
-def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> "Table":
-    """Rows of `report.json`'s "comparisons" as a table that fits a terminal of 80 columns."""
+def plain_table(title: str) -> "Table":
+    """Make an empty table for the terminal."""
     from rich import box
     from rich.table import Table
+
+    return Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> "Table":
+    """Tabulate `report.json`'s "comparisons" for a terminal of 80 columns."""
     from rich.text import Text
 
-    def two_lines(median_and_interval: str) -> str:
-        return median_and_interval.replace(" [", "\n[", 1)
+    def two_lines(text: str, second: str = "[") -> str:
+        return text.replace(f" {second}", f"\n{second}", 1)
 
-    table = Table(
-        title="Final training loss and speed-up: median, 95 % interval",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = plain_table("Final training loss and speed-up: median, 95 % interval")
     for column in ("task", "learned", "best baseline", "speed-up"):
         table.add_column(column, no_wrap=True)
     for row in comparisons:
         by_name = dict(zip(DEFINITIONS, cells(row), strict=True))
         controls = [f"{c['name']} {number(c['final_loss'])}" for c in row["controls"]]
         lines = (
-            f"{by_name['task']}\n{row['steps']} steps, {row['num_seeds']} seeds\n"
+            f"{two_lines(by_name['task'], '(')}\n{row['steps']} steps, {row['num_seeds']} seeds\n"
             f"{by_name['diverged']} diverged",
             "\n".join([two_lines(by_name["learned"]), *controls]),
             f"{by_name['best baseline']}\n{two_lines(by_name['baseline'])}",

@@ -26,26 +26,26 @@ class MeanInterval(NamedTuple):
 
 
 def is_diverged(loss: np.ndarray, cap: float) -> np.ndarray:
-    """Whether a loss is not finite or above the cap."""
+    """Tell whether a loss is not finite or above the cap."""
     return ~np.isfinite(loss) | (loss > cap)
 
 
 def capped_losses(loss: np.ndarray, cap: float) -> np.ndarray:
-    """The loss in float64, with a diverged one counted as `cap`."""
+    """Convert losses to float64, with diverged ones counted as `cap`."""
     return np.where(is_diverged(loss, cap), cap, loss.astype(np.float64))
 
 
 def median_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Interval:
-    """The median and its percentile-bootstrap interval (`scipy.stats.bootstrap`, 9999 resamples).
+    """Median and its percentile-bootstrap interval (`scipy.stats.bootstrap`, 9999 resamples).
 
     The resampling is seeded, so equal values give equal intervals. One value is its own interval.
 
     Args:
-        values: shape (seeds,), finite.
-        confidence: of the two-sided interval.
+        values: Finite values, shape (seeds,).
+        confidence: Probability that the two-sided interval covers the median.
 
     Raises:
-        ValueError: if `values` is empty, not one-dimensional or not finite.
+        ValueError: If `values` is empty, not one-dimensional or not finite.
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or values.size == 0 or not np.all(np.isfinite(values)):
@@ -57,11 +57,11 @@ def median_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> In
 
 
 def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> MeanInterval:
-    """The mean and its interval, as `median_interval` does it.
+    """Mean and its interval, as `median_interval` computes it.
 
     Args:
-        values: shape (samples,), finite, at least one.
-        confidence: of the two-sided interval.
+        values: Finite values, at least one, shape (samples,).
+        confidence: Probability that the two-sided interval covers the mean.
     """
     return MeanInterval(float(np.mean(values)), *bootstrap_ends(values, np.mean, confidence))
 
@@ -69,7 +69,7 @@ def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Mean
 def bootstrap_ends(
     values: np.ndarray, statistic: Callable[..., np.ndarray], confidence: float
 ) -> tuple[float, float]:
-    """The ends of the percentile-bootstrap interval of a statistic, with a fixed seed."""
+    """Ends of the percentile-bootstrap interval of a statistic, with a fixed seed."""
     import scipy.stats  # half a second, which those who only meta-train need not wait
 
     if np.ptp(values) == 0:
@@ -94,9 +94,9 @@ def first_reach(steps: np.ndarray, losses: np.ndarray, target: float) -> float:
     one of the two is not positive.
 
     Args:
-        steps: shape (probes,), increasing.
-        losses: shape (probes,).
-        target: loss to reach.
+        steps: Increasing numbers of steps, shape (probes,).
+        losses: Loss at each of them, shape (probes,).
+        target: Loss to reach.
     """
     reached = np.flatnonzero(losses <= target)
     if reached.size == 0:
@@ -112,7 +112,7 @@ def first_reach(steps: np.ndarray, losses: np.ndarray, target: float) -> float:
 
 
 def speedups(steps: np.ndarray, learned: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """How many times fewer steps the learned optimizer needs, for each seed.
+    """Number of times fewer steps that the learned optimizer needs, for each seed.
 
     With L the baseline's final loss on a seed, that is the first step at which the baseline is at
     or below L, over the first step at which the learned optimizer is on the same seed
@@ -121,9 +121,10 @@ def speedups(steps: np.ndarray, learned: np.ndarray, baseline: np.ndarray) -> np
     the speed-up is 1 unless the learned run, too, never got there.
 
     Args:
-        steps: shape (probes,), increasing.
-        learned: probe losses of shape (seeds, probes); a diverged loss counts as the task's cap.
-        baseline: the same of the baseline.
+        steps: Increasing numbers of steps, shape (probes,).
+        learned: Probe losses of the learned optimizer, shape (seeds, probes); a diverged loss
+            counts as the task's cap.
+        baseline: Probe losses of the baseline, likewise.
 
     Returns:
         Shape (seeds,); 0 where L is never reached, so no seed is dropped.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from l2o.hpo.by_hand import cosine
+from l2o.hpo.manual_search import manual_search
 from l2o.hpo.random_search import random_search
 from l2o.hpo.search import Search
 from l2o.hpo.with_hyperopt import hyperopt_tpe
@@ -16,12 +16,12 @@ from l2o.registry import unknown
 
 @dataclass(frozen=True)
 class Engine:
-    """Something that searches.
+    """A search algorithm.
 
     Attributes:
-        search: `(search, seed, folder)`, runs trials while there is budget; it may keep files of
-            its own in the folder.
-        packages: modules that it imports, from the extra `tune`.
+        search: `(search, seed, folder) -> None`, runs trials while there is budget; it may keep
+            files of its own in the folder.
+        packages: Names of the modules that it imports, from the extra `tune`.
     """
 
     search: Callable[[Search, int, Path], None]
@@ -29,25 +29,25 @@ class Engine:
 
     @property
     def missing(self) -> list[str]:
-        """Packages that are not installed."""
+        """Names of the packages that are not installed."""
         return [name for name in self.packages if find_spec(name) is None]
 
 
 ENGINES: Mapping[str, Engine] = {
-    "cosine": Engine(cosine),
+    "cosine": Engine(manual_search),
     "random": Engine(random_search),
     "optuna_tpe": Engine(optuna_tpe, ("optuna",)),
     "optuna_cmaes": Engine(optuna_cmaes, ("optuna", "cmaes")),
     "hyperopt_tpe": Engine(hyperopt_tpe, ("hyperopt",)),
     "ray_pbt": Engine(ray_pbt, ("ray", "pyarrow")),
 }
-"""All of them; the first two need nothing."""
+"""Engines by name; the first two need no further package."""
 
 INSTALL = "pip install 'l2o[tune]'"
 
 
 def check_engines(names: Sequence[str]) -> None:
-    """Raises a `ValueError` that says what to type unless all are known and installed."""
+    """Raise a `ValueError` that says what to type unless all engines are known and installed."""
     for name in names:
         if name not in ENGINES:
             raise unknown("engines", name, ENGINES)

@@ -1,6 +1,5 @@
 """A comparison with engines as tables, as JSON and as a figure."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l2o.evaluation import plots
-from l2o.evaluation.html import number
-from l2o.evaluation.report import environment, strict
-from l2o.evaluation.statistics import Interval
-from l2o.hpo.summary import Bound, Crossing, EngineResult, PolicyResult
+from l2o.evaluation.html import interval_text, number
+from l2o.evaluation.report import environment, plain_table, write_json
+from l2o.hpo.summary import Bound, BreakEven, EngineResult, PolicyResult
 from l2o.runs.folder import atomic_write
 
 if TYPE_CHECKING:
@@ -20,10 +18,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 COLORS = ("#d55e00", "#e69f00", "#009e73", "#56b4e9", "#cc79a7", "#777777")
-"""Of engines."""
+"""Colours of engines."""
 
 POLICY_COLORS = ("#0072b2", "#000000", "#882255", "#117733", "#999933")
-"""Of policies."""
+"""Colours of policies."""
 
 MARKED = (10, 100, 1_000, 10_000, 100_000)
 """Numbers of tasks whose share of meta-training is marked."""
@@ -31,14 +29,14 @@ MARKED = (10, 100, 1_000, 10_000, 100_000)
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Everybody on one task.
+    """Results of engines and policies on one task.
 
     Attributes:
-        task: its name.
-        steps: inner steps of a run.
-        budget: inner steps of a search.
-        engines: results.
-        policies: results; the last is a policy before meta-training, if there is one.
+        task: Name of the task.
+        steps: Inner steps of a run.
+        budget: Inner steps of a search.
+        engines: Results of engines.
+        policies: Results of policies; the last is a policy before meta-training, if there is one.
     """
 
     task: str
@@ -51,9 +49,13 @@ class TaskResult:
 def write_results(
     folder: Path, results: Sequence[TaskResult], config: Mapping[str, Any], seconds: float | None
 ) -> list[Path]:
-    """Writes `hpo.json` and `hpo.png` into a folder, each as a whole or not at all.
+    """Write `hpo.json` and `hpo.png` into a folder, each as a whole or not at all.
 
-    `seconds` are those of the whole comparison; None where a part was done before.
+    Args:
+        folder: Folder to write to.
+        results: Results of each task.
+        config: Settings to record.
+        seconds: Seconds that the whole comparison took; None where a part was done before.
     """
     content = {
         "config": config,
@@ -62,7 +64,7 @@ def write_results(
         "tasks": [asdict(result) for result in results],
     }
     paths = [folder / "hpo.json", folder / "hpo.png"]
-    atomic_write(paths[0], json.dumps(strict(content), indent=1, allow_nan=False).encode())
+    write_json(paths[0], content)
     atomic_write(
         paths[1], plots.png([[panel(result)] for result in results], has_shared_legend=True)
     )
@@ -70,7 +72,7 @@ def write_results(
 
 
 def panel(result: TaskResult) -> plots.Draw:
-    """Engines over what they spent; policies as lines, with their shares of meta-training."""
+    """Draw engines over the budget used; policies as lines, with shares of meta-training."""
 
     def draw(axes: "Axes") -> None:
         for i, engine in enumerate(result.engines):
@@ -78,8 +80,8 @@ def panel(result: TaskResult) -> plots.Draw:
             shown = ~np.isnan(np.array(engine.median, np.float64))
             for key in ("median", "low", "high"):
                 values[key] = np.array(values[key])[shown]
-            spent = np.array(engine.spent)[shown]
-            plots.band(axes, spent.tolist(), values, COLORS[i % len(COLORS)], "-", marker=".")
+            budgets = np.array(engine.budget_used)[shown]
+            plots.band(axes, budgets.tolist(), values, COLORS[i % len(COLORS)], "-", marker=".")
         axes.set_xscale("log")
         axes.set_yscale("log")
         first, last = result.steps, result.budget
@@ -102,30 +104,24 @@ def panel(result: TaskResult) -> plots.Draw:
                         fontsize=6,
                         color=color,
                     )
-        axes.set_title(f"{result.task}, {result.steps} steps")
-        axes.set_xlabel(
-            "inner steps of tuning, or of a run and meta-training\nshared by so many tasks"
+        plots.label(
+            axes,
+            f"{result.task}, {result.steps} steps",
+            "inner steps of tuning, or of a run and meta-training\nshared by so many tasks",
+            "final training loss",
         )
-        axes.set_ylabel("final training loss")
-        axes.grid(alpha=0.25)
 
     return draw
 
 
-def bracketed(interval: Interval) -> str:
-    """A median and its interval."""
-    middle, low, high = (number(value, 2) for value in interval)
-    return f"{middle} [{low}, {high}]"
-
-
 def marked(name: str, diverged: float) -> str:
-    """A name, with the share of runs that diverged if there are any."""
+    """Format a name, with the share of runs that diverged if there are any."""
     return f"{name}, {diverged:.0%} diverged" if diverged else name
 
 
 def loss_table(result: TaskResult) -> "Table":
-    """Final losses after a run, half of the budget and all of it; policies need no tuning."""
-    table = _table(
+    """Tabulate final losses after a run, half of the budget and all of it."""
+    table = plain_table(
         f"{result.task}, {result.steps} steps: final training loss, and on the test split"
     )
     metrics = [name for name in result.engines[0].test if name != "loss"]
@@ -139,49 +135,42 @@ def loss_table(result: TaskResult) -> "Table":
         table.add_row(
             marked(engine.name, engine.diverged),
             *(number(engine.median[n - 1], 2) for n in before),
-            bracketed(engine.final_loss),
+            interval_text(*engine.final_loss, digits=2),
             *(number(engine.test[m]) for m in metrics[:1]),
         )
     for policy in result.policies:
         table.add_row(
-            marked(policy.name + (" (seen)" if policy.is_seen else ""), policy.diverged),
+            marked(policy.name + (" (meta-trained)" if policy.is_seen else ""), policy.diverged),
             *("" for _ in before),
-            bracketed(policy.final_loss),
+            interval_text(*policy.final_loss, digits=2),
             *(number(policy.test[m]) for m in metrics[:1]),
         )
     return table
 
 
-def crossing_table(result: TaskResult) -> "Table | None":
-    """From how many tasks on a policy is cheaper than an engine; None if no cost is known."""
-    policies = [policy for policy in result.policies if policy.crossings]
+def break_even_table(result: TaskResult) -> "Table | None":
+    """Tabulate from how many tasks on a policy is cheaper; None if no cost is known."""
+    policies = [policy for policy in result.policies if policy.break_even]
     if not policies:
         return None
-    table = _table(f"{result.task}: tasks from which on a policy is cheaper")
+    table = plain_table(f"{result.task}: tasks from which on a policy is cheaper")
     table.add_column("", no_wrap=True)
     for policy in policies:
         table.add_column(f"{policy.name} ({policy.inner_steps:,})", justify="right")
     for i, engine in enumerate(result.engines):
-        table.add_row(engine.name, *(crossed(policy.crossings[i]) for policy in policies))
+        table.add_row(engine.name, *(num_tasks(policy.break_even[i]) for policy in policies))
     return table
 
 
-def crossed(crossing: Crossing) -> str:
-    """Numbers of tasks, the fewest first in the brackets."""
+def num_tasks(found: BreakEven) -> str:
+    """Format numbers of tasks, the fewest first in the brackets."""
 
     def shown(bound: Bound) -> str:
         if bound.tasks is None:
             return "never"
-        return f"{'' if bound.spent else '≤ '}{bound.tasks:,}"
+        return f"{'' if bound.budget_used else '≤ '}{bound.tasks:,}"
 
-    return f"{shown(crossing.middle)}\n[{shown(crossing.late)}, {shown(crossing.early)}]"
-
-
-def _table(title: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    return Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    return f"{shown(found.middle)}\n[{shown(found.late)}, {shown(found.early)}]"
 
 
 NOTE = """\

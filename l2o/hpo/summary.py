@@ -1,4 +1,4 @@
-"""What engines and policies came to: curves over what was spent, and where they cross."""
+"""Results of engines and policies: curves over the budget used, and where they break even."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from l2o.evaluation.evaluate import Curves
+from l2o.evaluation.seen import is_seen
 from l2o.evaluation.statistics import CONFIDENCE, Interval, median_interval
 from l2o.hpo.search import Report
-from l2o.hpo.trained_policy import Meta
+from l2o.hpo.trained_policy import TrainedPolicy
+from l2o.task import Task
 
-Found = Sequence[tuple[Report, Curves]]
+EvaluatedIncumbents = Sequence[tuple[Report, Curves]]
 """The incumbents of one search, in order, each with its runs on the reporting seeds."""
 
 RESAMPLES = 2000
+
+TAILS = 50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)
+"""Percentiles at the ends of an interval."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,20 +28,20 @@ class Searches:
     """All searches of an engine on one task.
 
     Attributes:
-        name: of the engine.
-        spent: inner steps of a search, increasing, after which it is read off.
-        losses: final losses of the best recipe so far, shape (searches, spent, seeds); NaN where
-            there is none yet.
-        rest: inner steps that the best trial so far is short of its end, where there is a model;
-            those of a run where there is no trial yet; shape (searches, spent).
-        ends: of every search, the runs with its last recipe.
+        name: Name of the engine.
+        budget_used: Inner steps of a search, increasing, after which results are read.
+        losses: Final losses of the best schedule so far, shape (searches, budgets, seeds); NaN
+            where there is none yet.
+        steps_to_finish: Inner steps that the best trial so far is short of its end; those of a
+            whole run where there is no trial yet; shape (searches, budgets).
+        final_runs: For every search, the runs with its last schedule.
     """
 
     name: str
-    spent: Sequence[int]
+    budget_used: Sequence[int]
     losses: np.ndarray
-    rest: np.ndarray
-    ends: Sequence[Curves]
+    steps_to_finish: np.ndarray
+    final_runs: Sequence[Curves]
 
 
 @dataclass(frozen=True)
@@ -44,19 +49,19 @@ class EngineResult:
     """An engine on one task.
 
     Attributes:
-        name: of the engine.
-        spent: inner steps of a search.
-        median: over searches, of the median over seeds of the final loss of the best recipe so
-            far, for each of `spent`; NaN before all searches have one.
-        low: lower quartile over searches.
-        high: upper quartile.
-        final_loss: the median at the end; its 95 % interval is over searches and seeds.
-        diverged: fraction of the runs with the recipes at the end.
-        test: mean over searches and seeds at the end, by metric.
+        name: Name of the engine.
+        budget_used: Inner steps of a search.
+        median: Median over searches of the median over seeds of the final loss of the best schedule
+            so far, for each `budget_used`; NaN before all searches have one.
+        low: Lower quartile over searches.
+        high: Upper quartile over searches.
+        final_loss: Median at the end, with its 95 % interval over searches and seeds.
+        diverged: Fraction of the runs with the schedules at the end that diverged.
+        test: Mean over searches and seeds at the end, by metric.
     """
 
     name: str
-    spent: Sequence[int]
+    budget_used: Sequence[int]
     median: Sequence[float]
     low: Sequence[float]
     high: Sequence[float]
@@ -66,29 +71,29 @@ class EngineResult:
 
 
 class Bound(NamedTuple):
-    """From how many tasks on a policy has cost less than an engine.
+    """From how many tasks on a policy costs less than an engine.
 
     Attributes:
-        spent: inner steps from which on the engine is as good as the policy; None if it is not
-            within its budget.
-        tasks: meta-training over what each task saves, rounded up; None if no number is enough. An
-            upper bound where `spent` is None.
+        budget_used: Inner steps from which on the engine is as good as the policy; None if it is
+            not within its budget.
+        tasks: Cost of meta-training over what each task saves, rounded up; None if no number of
+            tasks is enough. An upper bound where `budget_used` is None.
     """
 
-    spent: int | None
+    budget_used: int | None
     tasks: int | None
 
 
 @dataclass(frozen=True)
-class Crossing:
-    """Where a policy crosses an engine.
+class BreakEven:
+    """Where a policy and an engine break even.
 
     Attributes:
-        engine: which.
-        middle: by the medians.
-        early: where the engine is as good early, at the lower end of the 95 % interval over
+        engine: Name of the engine.
+        middle: Bound by the medians.
+        early: Bound where the engine is as good early, at the lower end of the 95 % interval over
             searches and seeds.
-        late: at the upper end.
+        late: Bound at the upper end.
     """
 
     engine: str
@@ -102,13 +107,14 @@ class PolicyResult:
     """A policy on one task.
 
     Attributes:
-        name: of the policy.
-        is_seen: whether it was meta-trained on the task.
-        inner_steps: of its meta-training; 0 before it, None if unknown.
-        final_loss: median over seeds, with its 95 % interval.
-        diverged: fraction of the runs.
-        test: mean over seeds, by metric.
-        crossings: with each engine; none if it has not, or nobody knows what it has cost.
+        name: Name of the policy.
+        is_seen: Whether it was meta-trained on the task.
+        inner_steps: Inner steps of its meta-training; 0 before it, None if unknown.
+        final_loss: Median over seeds, with its 95 % interval.
+        diverged: Fraction of the runs that diverged.
+        test: Mean over seeds, by metric.
+        break_even: Where it breaks even with each engine; empty if it has cost nothing, or nobody
+            knows what.
     """
 
     name: str
@@ -117,125 +123,123 @@ class PolicyResult:
     final_loss: Interval
     diverged: float
     test: Mapping[str, float]
-    crossings: Sequence[Crossing]
+    break_even: Sequence[BreakEven]
 
 
-def read_off(name: str, searches: Sequence[Found], spent: Sequence[int]) -> Searches:
-    """What the searches of an engine have found after `spent` inner steps."""
+def collect_searches(
+    name: str, searches: Sequence[EvaluatedIncumbents], budgets: Sequence[int]
+) -> Searches:
+    """Collect what the searches of an engine have found after each of some budgets."""
     return Searches(
         name=name,
-        spent=list(spent),
-        losses=np.array([[losses_after(found, s) for s in spent] for found in searches]),
-        rest=np.array([[rest_after(found, s) for s in spent] for found in searches]),
-        ends=[found[-1][1] for found in searches],
+        budget_used=list(budgets),
+        losses=np.array([[losses_after(found, b) for b in budgets] for found in searches]),
+        steps_to_finish=np.array(
+            [[steps_to_finish_after(found, b) for b in budgets] for found in searches]
+        ),
+        final_runs=[found[-1][1] for found in searches],
     )
 
 
-def losses_after(found: Found, spent: int) -> np.ndarray:
-    """Final losses of the best recipe after so many inner steps, shape (seeds,); NaN before one."""
-    runs = [curves.final_loss for report, curves in found if report.spent <= spent]
+def losses_after(found: EvaluatedIncumbents, budget: int) -> np.ndarray:
+    """Final losses of the best schedule after a budget, shape (seeds,); NaN before there is one."""
+    runs = [curves.final_loss for report, curves in found if report.budget_used <= budget]
     return runs[-1] if runs else np.full_like(found[0][1].final_loss, np.nan)
 
 
-def rest_after(found: Found, spent: int) -> int:
-    """Inner steps that the best trial is short of its end after so many of a search."""
-    done = [report.step for report, _ in found if report.spent <= spent]
-    return len(found[0][0].recipe) - (done[-1] if done else 0)
+def steps_to_finish_after(found: EvaluatedIncumbents, budget: int) -> int:
+    """Inner steps that the best trial is short of its end after a budget."""
+    done = [report.step for report, _ in found if report.budget_used <= budget]
+    return len(found[0][0].schedule) - (done[-1] if done else 0)
 
 
 def engine_result(searches: Searches) -> EngineResult:
-    """An engine's searches in figures."""
-    of_searches = np.median(searches.losses, axis=2)
-    low, median, high = np.quantile(of_searches, (0.25, 0.5, 0.75), axis=0)
+    """Summarize an engine's searches."""
+    low, median, high = np.quantile(np.median(searches.losses, axis=2), (0.25, 0.5, 0.75), axis=0)
     curves, _ = resampled(searches, np.zeros(searches.losses.shape[2]))
-    tail = 50 * (1 - CONFIDENCE)
-    ends = searches.ends
+    final_runs = searches.final_runs
     return EngineResult(
         name=searches.name,
-        spent=searches.spent,
+        budget_used=searches.budget_used,
         median=median.tolist(),
         low=low.tolist(),
         high=high.tolist(),
-        final_loss=Interval(
-            float(median[-1]), *map(float, np.percentile(curves[:, -1], (tail, 100 - tail)))
-        ),
-        diverged=float(np.mean([end.diverged for end in ends])),
-        test={k: float(np.mean([end.test[k] for end in ends])) for k in ends[0].test},
+        final_loss=Interval(float(median[-1]), *map(float, np.percentile(curves[:, -1], TAILS))),
+        diverged=float(np.mean([runs.diverged for runs in final_runs])),
+        test={k: float(np.mean([runs.test[k] for runs in final_runs])) for k in final_runs[0].test},
     )
 
 
 def policy_result(
-    policy: Meta, task: str, curves: Curves, num_steps: int, engines: Sequence[Searches]
+    policy: TrainedPolicy, task: Task, curves: Curves, horizon: int, engines: Sequence[Searches]
 ) -> PolicyResult:
-    """A policy beside the engines, on runs of `num_steps` steps."""
+    """Summarize a policy's runs of `horizon` steps beside the engines."""
     cost = policy.inner_steps
     return PolicyResult(
         name=policy.name,
-        is_seen=task in policy.trained_on,
+        is_seen=is_seen(task, frozenset(policy.trained_on)),
         inner_steps=cost,
         final_loss=median_interval(curves.final_loss),
         diverged=float(np.mean(curves.diverged)),
         test={k: float(np.mean(v)) for k, v in curves.test.items()},
-        crossings=[crossing(curves.final_loss, cost, num_steps, e) for e in engines]
+        break_even=[break_even(curves.final_loss, cost, horizon, e) for e in engines]
         if cost
         else [],
     )
 
 
-def crossing(losses: np.ndarray, cost: int, num_steps: int, engine: Searches) -> Crossing:
-    """Where a policy crosses an engine.
+def break_even(losses: np.ndarray, cost: int, horizon: int, engine: Searches) -> BreakEven:
+    """Find where a policy and an engine break even.
 
     After S inner steps of search and the R that its best trial is short of its end, on average over
-    searches, there is a trained model; of the policy after a run of T steps. On N tasks the engine
-    has cost N (S + R) and the policy M + N T.
+    searches, there is a trained model; with the policy after a run of T steps. On N tasks the
+    engine has cost N (S + R) and the policy M + N T.
 
     Args:
-        losses: of the policy on the seeds, shape (seeds,).
-        cost: M, inner steps of its meta-training.
-        num_steps: T.
-        engine: its searches.
+        losses: Final losses of the policy on the seeds, shape (seeds,).
+        cost: Inner steps M of its meta-training.
+        horizon: Inner steps T of a run.
+        engine: Searches of the engine.
     """
-    curves, of_policy = resampled(engine, losses)
-    middle = np.median(np.median(engine.losses, axis=2), axis=0)
-    spent = np.array(engine.spent)
-    tail = 50 * (1 - CONFIDENCE)
-    drawn = [reach(spent, c, loss) for c, loss in zip(curves, of_policy, strict=True)]
-    early, late = np.percentile(drawn, (tail, 100 - tail), method="inverted_cdf")
+    curves, policy_medians = resampled(engine, losses)
+    median_curve = np.median(np.median(engine.losses, axis=2), axis=0)
+    budgets = np.array(engine.budget_used)
+    drawn = [as_good_from(budgets, c, m) for c, m in zip(curves, policy_medians, strict=True)]
+    early, late = np.percentile(drawn, TAILS, method="inverted_cdf")
+    middle = as_good_from(budgets, median_curve, float(np.median(losses)))
+    steps_to_finish = np.mean(engine.steps_to_finish, axis=0)
 
-    rest = np.mean(engine.rest, axis=0)
-
-    def bound(reached: float) -> Bound:
-        at = min(reached, spent[-1])
-        saved = at + rest[np.searchsorted(spent, at)] - num_steps
+    def bound(budget: float) -> Bound:
+        at = min(budget, budgets[-1])
+        saved = at + steps_to_finish[np.searchsorted(budgets, at)] - horizon
         tasks = math.ceil(cost / saved) if saved > 0 else None
-        return Bound(int(reached) if math.isfinite(reached) else None, tasks)
+        return Bound(int(budget) if math.isfinite(budget) else None, tasks)
 
-    found = reach(spent, middle, float(np.median(losses)))
-    return Crossing(engine.name, bound(found), bound(early), bound(late))
+    return BreakEven(engine.name, bound(middle), bound(early), bound(late))
 
 
-def reach(spent: np.ndarray, losses: np.ndarray, target: float) -> float:
-    """From where on a curve is at or below the target, to its end; `inf` if it does not end so."""
+def as_good_from(budgets: np.ndarray, losses: np.ndarray, target: float) -> float:
+    """Budget from which on, to its end, a curve is at or below a target; `inf` if there is none."""
     above = np.flatnonzero(~(losses <= target))
     first = above[-1] + 1 if above.size else 0
-    return float(spent[first]) if first < len(spent) else math.inf
+    return float(budgets[first]) if first < len(budgets) else math.inf
 
 
 def resampled(searches: Searches, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bootstrap resamples over searches and seeds, the same seeds for the engine and the policy.
+    """Draw bootstrap resamples over searches and seeds, the same seeds for engine and policy.
 
     Returns:
-        Of the engine the median over searches of the median over seeds, shape (RESAMPLES, spent);
-        of the policy's `losses` the median, shape (RESAMPLES,).
+        For the engine the median over searches of the median over seeds, shape (RESAMPLES,
+        budgets); for the policy's `losses` the median, shape (RESAMPLES,).
     """
     rng = np.random.default_rng(0)
     num_searches, _, num_seeds = searches.losses.shape
-    curves = np.empty((RESAMPLES, len(searches.spent)))
-    of_policy = np.empty(RESAMPLES)
+    curves = np.empty((RESAMPLES, len(searches.budget_used)))
+    policy_medians = np.empty(RESAMPLES)
     for i in range(RESAMPLES):
         seeds = rng.integers(num_seeds, size=num_seeds)
         rows = rng.integers(num_searches, size=num_searches)
-        of_searches = np.median(searches.losses[:, :, seeds], axis=2)
-        curves[i] = np.median(of_searches[rows], axis=0)
-        of_policy[i] = np.median(losses[seeds])
-    return curves, of_policy
+        search_medians = np.median(searches.losses[:, :, seeds], axis=2)
+        curves[i] = np.median(search_medians[rows], axis=0)
+        policy_medians[i] = np.median(losses[seeds])
+    return curves, policy_medians

@@ -16,15 +16,16 @@ def small_scheduler() -> PolicyOptimizer:
 
 
 @dataclass(frozen=True, eq=False)
-class Meta:
+class TrainedPolicy:
     """A policy, and what its meta-training took.
 
     Attributes:
-        name: for the table.
-        lopt: the design.
-        theta: what was found.
-        inner_steps: of its meta-training, all tasks and members together; None if unknown.
-        trained_on: names of tasks.
+        name: Name in tables.
+        lopt: The design.
+        theta: The meta-trained theta.
+        inner_steps: Inner steps of its meta-training, all tasks and members together; None if
+            unknown.
+        trained_on: Names and signatures of the tasks that it was meta-trained on.
     """
 
     name: str
@@ -34,14 +35,16 @@ class Meta:
     trained_on: Sequence[str]
 
 
-def released_policy(source: str) -> Meta:
-    """One that has been meta-trained before, from a run folder or a release file."""
+def released_policy(source: str) -> TrainedPolicy:
+    """Load a policy that has been meta-trained before, from a run folder or a release file."""
     lopt, theta = release.load(source)
     return trained_policy(source, lopt, theta, release.summary(source))
 
 
 def trained_policy(
     name: str, lopt: LearnedOptimizer, theta: Theta, summary: Mapping[str, Any]
-) -> Meta:
-    """A policy from what its release file says."""
-    return Meta(name, lopt, theta, summary.get("inner_steps"), summary.get("trained_on", []))
+) -> TrainedPolicy:
+    """Make a policy from the summary in its release file."""
+    return TrainedPolicy(
+        name, lopt, theta, summary.get("inner_steps"), summary.get("trained_on", [])
+    )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from l2o.hpo.recipe import SPACE, Hyperparameters, recipe
+from l2o.hpo.schedule import SPACE, Hyperparameters, schedule
 from l2o.hpo.search import Search
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def optuna_tpe(search: Search, seed: int, folder: Path) -> None:
-    """Tree-structured Parzen estimator, with trials stopped by asynchronous successive halving."""
+    """Search by a tree-structured Parzen estimator; successive halving stops bad trials."""
     from optuna.pruners import SuccessiveHalvingPruner
     from optuna.samplers import TPESampler
 
@@ -23,7 +23,7 @@ def optuna_tpe(search: Search, seed: int, folder: Path) -> None:
 
 
 def optuna_cmaes(search: Search, seed: int, folder: Path) -> None:
-    """CMA-ES, every trial to its end."""
+    """Search by CMA-ES, every trial to its end."""
     from optuna.pruners import NopPruner
     from optuna.samplers import CmaEsSampler
 
@@ -50,10 +50,10 @@ def _optimize(search: Search, sampler: "BaseSampler", pruner: "BasePruner", jour
     while search.has_budget:
         trial = study.ask(space)
         state, loss = TrialState.COMPLETE, float("nan")
-        rows = recipe(Hyperparameters(**trial.params), search.trainer.num_steps)
+        rows = schedule(Hyperparameters(**trial.params), search.trainer.horizon)
         for report, (step, loss) in enumerate(search.trial(rows), start=1):
             trial.report(loss, report)
-            if step < search.trainer.num_steps and trial.should_prune():
+            if step < search.trainer.horizon and trial.should_prune():
                 state = TrialState.PRUNED
                 break
         study.tell(trial, None if state is TrialState.PRUNED else loss, state)

@@ -1,7 +1,7 @@
 """Ray Tune's population based training (Jaderberg et al. 2017).
 
 Members train in Ray's worker processes, on CPUs. What changes their hyperparameters as they go is a
-schedule in the end: the history of a member's rate and momentum is its recipe.
+schedule in the end: the history of a member's rate and momentum.
 """
 
 import logging
@@ -17,7 +17,7 @@ import numpy as np
 
 from l2o.distributed.processes import cores
 from l2o.evaluation.evaluate import Start
-from l2o.hpo.recipe import SPACE
+from l2o.hpo.schedule import SPACE
 from l2o.hpo.search import Search, Trainer
 from l2o.runs.folder import RunError
 from l2o.task import Task
@@ -25,15 +25,15 @@ from l2o.task import Task
 if TYPE_CHECKING:
     from ray.tune import Trainable
 
-TURNED = ("learning_rate", "friction")
-"""What members search; they hold it between two exchanges."""
+SEARCHED = ("learning_rate", "friction")
+"""Hyperparameters that members search, and hold between two exchanges."""
 
 
 def ray_pbt(search: Search, seed: int, folder: Path) -> None:
-    """A population that fills the budget; after every report the worst quarter copies the best.
+    """Train a population that fills the budget, of which the worst quarter copies the best.
 
     Raises:
-        RunError: if a member failed, or Ray did.
+        RunError: If a member failed, or Ray did.
     """
     del folder
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # or `verbose=0` is not quiet
@@ -43,18 +43,18 @@ def ray_pbt(search: Search, seed: int, folder: Path) -> None:
     from ray.tune.error import TuneError
     from ray.tune.schedulers import PopulationBasedTraining
 
-    size = search.budget // search.trainer.num_steps
+    size = search.budget // search.trainer.horizon
     random.seed(seed)  # what Ray explores with; in which order members report is not seeded
     np.random.seed(seed)  # noqa: NPY002
-    samplers = {name: tune.loguniform(*SPACE[name]) for name in TURNED}
+    samplers = {name: tune.loguniform(*SPACE[name]) for name in SEARCHED}
 
     class Reports(tune.Callback):
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict, **_: Any):
-            rows = np.frombuffer(bytes.fromhex(result["recipe"]), np.float32).reshape(-1, 2)
+            rows = np.frombuffer(bytes.fromhex(result["schedule"]), np.float32).reshape(-1, 2)
             search.record(trial.trial_id, result["num_steps"], result["step"], result["loss"], rows)
 
     def explore(config: dict[str, Any]) -> dict[str, Any]:
-        return {k: float(np.clip(config[k], *SPACE[k])) for k in TURNED}
+        return {k: float(np.clip(config[k], *SPACE[k])) for k in SEARCHED}
 
     scheduler = PopulationBasedTraining(
         time_attr="training_iteration",
@@ -66,7 +66,7 @@ def ray_pbt(search: Search, seed: int, folder: Path) -> None:
         synch=True,
     )
     trainer = search.trainer
-    sent = {"task": trainer.task, "start": packed(trainer.start), "num_steps": trainer.num_steps}
+    sent = {"task": trainer.task, "start": packed(trainer.start), "horizon": trainer.horizon}
     with tempfile.TemporaryDirectory() as storage, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX's about forks, which only start programs here
         try:
@@ -91,18 +91,18 @@ def ray_pbt(search: Search, seed: int, folder: Path) -> None:
     if grid.errors:
         number = len(grid.errors)
         raise RunError(failure(f"{number} of {size} members failed", grid.errors[0]))
-    if search.spent < size * trainer.num_steps:
+    if search.budget_used < size * trainer.horizon:
         raise RunError("ray_pbt was stopped early. Leave it out by --engines.")
 
 
 def failure(what: str, error: Exception) -> str:
-    """One line about what went wrong in Ray."""
+    """Say in one line what went wrong in Ray."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return f"ray_pbt: {what}: {lines[-1][:300]}. Leave it out by --engines."
 
 
 def connect() -> None:
-    """Starts Ray in this process, on the cores it may use, unless it runs."""
+    """Start Ray in this process, on the cores it may use, unless it runs."""
     import ray
 
     if not ray.is_initialized():
@@ -117,22 +117,22 @@ def connect() -> None:
 
 
 def member() -> "type[Trainable]":
-    """The class of a member; Ray is imported only by who uses it."""
+    """Make the class of a member; Ray is imported only by who uses it."""
     from ray import tune
 
     class Member(tune.Trainable):
         """A trial that can be saved, copied and go on with other hyperparameters."""
 
         def setup(  # pyright: ignore[reportIncompatibleMethodOverride]
-            self, config: dict[str, Any], task: Task, start: Start, num_steps: int
+            self, config: dict[str, Any], task: Task, start: Start, horizon: int
         ) -> None:
-            self.trainer = Trainer(task, unpacked(start), num_steps)
+            self.trainer = Trainer(task, unpacked(start), horizon)
             self.reset_config(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.point = new_config
             self.at, self.run = 0, self.trainer.begin()
-            self.rows = np.zeros((self.trainer.num_steps, 2), np.float32)
+            self.rows = np.zeros((self.trainer.horizon, 2), np.float32)
             return True
 
         def step(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def member() -> "type[Trainable]":
                 "loss": loss,
                 "step": self.at,
                 "num_steps": self.at - before,
-                "recipe": self.rows.tobytes().hex(),
+                "schedule": self.rows.tobytes().hex(),
             }
 
         def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class KeyData(NamedTuple):
 
 
 def packed(start: Start) -> Start:
-    """A start as NumPy arrays, to be sent to another process."""
+    """Turn a start into NumPy arrays, to be sent to another process."""
 
     def pack(leaf: jax.Array) -> np.ndarray | KeyData:
         is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -176,7 +176,7 @@ def packed(start: Start) -> Start:
 
 
 def unpacked(start: Start) -> Start:
-    """A start that `packed` has made."""
+    """Undo `packed`."""
     is_key = lambda leaf: isinstance(leaf, KeyData)
     unpack = lambda leaf: jax.random.wrap_key_data(leaf.numbers) if is_key(leaf) else leaf
     return jax.tree.map(unpack, start, is_leaf=is_key)

@@ -21,11 +21,12 @@ class Accumulators(NamedTuple):
     """Accumulators of one tensor.
 
     Attributes:
-        momenta: shape (3, *tensor's).
-        second_moment: the tensor's shape.
-        rows: shape (3, *tensor's with the largest axis reduced to 1); (3, *tensor's) below rank 2.
-        columns: shape (3, *tensor's with the second largest axis reduced to 1); below rank 2 a
-            zero of shape (1,) that stays so.
+        momenta: Momenta, shape (3, *tensor's).
+        second_moment: Second moment, of the tensor's shape.
+        rows: Row statistics, shape (3, *tensor's with the largest axis reduced to 1); below rank 2
+            full second moments, shape (3, *tensor's).
+        columns: Column statistics, shape (3, *tensor's with the second largest axis reduced to 1);
+            below rank 2 a zero of shape (1,) that stays so.
     """
 
     momenta: jax.Array
@@ -35,7 +36,7 @@ class Accumulators(NamedTuple):
 
 
 class Decays(NamedTuple):
-    """What accumulators keep of themselves: three decays of momenta, one, and three factored."""
+    """Decay rates of three momenta, of the second moment and of three factored second moments."""
 
     momentum: features.Decays = MOMENTUM_DECAYS
     rms: features.Decays = RMS_DECAYS
@@ -43,7 +44,7 @@ class Decays(NamedTuple):
 
 
 def init(p: jax.Array) -> Accumulators:
-    """Zero accumulators for a parameter of rank 1 or more."""
+    """Make zero accumulators for a parameter."""
 
     def factored(reduced_axis: int | None) -> jax.Array:
         shape = list(p.shape)
@@ -61,7 +62,7 @@ def init(p: jax.Array) -> Accumulators:
 
 
 def accumulate(g: jax.Array, before: Accumulators, decays: Decays) -> Accumulators:
-    """The accumulators after one more gradient; all decays but momentum's are clipped to [0, 1]."""
+    """Update accumulators by a gradient; all decays but momentum's are clipped to [0, 1]."""
     rms_decay = jnp.clip(jnp.asarray(decays.rms)[0], 0.0, 1.0)
     factored_decays = jnp.clip(jnp.asarray(decays.factored), 0.0, 1.0)
     square = jnp.square(g) + 1e-30
@@ -82,36 +83,59 @@ def accumulate(g: jax.Array, before: Accumulators, decays: Decays) -> Accumulato
 
 
 class Factored(NamedTuple):
-    """What factored second moments give, each three features that broadcast to the tensor.
+    """Features of factored second moments, three each, that broadcast to the tensor.
 
     Attributes:
-        rows: R; below rank 2 the full second moment D, as are the columns.
-        columns: C.
-        of_gradient: by which to multiply the gradient: ρ γ, or 1/sqrt(D + 1e-9).
-        of_momenta: by which to multiply each momentum: ρ γ, or 1/sqrt(D + `eps`).
+        rows: Row statistics R; below rank 2 the full second moment D, as are the columns.
+        columns: Column statistics C.
+        gradient_factors: Factors of the gradient: ρ γ, or 1/sqrt(D + 1e-9) below rank 2.
+        momentum_factors: Factors of each momentum: ρ γ, or 1/sqrt(D + `eps`) below rank 2.
     """
 
     rows: jax.Array
     columns: jax.Array
-    of_gradient: list[jax.Array]
-    of_momenta: list[jax.Array]
+    gradient_factors: list[jax.Array]
+    momentum_factors: list[jax.Array]
 
 
 def factored(found: Accumulators, eps: float) -> Factored:
-    """Row and column statistics, and the factors ρ of rows and γ of columns made of them.
+    """Compute row and column statistics, and the factors ρ of rows and γ of columns.
 
     Args:
-        found: of a tensor.
-        eps: see `Factored`; at least `features.TINY`, or backpropagation gives NaN where a gradient
-            has always been zero.
+        found: Accumulators of a tensor.
+        eps: Term added to D for the momenta's factors; at least `features.TINY`, or backpropagation
+            gives NaN where a gradient has always been zero.
     """
     rows, columns = found.rows, found.columns
     axes = features.factored_axes(found.second_moment.shape)
     if axes is None:
-        of_gradient = list(features.clipped_rsqrt(rows + 1e-9))
-        return Factored(rows, rows, of_gradient, list(jax.lax.rsqrt(rows + eps)))
+        gradient_factors = list(features.clipped_rsqrt(rows + 1e-9))
+        return Factored(rows, rows, gradient_factors, list(jax.lax.rsqrt(rows + eps)))
     mean = jnp.mean(rows, axis=1 + axes[0], keepdims=True)
-    of_rows = features.clipped_rsqrt(rows / (mean + 1e-9))
-    of_columns = features.clipped_rsqrt(columns)
-    factors = [r * c for r, c in zip(of_rows, of_columns, strict=True)]
+    row_factors = features.clipped_rsqrt(rows / (mean + 1e-9))
+    column_factors = features.clipped_rsqrt(columns)
+    factors = [r * c for r, c in zip(row_factors, column_factors, strict=True)]
     return Factored(rows, columns, factors, factors)
+
+
+def moment_features(
+    g: jax.Array, found: Accumulators, eps: float
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Compute the features that AdafacMLP and Celo share, not normalised.
+
+    Args:
+        g: Gradient of a tensor.
+        found: Accumulators of the tensor.
+        eps: See `factored`.
+
+    Returns:
+        With r = 1/sqrt(v + 1e-6) the eleven features m, v, m·r, r, g·ρ·γ, and the fifteen R, C,
+        1/sqrt(R), 1/sqrt(C), m·ρ·γ, where row and column statistics stay rows and columns.
+    """
+    rows, columns, gradient_factors, momentum_factors = factored(found, eps)
+    v, momenta = found.second_moment, list(found.momenta)
+    r = jax.lax.rsqrt(v + 1e-6)
+    moments = [*momenta, v, *[m * r for m in momenta], r, *[g * f for f in gradient_factors]]
+    inverse_roots = [*jax.lax.rsqrt(rows + 1e-8), *jax.lax.rsqrt(columns + 1e-8)]
+    scaled = [m * f for m, f in zip(momenta, momentum_factors, strict=True)]
+    return moments, [*rows, *columns, *inverse_roots, *scaled]

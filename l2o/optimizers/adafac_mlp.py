@@ -12,9 +12,8 @@ each divided by its root mean square over the tensor, then eleven progress embed
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
+from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, design
 from l2o.optimizers import accumulators, features, nets
 from l2o.optimizers.accumulators import (
     FACTORED_DECAYS,
@@ -23,48 +22,42 @@ from l2o.optimizers.accumulators import (
     Accumulators,
     Decays,
     accumulate,
-    factored,
+    moment_features,
 )
-from l2o.optimizers.per_tensor import per_leaf_transform
+from l2o.optimizers.per_tensor import per_tensor_transform
 from l2o.task import Key
 
 NUM_INPUTS = 28 + len(features.PROGRESS_SCALES)
 
 
 def adafac_features(g: jax.Array, p: jax.Array, found: Accumulators) -> list[jax.Array]:
-    """The 28 features, not normalised; row and column statistics stay rows and columns."""
-    rows, columns, of_gradient, of_momenta = factored(found, eps=1e-6)
-    v, momenta = found.second_moment, list(found.momenta)
-    r = jax.lax.rsqrt(v + 1e-6)
-    return [
-        g,
-        p,
-        *momenta,
-        v,
-        *[m * r for m in momenta],
-        r,
-        *[g * f for f in of_gradient],
-        *rows,
-        *columns,
-        *jax.lax.rsqrt(rows + 1e-8),
-        *jax.lax.rsqrt(columns + 1e-8),
-        *[m * f for m, f in zip(momenta, of_momenta, strict=True)],
-    ]
+    """Compute the 28 features, not normalised; row and column statistics stay rows and columns."""
+    moments, factored = moment_features(g, found, eps=1e-6)
+    return [g, p, *moments, *factored]
 
 
+@design
 def adafac_mlp(
     hidden_size: int = 4,
     hidden_layers: int = 2,
     step_mult: float = 1e-3,
     exp_mult: float = 1e-3,
 ) -> LearnedOptimizer:
-    """The AdafacMLP design; 197 meta-parameters by default.
+    """AdafacMLP: a per-parameter MLP on Adafactor-like features (Metz et al. 2022).
+
+    It has 197 meta-parameters by default.
+
+    >>> import jax, jax.numpy as jnp, l2o
+    >>> lopt = l2o.adafac_mlp()
+    >>> tx = lopt.transform(lopt.init(jax.random.key(0)))
+    >>> params = {"w": jnp.ones((2, 3))}
+    >>> updates, state = tx.update(params, tx.init(params), params)
 
     Args:
-        hidden_size: width of the hidden layers; 4 in the original, 32 in muLO and ELO.
-        hidden_layers: how many of them.
-        step_mult: scale of the step, in units of the parameters.
-        exp_mult: scale of the log magnitude.
+        hidden_size: Width of the hidden layers; 4 in the original, 32 in muLO and ELO.
+        hidden_layers: Number of hidden layers.
+        step_mult: Scale of the step, in units of the parameters.
+        exp_mult: Scale of the log magnitude.
     """
 
     def init(key: Key) -> Theta:
@@ -75,15 +68,13 @@ def adafac_mlp(
             "mlp": nets.mlp_init(key, (NUM_INPUTS, *[hidden_size] * hidden_layers, 2)),
         }
 
-    def update_leaf(g, p, found, decays, mlp, bias):
+    def update_tensor(g, p, found, decays, mlp, bias):
         found = accumulate(g, found, decays)
         inputs, scales = features.with_rms_scales(adafac_features, g, p, found)
         direction, magnitude = nets.mlp_per_parameter(mlp, inputs, bias, scales)
         return -step_mult * direction * jnp.exp(exp_mult * magnitude), found
 
-    def transform(
-        theta: Theta, *, horizon: Horizon = None
-    ) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: Theta, *, horizon: Horizon = None):
         del horizon
         decays = Decays(
             momentum=features.decays_from_offsets(MOMENTUM_DECAYS, theta["momentum_decays"]),
@@ -91,17 +82,11 @@ def adafac_mlp(
             factored=features.decays_from_offsets(FACTORED_DECAYS, theta["factored_decays"]),
         )
 
-        def shared(count, run):
-            del run
+        def shared(count, run_state):
+            del run_state
             bias = nets.folded_bias(theta["mlp"], features.progress_tanh(count))
             return decays, theta["mlp"], bias
 
-        return per_leaf_transform("adafac_mlp", accumulators.init, update_leaf, shared)
+        return per_tensor_transform("adafac_mlp", accumulators.init, update_tensor, shared)
 
-    config = {
-        "hidden_size": hidden_size,
-        "hidden_layers": hidden_layers,
-        "step_mult": step_mult,
-        "exp_mult": exp_mult,
-    }
-    return LearnedOptimizer(name="adafac_mlp", init=init, transform=transform, config=config)
+    return LearnedOptimizer("adafac_mlp", init, transform)

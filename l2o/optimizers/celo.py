@@ -22,18 +22,24 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, require_horizon, require_value
+from l2o.learned_optimizer import (
+    Horizon,
+    LearnedOptimizer,
+    Theta,
+    design,
+    require_horizon,
+    require_value,
+)
 from l2o.optimizers import accumulators, features, nets
-from l2o.optimizers.accumulators import Accumulators, Decays, accumulate, factored
-from l2o.optimizers.per_tensor import per_leaf_transform
+from l2o.optimizers.accumulators import Accumulators, Decays, accumulate, moment_features
+from l2o.optimizers.per_tensor import per_tensor_transform
 from l2o.task import Key
 
 NUM_FEATURES = 30
 PARAMETER = 2
-"""Where it is among the features."""
-NUM_OF_RUN = len(features.FRACTION_CENTRES) + features.NUM_LOSS_FEATURES
+"""Index of the parameter among the features."""
+NUM_RUN_FEATURES = len(features.FRACTION_CENTRES) + features.NUM_LOSS_FEATURES
 DECAYS = Decays()
 STEP_MULT = 1e-3
 EXP_MULT = 1e-3
@@ -41,12 +47,12 @@ LARGEST_GRADIENT = 1000.0
 
 
 class CeloRun(NamedTuple):
-    """What Celo remembers of a run.
+    """What Celo remembers of a training run.
 
     Attributes:
-        losses: averages of the loss.
-        hidden: the LSTM's hidden state, shape (hidden_size,).
-        cell: the LSTM's cell, shape (hidden_size,).
+        losses: Averages of the loss.
+        hidden: Hidden state of the LSTM, shape (hidden_size,).
+        cell: Cell of the LSTM, shape (hidden_size,).
     """
 
     losses: features.LossBuffer
@@ -55,48 +61,41 @@ class CeloRun(NamedTuple):
 
 
 def bounded(g: jax.Array) -> jax.Array:
-    """The gradient as Celo takes it."""
+    """Clip a gradient as Celo does."""
     return jnp.clip(g, -LARGEST_GRADIENT, LARGEST_GRADIENT)
 
 
 def celo_features(g: jax.Array, p: jax.Array, found: Accumulators) -> list[jax.Array]:
-    """The 30 features, not normalised; row and column statistics stay rows and columns."""
+    """Compute the 30 features, not normalised; row and column statistics stay rows and columns."""
     g = bounded(g)
-    rows, columns, of_gradient, of_momenta = factored(found, eps=features.TINY)
-    v, momenta = found.second_moment, list(found.momenta)
-    r = jax.lax.rsqrt(v + 1e-6)
-    return [
-        g,
-        jnp.clip(g, -0.1, 0.1),
-        p,
-        *momenta,
-        v,
-        *[m * r for m in momenta],
-        r,
-        *[g * f for f in of_gradient],
-        g * r,
-        *rows,
-        *columns,
-        *jax.lax.rsqrt(rows + 1e-8),
-        *jax.lax.rsqrt(columns + 1e-8),
-        *[m * f for m, f in zip(momenta, of_momenta, strict=True)],
-    ]
+    moments, factored = moment_features(g, found, eps=features.TINY)
+    scaled = g * jax.lax.rsqrt(found.second_moment + 1e-6)
+    return [g, jnp.clip(g, -0.1, 0.1), p, *moments, scaled, *factored]
 
 
 def run_features(losses: features.LossBuffer, count: jax.Array, horizon: Any) -> jax.Array:
-    """What the LSTM sees at an update, 0 at the first: shape (18,)."""
+    """Compute what the LSTM sees, shape (18,), at an update, of which the first has `count` 0."""
     progress = features.progress_fraction(count, horizon)
     return jnp.concatenate([progress, features.loss_buffer_features(losses)])
 
 
+@design
 def celo(hidden_size: int = 64, width: int = 4, scheduled: bool = True) -> LearnedOptimizer:
-    """The Celo design; 35,803 meta-parameters by default. Needs `horizon` and `value=loss`.
+    """Celo: a per-parameter MLP whose step size an LSTM schedules (Moudgil et al. 2025).
+
+    It has 35,803 meta-parameters by default, and needs `horizon` and `value=loss`.
+
+    >>> import jax, jax.numpy as jnp, l2o
+    >>> lopt = l2o.celo()
+    >>> tx = lopt.transform(lopt.init(jax.random.key(0)), horizon=1000)
+    >>> params = {"w": jnp.ones((2, 3))}
+    >>> updates, state = tx.update(params, tx.init(params), params, value=jnp.float32(2.0))
 
     Args:
-        hidden_size: of the LSTM.
-        width: of the two hidden layers of the MLP.
-        scheduled: whether λ is the LSTM's; else it is 1, and the loss is not needed. Theta has
-            the LSTM's weights either way, so that one phase can start from the other's.
+        hidden_size: Number of hidden units of the LSTM.
+        width: Width of the two hidden layers of the MLP.
+        scheduled: Whether λ comes from the LSTM; else it is 1, and the loss is not needed. Theta
+            has the LSTM's weights either way, so that one phase can start from the other's.
     """
 
     def init(key: Key) -> Theta:
@@ -105,8 +104,8 @@ def celo(hidden_size: int = 64, width: int = 4, scheduled: bool = True) -> Learn
         return {
             "mlp": layer(k_mlp, NUM_FEATURES, width, width, 2),
             "schedule": {
-                "max": layer(k_max, NUM_OF_RUN, hidden_size),
-                "inputs": layer(k_inputs, NUM_OF_RUN, hidden_size),
+                "max": layer(k_max, NUM_RUN_FEATURES, hidden_size),
+                "inputs": layer(k_inputs, NUM_RUN_FEATURES, hidden_size),
                 "lstm": nets.lstm_init(k_lstm, hidden_size, hidden_size),
                 "hidden": jnp.zeros(hidden_size),
                 "cell": jnp.zeros(hidden_size),
@@ -114,7 +113,7 @@ def celo(hidden_size: int = 64, width: int = 4, scheduled: bool = True) -> Learn
             },
         }
 
-    def update_leaf(g, p, found, mlp, rate):
+    def update_tensor(g, p, found, mlp, rate):
         found = accumulate(bounded(g), found, DECAYS)
         inputs, mean_squares = features.with_mean_squares(celo_features, g, p, found)
         scales = jax.lax.rsqrt(1e-5 + mean_squares)
@@ -122,21 +121,19 @@ def celo(hidden_size: int = 64, width: int = 4, scheduled: bool = True) -> Learn
         step = STEP_MULT * rate * jnp.sqrt(mean_squares[PARAMETER] + 1e-9)
         return -step * direction * jnp.exp(EXP_MULT * magnitude), found
 
-    def transform(
-        theta: Theta, *, horizon: Horizon = None
-    ) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: Theta, *, horizon: Horizon = None):
         schedule = theta["schedule"]
 
         if not scheduled:
-            return per_leaf_transform(
+            return per_tensor_transform(
                 "celo",
                 accumulators.init,
-                update_leaf,
+                update_tensor,
                 lambda count, run: (theta["mlp"], jnp.float32(1.0)),
             )
         num_steps = require_horizon(horizon, "celo")
 
-        def advance(run: CeloRun, count: jax.Array, value: Any) -> CeloRun:
+        def update_run(run: CeloRun, count: jax.Array, value: Any) -> CeloRun:
             value = require_value(value, "celo")
             losses = features.loss_buffer_update(run.losses, value, as_in_velo=True)
             seen = run_features(losses, count, num_steps)
@@ -151,9 +148,13 @@ def celo(hidden_size: int = 64, width: int = 4, scheduled: bool = True) -> Learn
             return theta["mlp"], 0.1 * jnp.exp(log_rate)
 
         start = CeloRun(features.loss_buffer_init(num_steps), schedule["hidden"], schedule["cell"])
-        return per_leaf_transform(
-            "celo", accumulators.init, update_leaf, shared, run=start, advance=advance
+        return per_tensor_transform(
+            "celo",
+            accumulators.init,
+            update_tensor,
+            shared,
+            run_state=start,
+            update_run_state=update_run,
         )
 
-    config = {"hidden_size": hidden_size, "width": width, "scheduled": scheduled}
-    return LearnedOptimizer(name="celo", init=init, transform=transform, config=config)
+    return LearnedOptimizer("celo", init, transform)

@@ -33,7 +33,7 @@ def decays_from_offsets(initial: Sequence[float], offsets: jax.Array) -> jax.Arr
 
 
 def moving_averages(averages: jax.Array, x: jax.Array, decays: Decays) -> jax.Array:
-    """Averages of shape (decays, *shape of x), each moved towards `x`: a ← β a + (1 - β) x.
+    """Move averages of shape (decays, *shape of x) towards `x`: a ← β a + (1 - β) x.
 
     One array, and so one kernel, whatever their number. Raises a `TypeError` unless there are as
     many decays as averages.
@@ -44,7 +44,7 @@ def moving_averages(averages: jax.Array, x: jax.Array, decays: Decays) -> jax.Ar
 
 @jax.custom_jvp
 def means(arrays: Sequence[jax.Array]) -> jax.Array:
-    """The mean of each array, shape (arrays,).
+    """Compute the mean of each array, shape (arrays,).
 
     Those of one shape are summed up in one pass, which computes them on the way and keeps none.
     """
@@ -71,7 +71,7 @@ def _means_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[jax.Array, ja
 
 
 def rms_scales(features: Sequence[jax.Array], eps: float = 1e-5) -> jax.Array:
-    """What divides each feature by its root mean square over the tensor: 1 / sqrt(eps + mean(x²)).
+    """Factors that divide features by their root mean squares, 1 / sqrt(eps + mean(x²)).
 
     A feature kept as a row or column has the same mean square as its broadcast.
 
@@ -82,17 +82,17 @@ def rms_scales(features: Sequence[jax.Array], eps: float = 1e-5) -> jax.Array:
 
 
 def rms_normalize(features: Sequence[jax.Array], eps: float = 1e-5) -> list[jax.Array]:
-    """Each feature divided by its root mean square over the tensor; see `rms_scales`."""
+    """Divide each feature by its root mean square over the tensor; see `rms_scales`."""
     return scaled(features, rms_scales(features, eps))
 
 
 def scaled(features: Sequence[jax.Array], scales: jax.Array) -> list[jax.Array]:
-    """Each feature times its scale."""
+    """Multiply each feature by its scale."""
     return [x * scales[i] for i, x in enumerate(features)]
 
 
 def between_passes(operands: Any, statistics: Any) -> tuple[Any, Any]:
-    """The same values, so that what a second pass makes of the operands is computed anew.
+    """Put a barrier between two passes, so that the second computes features anew.
 
     XLA would see that both passes over a tensor compute the same, and would keep it in between.
     """
@@ -102,14 +102,14 @@ def between_passes(operands: Any, statistics: Any) -> tuple[Any, Any]:
 def with_mean_squares(
     make: Callable[..., list[jax.Array]], *operands: Any
 ) -> tuple[list[jax.Array], jax.Array]:
-    """Features and their mean squares, computed once for each of the two and not kept between.
+    """Compute features and their mean squares, in a pass each that keeps no feature.
 
     Features outnumber the arrays that they are made of: kept from the pass that sums them up to
     the one that uses them they would be most of an update's memory.
 
     Args:
-        make: from the operands to the features.
-        *operands: trees of arrays.
+        make: `(*operands) -> features`.
+        *operands: Trees of arrays.
 
     Returns:
         The features, and shape (features,).
@@ -122,13 +122,13 @@ def with_mean_squares(
 def with_rms_scales(
     make: Callable[..., list[jax.Array]], *operands: Any, eps: float = 1e-5
 ) -> tuple[list[jax.Array], jax.Array]:
-    """Features and their `rms_scales`; see `with_mean_squares`."""
+    """Compute features and their `rms_scales`; see `with_mean_squares`."""
     found, mean_squares = with_mean_squares(make, *operands)
     return found, jax.lax.rsqrt(eps + mean_squares)
 
 
 def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """The (second largest, largest) axes of a tensor, or None below rank 2."""
+    """Find the (second largest, largest) axes of a tensor; None below rank 2."""
     if len(shape) < 2:
         return None
     order = sorted(range(len(shape)), key=lambda axis: shape[axis])
@@ -136,7 +136,7 @@ def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def clipped_rsqrt(x: jax.Array, floor: float = 1e-9) -> jax.Array:
-    """1 / sqrt(max(x, floor))."""
+    """Compute 1 / sqrt(max(x, floor))."""
     return jax.lax.rsqrt(jnp.maximum(x, floor))
 
 
@@ -152,10 +152,10 @@ class LossBuffer(NamedTuple):
     """Ten averages of the loss, over half-lives from ten steps to the whole run (VeLO).
 
     Attributes:
-        means: shape (10,), not bias-corrected.
-        lowest: shape (10,), the lowest that each has been, bias-corrected.
-        count: losses seen, int32 scalar.
-        decays: shape (10,).
+        means: Averages, shape (10,), not bias-corrected.
+        lowest: Lowest value that each average has had, bias-corrected, shape (10,).
+        count: Number of losses so far, an int32 scalar.
+        decays: Decay rate of each average, shape (10,).
     """
 
     means: jax.Array
@@ -168,7 +168,7 @@ NUM_LOSS_FEATURES = 9
 
 
 def loss_buffer_init(horizon: int | jax.Array) -> LossBuffer:
-    """An empty buffer for a run of `horizon` steps."""
+    """Make an empty buffer for a run of `horizon` steps."""
     half_lives = 10.0 ** jnp.linspace(1.0, jnp.log10(jnp.float32(horizon)), 10)
     return LossBuffer(
         means=jnp.zeros(10),
@@ -181,14 +181,14 @@ def loss_buffer_init(horizon: int | jax.Array) -> LossBuffer:
 def loss_buffer_update(
     buffer: LossBuffer, loss: jax.Array, *, as_in_velo: bool = False
 ) -> LossBuffer:
-    """The buffer with one more loss, which counts as twice the largest average at most.
+    """Add a loss to a buffer, where it counts as twice the largest average at most.
 
     A loss that is not finite leaves it as it was.
 
     Args:
-        buffer: of the losses before.
-        loss: a scalar.
-        as_in_velo: whether that average is corrected for one loss more than there were, as in the
+        buffer: Buffer of the losses before.
+        loss: Loss, a scalar.
+        as_in_velo: Whether that average is corrected for one loss more than there were, as in the
             code of VeLO and Celo: the second loss then counts as 1.05 times the first at most.
     """
     count = buffer.count + 1
@@ -204,7 +204,7 @@ def loss_buffer_update(
 
 
 def loss_buffer_features(buffer: LossBuffer) -> jax.Array:
-    """How each average lies to the next slower one; shape (9,), in [-1, 1], 0 at first."""
+    """Compare each average with the next slower one; shape (9,), in [-1, 1], 0 at first."""
     averages = buffer.means / (1.0 - buffer.decays ** jnp.maximum(buffer.count, 1))
     gap = averages[:-1] - buffer.lowest[:-1]
     slower_gap = jnp.maximum(averages[1:] - buffer.lowest[:-1], 1e-8)

@@ -4,34 +4,21 @@ One to four numbers: small enough for a grid search to check what meta-training 
 epsilon are stored as logarithms and decays as ln(1 - β), so that additive noise is relative.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
+from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, design
 from l2o.optimizers import features
 from l2o.optimizers.per_tensor import as_float32
 from l2o.task import Key
 
 
-def _log(name: str, value: float) -> jax.Array:
-    if not value > 0:
-        raise ValueError(f"`{name}` must be positive; got {value}. Try {name}=0.01.")
-    return jnp.log(jnp.float32(value))
-
-
-def _log_one_minus(name: str, value: float) -> jax.Array:
-    if not 0 <= value < 1:
-        raise ValueError(f"`{name}` must be in [0, 1); got {value}. Try {name}=0.9.")
-    return jnp.log1p(-jnp.float32(value))
-
-
-def _in_float32(
-    tx: optax.GradientTransformation,
-) -> optax.GradientTransformationExtraArgs:
-    """`tx` with float32 accumulators whatever the parameters' dtype, which updates come back in."""
+def _in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Give `tx` float32 accumulators; updates come back in the gradients' dtypes."""
 
     def init(params: optax.Params) -> optax.OptState:
         return tx.init(as_float32(params))
@@ -44,72 +31,83 @@ def _in_float32(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _design(
+def _learnable(
     name: str,
-    start: dict[str, jax.Array],
-    make: Callable[[Theta], optax.GradientTransformation],
-    config: dict[str, float],
+    make: Callable[..., optax.GradientTransformation],
+    positive: Mapping[str, float],
+    decays: Mapping[str, float],
 ) -> LearnedOptimizer:
+    """A design from an optax optimizer, its positive arguments and its decay rates."""
+    for k, value in positive.items():
+        if not value > 0:
+            raise ValueError(f"`{k}` must be positive; got {value}. Try {k}=0.01.")
+    for k, value in decays.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"`{k}` must be in [0, 1); got {value}. Try {k}=0.9.")
+
+    start = {f"log_{k}": jnp.log(jnp.float32(v)) for k, v in positive.items()}
+    start |= {f"log_one_minus_{k}": jnp.log1p(-jnp.float32(v)) for k, v in decays.items()}
+
     def init(key: Key) -> Theta:
         del key
         return dict(start)
 
-    def transform(
-        theta: Theta, *, horizon: Horizon = None
-    ) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: Theta, *, horizon: Horizon = None):
         del horizon
-        return _in_float32(make(theta))
+        arguments = {k: jnp.exp(theta[f"log_{k}"]) for k in positive}
+        arguments |= {k: -jnp.expm1(theta[f"log_one_minus_{k}"]) for k in decays}
+        return _in_float32(make(**arguments))
 
-    return LearnedOptimizer(name=name, init=init, transform=transform, config=config)
+    return LearnedOptimizer(name, init, transform)
 
 
+@design
 def learnable_sgd(learning_rate: float = 0.01) -> LearnedOptimizer:
-    """Gradient descent with a learned rate, exp(theta["log_learning_rate"])."""
-    start = {"log_learning_rate": _log("learning_rate", learning_rate)}
-    return _design(
-        "learnable_sgd",
-        start,
-        lambda theta: optax.sgd(jnp.exp(theta["log_learning_rate"])),
-        {"learning_rate": learning_rate},
-    )
+    """Gradient descent with a learned rate, exp(theta["log_learning_rate"]).
+
+    >>> import jax, l2o
+    >>> l2o.learnable_sgd(learning_rate=1.0).init(jax.random.key(0))
+    {'log_learning_rate': Array(0., dtype=float32)}
+
+    Args:
+        learning_rate: Rate before learning.
+    """
+    return _learnable("learnable_sgd", optax.sgd, {"learning_rate": learning_rate}, {})
 
 
+@design
 def learnable_sgdm(learning_rate: float = 0.01, momentum: float = 0.9) -> LearnedOptimizer:
-    """Gradient descent with a learned rate and heavy-ball momentum."""
-    start = {
-        "log_learning_rate": _log("learning_rate", learning_rate),
-        "log_one_minus_momentum": _log_one_minus("momentum", momentum),
-    }
-    return _design(
-        "learnable_sgdm",
-        start,
-        lambda theta: optax.sgd(
-            jnp.exp(theta["log_learning_rate"]),
-            momentum=-jnp.expm1(theta["log_one_minus_momentum"]),  # pyright: ignore[reportArgumentType]
-        ),
-        {"learning_rate": learning_rate, "momentum": momentum},
+    """Gradient descent with a learned rate and a learned heavy-ball momentum.
+
+    >>> import jax, l2o
+    >>> sorted(l2o.learnable_sgdm().init(jax.random.key(0)))
+    ['log_learning_rate', 'log_one_minus_momentum']
+
+    Args:
+        learning_rate: Rate before learning.
+        momentum: Momentum before learning.
+    """
+    return _learnable(
+        "learnable_sgdm", optax.sgd, {"learning_rate": learning_rate}, {"momentum": momentum}
     )
 
 
+@design
 def learnable_adam(
     learning_rate: float = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> LearnedOptimizer:
-    """Adam with its four hyperparameters learned (Kingma and Ba, 2015)."""
-    start = {
-        "log_learning_rate": _log("learning_rate", learning_rate),
-        "log_one_minus_b1": _log_one_minus("b1", b1),
-        "log_one_minus_b2": _log_one_minus("b2", b2),
-        "log_eps": _log("eps", eps),
-    }
-    return _design(
-        "learnable_adam",
-        start,
-        lambda theta: optax.adam(
-            jnp.exp(theta["log_learning_rate"]),
-            b1=-jnp.expm1(theta["log_one_minus_b1"]),
-            b2=-jnp.expm1(theta["log_one_minus_b2"]),
-            eps=jnp.exp(theta["log_eps"]),
-            eps_root=features.TINY,
-        ),
-        {"learning_rate": learning_rate, "b1": b1, "b2": b2, "eps": eps},
-    )
+    """Adam with its four hyperparameters learned (Kingma and Ba, 2015).
+
+    >>> import jax, l2o
+    >>> sorted(l2o.learnable_adam().init(jax.random.key(0)))
+    ['log_eps', 'log_learning_rate', 'log_one_minus_b1', 'log_one_minus_b2']
+
+    Args:
+        learning_rate: Rate before learning.
+        b1: Decay rate for the moving average of gradients before learning.
+        b2: Decay rate for the moving average of squared gradients before learning.
+        eps: Term added to the denominator before learning.
+    """
+    make = partial(optax.adam, eps_root=features.TINY)
+    positive = {"learning_rate": learning_rate, "eps": eps}
+    return _learnable("learnable_adam", make, positive, {"b1": b1, "b2": b2})

@@ -8,60 +8,60 @@ Features of a tensor, each divided by its root mean square: g, φ, m₁..m₆ wi
 """
 
 import jax.numpy as jnp
-import optax
 
-from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
+from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, design
 from l2o.optimizers import features, nets
-from l2o.optimizers.per_tensor import per_leaf_transform
+from l2o.optimizers.per_tensor import per_tensor_transform
 from l2o.task import Key
 
 DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 NUM_INPUTS = 2 + len(DECAYS) + len(features.PROGRESS_SCALES)
 
 
+@design
 def mlp_lopt(
     hidden_size: int = 32,
     hidden_layers: int = 2,
     step_mult: float = 1e-3,
     exp_mult: float = 1e-3,
 ) -> LearnedOptimizer:
-    """The MLPLOpt design; 1,762 meta-parameters and six floats a parameter by default.
+    """MLPLOpt: a per-parameter MLP on the gradient, the parameter and momenta (Metz et al. 2019).
+
+    It has 1,762 meta-parameters by default, and keeps six floats for each parameter.
+
+    >>> import jax, jax.numpy as jnp, l2o
+    >>> lopt = l2o.mlp_lopt()
+    >>> tx = lopt.transform(lopt.init(jax.random.key(0)))
+    >>> params = {"w": jnp.ones((2, 3))}
+    >>> updates, state = tx.update(params, tx.init(params), params)
 
     Args:
-        hidden_size: width of the hidden layers.
-        hidden_layers: how many of them.
-        step_mult: scale of the step, in units of the parameters.
-        exp_mult: scale of the log magnitude.
+        hidden_size: Width of the hidden layers.
+        hidden_layers: Number of hidden layers.
+        step_mult: Scale of the step, in units of the parameters.
+        exp_mult: Scale of the log magnitude.
     """
 
     def init(key: Key) -> Theta:
         return nets.mlp_init(key, (NUM_INPUTS, *[hidden_size] * hidden_layers, 2))
 
-    def init_leaf(p):
+    def init_accumulators(p):
         return tuple(jnp.zeros(p.shape) for _ in DECAYS)  # apart: wide layers take blocks of each
 
-    def update_leaf(g, p, momenta, mlp, bias):
+    def update_tensor(g, p, momenta, mlp, bias):
         momenta = tuple(b * m + (1.0 - b) * g for b, m in zip(DECAYS, momenta, strict=True))
         inputs = [g, p, *momenta]
         scales = features.rms_scales(inputs)
         direction, magnitude = nets.mlp_per_parameter(mlp, inputs, bias, scales)
         return -step_mult * direction * jnp.exp(exp_mult * magnitude), momenta
 
-    def transform(
-        theta: Theta, *, horizon: Horizon = None
-    ) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: Theta, *, horizon: Horizon = None):
         del horizon
 
-        def shared(count, run):
-            del run
+        def shared(count, run_state):
+            del run_state
             return theta, nets.folded_bias(theta, features.progress_tanh(count))
 
-        return per_leaf_transform("mlp_lopt", init_leaf, update_leaf, shared)
+        return per_tensor_transform("mlp_lopt", init_accumulators, update_tensor, shared)
 
-    config = {
-        "hidden_size": hidden_size,
-        "hidden_layers": hidden_layers,
-        "step_mult": step_mult,
-        "exp_mult": exp_mult,
-    }
-    return LearnedOptimizer(name="mlp_lopt", init=init, transform=transform, config=config)
+    return LearnedOptimizer("mlp_lopt", init, transform)

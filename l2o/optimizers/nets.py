@@ -23,7 +23,7 @@ BLOCK = 2**15
 
 
 def mlp_init(key: Key, sizes: Sequence[int]) -> MLP:
-    """Weights of an MLP with layer `sizes`, inputs first.
+    """Draw the weights of an MLP with layers of these sizes, inputs first.
 
     Weights are normal with standard deviation 1/sqrt(inputs), truncated at two of them and not
     corrected for the truncation, as in Haiku and the published learned optimizers.
@@ -40,7 +40,7 @@ def mlp_init(key: Key, sizes: Sequence[int]) -> MLP:
 
 
 def mlp_apply(net: MLP, x: jax.Array, activation=jax.nn.relu) -> jax.Array:
-    """The MLP on a matrix of features: shape (..., inputs) to (..., outputs)."""
+    """Apply an MLP to a matrix of features: shape (..., inputs) to (..., outputs)."""
     num_layers = len(net) // 2
     for i in range(num_layers):
         x = x @ net[f"w{i}"] + net[f"b{i}"]
@@ -50,11 +50,11 @@ def mlp_apply(net: MLP, x: jax.Array, activation=jax.nn.relu) -> jax.Array:
 
 
 def folded_bias(net: MLP, shared: jax.Array) -> jax.Array:
-    """The first layer's bias with inputs that are the same at every element folded in.
+    """Fold inputs that are the same at every element into the bias of the first layer.
 
     Args:
-        net: weights.
-        shared: shape (k,), the last inputs of the first layer.
+        net: Weights of the MLP.
+        shared: Last inputs of the first layer, shape (k,).
 
     Returns:
         Shape (units,), for `mlp_per_parameter`.
@@ -68,24 +68,24 @@ def mlp_per_parameter(
     bias: jax.Array | None = None,
     scales: jax.Array | None = None,
 ) -> list[jax.Array]:
-    """The ReLU MLP at every element of a tensor, without a matrix of features.
+    """Apply a ReLU MLP at every element of a tensor, without a matrix of features.
 
     Equal to `mlp_apply` on the stacked features. A feature is an array that broadcasts to the
     tensor's shape, so a row statistic stays a row; narrow layers become sums of scalar weights
     times arrays, which XLA fuses with whatever made the features.
 
     Args:
-        net: weights; the features are the first inputs of its first layer, and all of them unless
-            there is a bias.
-        features: arrays that broadcast against each other.
-        bias: of the first layer, with the other inputs folded in; see `folded_bias`.
-        scales: shape (features,), what they are multiplied by; they fold into the first weights.
+        net: Weights of the MLP; the features are the first inputs of its first layer, and all of
+            them unless there is a bias.
+        features: Arrays that broadcast against each other.
+        bias: Bias of the first layer, with the other inputs folded in; see `folded_bias`.
+        scales: Factors of the features, shape (features,); they fold into the first weights.
 
     Returns:
         One array of the tensor's shape for each output.
 
     Raises:
-        ValueError: without a bias, if the features are not all inputs of the network.
+        ValueError: Without a bias, if the features are not all inputs of the network.
     """
     if bias is None:
         bias = net["b0"]
@@ -173,7 +173,7 @@ LSTM = dict[str, jax.Array]
 
 
 def lstm_init(key: Key, num_inputs: int, hidden_size: int) -> LSTM:
-    """Weights of a long short-term memory (Gers et al. 2000), drawn as `mlp_init` draws them."""
+    """Draw the weights of a long short-term memory (Gers et al. 2000), as `mlp_init` does."""
     shape = (num_inputs + hidden_size, 4 * hidden_size)
     normal = jax.random.truncated_normal(key, -2.0, 2.0, shape)
     return {"w": normal / math.sqrt(shape[0]), "b": jnp.zeros(shape[1])}
@@ -182,7 +182,7 @@ def lstm_init(key: Key, num_inputs: int, hidden_size: int) -> LSTM:
 def lstm_apply(
     net: LSTM, x: jax.Array, hidden: jax.Array, cell: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The next hidden state and cell, shape (..., n); the forget gate has 1 added (Haiku)."""
+    """Compute the next hidden state and cell, (..., n); the forget gate has 1 added (Haiku)."""
     gates = jnp.concatenate([x, hidden], axis=-1) @ net["w"] + net["b"]
     input_gate, candidate, forget_gate, output_gate = jnp.split(gates, 4, axis=-1)
     kept = jax.nn.sigmoid(forget_gate + 1.0) * cell
@@ -195,7 +195,7 @@ GRU = dict[str, jax.Array]
 
 
 def gru_init(key: Key, num_inputs: int, hidden_size: int) -> GRU:
-    """Weights of a gated recurrent unit (Cho et al. 2014), drawn as `mlp_init` draws them."""
+    """Draw the weights of a gated recurrent unit (Cho et al. 2014), as `mlp_init` does."""
     k_in, k_h = jax.random.split(key)
 
     def draw(key: Key, rows: int) -> jax.Array:
@@ -210,10 +210,10 @@ def gru_init(key: Key, num_inputs: int, hidden_size: int) -> GRU:
 
 
 def gru_apply(net: GRU, x: jax.Array, hidden: jax.Array) -> jax.Array:
-    """The next hidden state: shapes (..., inputs) and (..., n) to (..., n)."""
-    of_x = jnp.split(x @ net["w_in"] + net["b"], 3, axis=-1)
-    of_h = jnp.split(hidden @ net["w_h"], 3, axis=-1)
-    reset = jax.nn.sigmoid(of_x[0] + of_h[0])
-    update = jax.nn.sigmoid(of_x[1] + of_h[1])
-    new = jnp.tanh(of_x[2] + reset * of_h[2])
+    """Compute the next hidden state: shapes (..., inputs) and (..., n) to (..., n)."""
+    from_x = jnp.split(x @ net["w_in"] + net["b"], 3, axis=-1)
+    from_h = jnp.split(hidden @ net["w_h"], 3, axis=-1)
+    reset = jax.nn.sigmoid(from_x[0] + from_h[0])
+    update = jax.nn.sigmoid(from_x[1] + from_h[1])
+    new = jnp.tanh(from_x[2] + reset * from_h[2])
     return (1.0 - update) * new + update * hidden

@@ -19,18 +19,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from l2o.learned_optimizer import (
     Horizon,
     LearnedOptimizer,
     Theta,
+    design,
     require_horizon,
-    require_params,
     require_value,
 )
 from l2o.optimizers import features, nets
-from l2o.optimizers.per_tensor import join_leaves, split_leaves, update_leaves
+from l2o.optimizers.per_tensor import per_tensor_transform
 from l2o.task import Key
 
 MOMENTUM_DECAYS = (0.5, 0.9, 0.99)
@@ -41,53 +40,66 @@ NUM_STATISTICS = 14
 MAX_LOG_RATE = 4.0
 
 
-class NominalLeaf(NamedTuple):
-    """Accumulators of one tensor: momenta, shape (3, *tensor's), and a second moment."""
+class NominalAccumulators(NamedTuple):
+    """Accumulators of one tensor.
+
+    Attributes:
+        momenta: Moving averages of the gradient, shape (3, *tensor's).
+        second_moment: Moving average of its square, of the tensor's shape.
+    """
 
     momenta: jax.Array
     second_moment: jax.Array
 
 
-class NominalState(NamedTuple):
-    """State of the optimizer.
+class NominalRun(NamedTuple):
+    """What the design remembers of a training run.
 
     Attributes:
-        count: updates so far, int32 scalar.
-        first_loss: loss at the first update.
-        losses: shape (2,), fast and slow averages of the loss, not bias-corrected.
-        accumulators: a `NominalLeaf` with a tree like the parameters in the place of each array.
+        first_loss: Loss at the first update.
+        losses: Fast and slow moving averages of the loss, shape (2,), not bias-corrected.
     """
 
-    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     first_loss: jax.Array
     losses: jax.Array
-    accumulators: Any
 
 
-def init_leaf(p: jax.Array) -> NominalLeaf:
+def init_accumulators(p: jax.Array) -> NominalAccumulators:
     """Zero accumulators of a tensor."""
-    shape = jnp.shape(p)
-    return NominalLeaf(jnp.zeros((len(MOMENTUM_DECAYS), *shape)), jnp.zeros(shape))
+    return NominalAccumulators(jnp.zeros((len(MOMENTUM_DECAYS), *p.shape)), jnp.zeros(p.shape))
 
 
-def accumulate(g: jax.Array, leaf: NominalLeaf) -> NominalLeaf:
-    """The accumulators after one more gradient."""
-    momenta = features.moving_averages(leaf.momenta, g, MOMENTUM_DECAYS)
-    second_moment = RMS_DECAY * leaf.second_moment + (1.0 - RMS_DECAY) * jnp.square(g)
-    return NominalLeaf(momenta, second_moment)
+def accumulate(g: jax.Array, before: NominalAccumulators) -> NominalAccumulators:
+    """Update the accumulators by a gradient."""
+    momenta = features.moving_averages(before.momenta, g, MOMENTUM_DECAYS)
+    second_moment = RMS_DECAY * before.second_moment + (1.0 - RMS_DECAY) * jnp.square(g)
+    return NominalAccumulators(momenta, second_moment)
+
+
+def update_run(run: NominalRun, count: jax.Array, value: Any) -> NominalRun:
+    """Update the memory of a run by the loss of a step."""
+    value = require_value(value, "nominal_mlp")
+    # One bad batch must not blind the averages for good, nor a loss below zero their log.
+    value = jnp.where(jnp.isfinite(value), jnp.maximum(value, 0.0), run.losses[0])
+    decays = jnp.asarray(LOSS_DECAYS)
+    return NominalRun(
+        first_loss=jnp.where(count == 0, value, run.first_loss),
+        losses=decays * run.losses + (1.0 - decays) * value,
+    )
 
 
 def first_features(
-    g: jax.Array, p: jax.Array, leaf: NominalLeaf, count: jax.Array
+    g: jax.Array, p: jax.Array, accumulators: NominalAccumulators, count: jax.Array
 ) -> list[jax.Array]:
-    """Eleven of the thirteen features, not normalised; `count` is 1 at the first update.
+    """Compute eleven of the thirteen features, not normalised; `count` is 1 at the first update.
 
-    Parameter, gradient, momenta, root, momenta and gradient over the root, sign.
+    They are parameter, gradient, momenta, root, momenta and gradient over the root, and sign.
     """
     unbiased = [
-        m * (1.0 / (1.0 - b**count)) for m, b in zip(leaf.momenta, MOMENTUM_DECAYS, strict=True)
+        m * (1.0 / (1.0 - b**count))
+        for m, b in zip(accumulators.momenta, MOMENTUM_DECAYS, strict=True)
     ]
-    mean_square = leaf.second_moment * (1.0 / (1.0 - RMS_DECAY**count)) + 1e-24
+    mean_square = accumulators.second_moment * (1.0 / (1.0 - RMS_DECAY**count)) + 1e-24
     inverse_root = jax.lax.rsqrt(mean_square)
     scaled = [m * inverse_root for m in unbiased]
     root = mean_square * inverse_root
@@ -95,20 +107,20 @@ def first_features(
 
 
 GRADIENT, UNBIASED, SCALED, NOMINAL = 1, (2, 3, 4), (6, 7, 8), 7
-"""Where some of them are."""
+"""Indices of some of these features."""
 
 
 def powers(unit: list[jax.Array]) -> list[jax.Array]:
-    """The other two, of normalised ones: a momentum's signed square, and the gradient cubed."""
+    """Compute the other two features: a momentum's signed square, and the gradient cubed."""
     momentum = unit[UNBIASED[1]]
     return [momentum * jnp.abs(momentum), unit[GRADIENT] ** 3]
 
 
-def run_statistics(state: NominalState, horizon: int | jax.Array) -> jax.Array:
-    """Six numbers that are the same for every tensor: progress and loss trend."""
-    count = state.count.astype(jnp.float32)
+def run_statistics(run: NominalRun, count: jax.Array, horizon: int | jax.Array) -> jax.Array:
+    """Six statistics of progress and loss trend, which are the same for every tensor."""
+    count = count.astype(jnp.float32)
     progress = jnp.minimum(count / horizon, 1.0)
-    fast, slow = jnp.log(state.losses / (1.0 - jnp.asarray(LOSS_DECAYS) ** (count + 1.0)) + 1e-8)
+    fast, slow = jnp.log(run.losses / (1.0 - jnp.asarray(LOSS_DECAYS) ** (count + 1.0)) + 1e-8)
     return jnp.stack(
         [
             progress,
@@ -116,23 +128,31 @@ def run_statistics(state: NominalState, horizon: int | jax.Array) -> jax.Array:
             progress**0.25,
             0.2 * jnp.log(count + 1.0),
             jnp.clip(fast - slow, -3.0, 3.0),
-            0.3 * jnp.clip(slow - jnp.log(state.first_loss + 1e-8), -10.0, 3.0),
+            0.3 * jnp.clip(slow - jnp.log(run.first_loss + 1e-8), -10.0, 3.0),
         ]
     )
 
 
+@design
 def nominal_mlp(
     rate: float = 0.01, direction_size: int = 8, schedule_size: int = 16
 ) -> LearnedOptimizer:
-    """The NominalMLP design; 722 meta-parameters by default. Needs `horizon` and `value=loss`.
+    """NominalMLP: a learned direction and step size on top of a scheduled Adam.
 
-    It follows the logarithm of the loss: a loss below zero counts as zero, and one that is not
-    finite as the average of those before it.
+    It has 722 meta-parameters by default, and needs `horizon` and `value=loss`. It follows the
+    logarithm of the loss: a loss below zero counts as zero, and one that is not finite as the
+    average of those before it.
+
+    >>> import jax, jax.numpy as jnp, l2o
+    >>> lopt = l2o.nominal_mlp()
+    >>> tx = lopt.transform(lopt.init(jax.random.key(0)), horizon=1000)
+    >>> params = {"w": jnp.ones((2, 3))}
+    >>> updates, state = tx.update(params, tx.init(params), params, value=jnp.float32(2.0))
 
     Args:
-        rate: nominal step size before learning, in units of the parameters.
-        direction_size: width of the two hidden layers of MLP₁.
-        schedule_size: width of the two hidden layers of MLP₂.
+        rate: Nominal step size before learning, in units of the parameters.
+        direction_size: Width of the two hidden layers of MLP₁.
+        schedule_size: Width of the two hidden layers of MLP₂.
     """
 
     def init(key: Key) -> Theta:
@@ -144,23 +164,25 @@ def nominal_mlp(
             "schedule": schedule | {"w2": jnp.zeros_like(schedule["w2"])},
         }
 
-    def update_leaf(g, p, leaf, theta, count, of_run, nominal_rate):
-        leaf = accumulate(g, leaf)
-        make = lambda g, p, leaf: first_features(g, p, leaf, count)
-        inputs, scales = features.with_rms_scales(make, g, p, leaf, eps=1e-30)
+    def update_tensor(g, p, accumulators, theta, count, run_inputs, nominal_rate):
+        accumulators = accumulate(g, accumulators)
+        make = lambda g, p, accumulators: first_features(g, p, accumulators, count)
+        inputs, scales = features.with_rms_scales(make, g, p, accumulators, eps=1e-30)
         unit = features.scaled(inputs, scales)
         agreements = [unit[GRADIENT] * unit[i] for i in UNBIASED]
         sizes = [jnp.abs(inputs[i]) for i in SCALED[1:]]
         squares = [jnp.square(x) for x in (p, *powers(unit))]
         means = features.means([*agreements, *sizes, *squares])
 
-        (g, p, leaf, scales), means = features.between_passes((g, p, leaf, scales), means)
-        unit = features.scaled(first_features(g, p, leaf, count), scales)
+        (g, p, accumulators, scales), means = features.between_passes(
+            (g, p, accumulators, scales), means
+        )
+        unit = features.scaled(make(g, p, accumulators), scales)
         unit_powers = features.scaled(powers(unit), jax.lax.rsqrt(means[6:] + 1e-30))
         (correction,) = nets.mlp_per_parameter(theta["direction"], [*unit, *unit_powers])
         (direction,) = features.rms_normalize([unit[NOMINAL] + correction], eps=1e-30)
 
-        statistics = jnp.concatenate(
+        tensor_inputs = jnp.concatenate(
             [
                 0.1 * jnp.clip(jnp.log(means[5:6] + 1e-30), -30.0, 30.0),
                 means[:3],
@@ -168,57 +190,24 @@ def nominal_mlp(
                 jnp.array([0.1 * math.log(max(g.size, 1)), 0.5 * g.ndim], jnp.float32),
             ]
         )
-        (log_rate,) = nets.mlp_apply(
-            theta["schedule"], jnp.concatenate([of_run, statistics]), jnp.tanh
-        )
-        rate = nominal_rate * jnp.exp(MAX_LOG_RATE * jnp.tanh(log_rate))
-        return -rate * direction, leaf
+        statistics = jnp.concatenate([run_inputs, tensor_inputs])
+        (log_rate,) = nets.mlp_apply(theta["schedule"], statistics, jnp.tanh)
+        return -nominal_rate * jnp.exp(MAX_LOG_RATE * jnp.tanh(log_rate)) * direction, accumulators
 
-    def transform(
-        theta: Theta, *, horizon: Horizon = None
-    ) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: Theta, *, horizon: Horizon = None):
         num_steps = require_horizon(horizon, "nominal_mlp")
-        template = init_leaf(jnp.zeros(1))
 
-        def init_fn(params: optax.Params) -> NominalState:
-            leaves, treedef = jax.tree.flatten(params)
-            return NominalState(
-                count=jnp.zeros((), jnp.int32),
-                first_loss=jnp.zeros(()),
-                losses=jnp.zeros(len(LOSS_DECAYS)),
-                accumulators=join_leaves(treedef, template, [init_leaf(p) for p in leaves]),
-            )
+        def shared(count: jax.Array, run: NominalRun) -> tuple[Any, ...]:
+            nominal_rate = rate * jnp.maximum(1.0 - count / num_steps, 0.0)
+            return theta, count + 1.0, run_statistics(run, count, num_steps), nominal_rate
 
-        def update_fn(updates, state, params=None, *, value=None, **extra_args):
-            del extra_args
-            value = require_value(value, "nominal_mlp")
-            # One bad batch must not blind the averages for good, nor a loss below zero their log.
-            value = jnp.where(jnp.isfinite(value), jnp.maximum(value, 0.0), state.losses[0])
-            decays = jnp.asarray(LOSS_DECAYS)
-            state = state._replace(
-                first_loss=jnp.where(state.count == 0, value, state.first_loss),
-                losses=decays * state.losses + (1.0 - decays) * value,
-            )
-            of_run = run_statistics(state, num_steps)
-            nominal = rate * jnp.maximum(1.0 - state.count / num_steps, 0.0)
-            count = state.count + 1.0
-            grads, treedef = jax.tree.flatten(updates)
-            new_updates, new_leaves = update_leaves(
-                update_leaf,
-                grads,
-                treedef.flatten_up_to(require_params(params, "nominal_mlp")),
-                split_leaves(treedef, template, state.accumulators),
-                theta,
-                count,
-                of_run,
-                nominal,
-            )
-            return treedef.unflatten(new_updates), state._replace(
-                count=jnp.asarray(optax.safe_increment(state.count)),
-                accumulators=join_leaves(treedef, template, new_leaves),
-            )
+        return per_tensor_transform(
+            "nominal_mlp",
+            init_accumulators,
+            update_tensor,
+            shared,
+            run_state=NominalRun(jnp.zeros(()), jnp.zeros(len(LOSS_DECAYS))),
+            update_run_state=update_run,
+        )
 
-        return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-    config = {"rate": rate, "direction_size": direction_size, "schedule_size": schedule_size}
-    return LearnedOptimizer(name="nominal_mlp", init=init, transform=transform, config=config)
+    return LearnedOptimizer("nominal_mlp", init, transform)

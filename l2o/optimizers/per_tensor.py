@@ -12,19 +12,133 @@ from l2o.learned_optimizer import require_params
 
 
 def as_float32(tree: Any) -> Any:
-    """The tree in float32, whatever the parameters' dtype."""
+    """Cast every array of a tree to float32."""
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
 
+class PerTensorState(NamedTuple):
+    """State of a design whose rule sees one tensor at a time.
+
+    Attributes:
+        count: Number of updates so far, an int32 scalar.
+        accumulators: The rule's accumulators, in which a tree like the parameters takes the place
+            of each float32 array.
+        run_state: What the design remembers of the whole training run.
+    """
+
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    accumulators: Any
+    run_state: Any = ()
+
+
+def per_tensor_transform(
+    design: str,
+    init_accumulators: Callable[[jax.Array], Any],
+    update_tensor: Callable[..., tuple[jax.Array, Any]],
+    shared: Callable[[jax.Array, Any], Sequence[Any]] = lambda count, run_state: (),
+    *,
+    run_state: Any = (),
+    update_run_state: Callable[[Any, jax.Array, Any], Any] = lambda run_state, count, value: (
+        run_state
+    ),
+) -> optax.GradientTransformationExtraArgs:
+    """Make an optax transformation from a rule for one tensor.
+
+    Every tensor is float32 to the rule, whatever its dtype: accumulators with a decay of 0.999 do
+    not move in bfloat16. Updates come back in the gradient's own dtype.
+
+    A learned optimizer is such a rule and a theta that it takes by way of `shared`:
+
+    >>> import jax, jax.numpy as jnp, l2o
+    >>> @l2o.design
+    ... def momentum_mlp(hidden_size: int = 16) -> l2o.LearnedOptimizer:
+    ...     def init(key):
+    ...         return l2o.nets.mlp_init(key, (5, hidden_size, 1))
+    ...
+    ...     def init_accumulators(p):
+    ...         return jnp.zeros((3, *p.shape))
+    ...
+    ...     def update_tensor(g, p, momenta, theta):
+    ...         momenta = l2o.features.moving_averages(momenta, g, (0.5, 0.9, 0.99))
+    ...         inputs = l2o.features.rms_normalize([g, p, *momenta])
+    ...         (direction,) = l2o.nets.mlp_per_parameter(theta, inputs)
+    ...         return -0.01 * direction, momenta
+    ...
+    ...     def transform(theta, *, horizon=None):
+    ...         return l2o.per_tensor_transform(
+    ...             "momentum_mlp", init_accumulators, update_tensor, lambda count, run: (theta,)
+    ...         )
+    ...
+    ...     return l2o.LearnedOptimizer("momentum_mlp", init, transform)
+    >>> lopt = momentum_mlp()
+    >>> tx = lopt.transform(lopt.init(jax.random.key(0)))
+    >>> params = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
+    >>> updates, state = tx.update(params, tx.init(params), params)
+    >>> jax.tree.map(jnp.shape, state.accumulators)
+    {'b': (3, 3), 'w': (3, 2, 3)}
+
+    Args:
+        design: Name of the design, for error messages.
+        init_accumulators: `(param) -> accumulators`, a pytree of arrays of the same structure for
+            every tensor.
+        update_tensor: `(grad, param, accumulators, *shared(count, run_state)) -> (update,
+            accumulators)`, where `optax.apply_updates` adds the update. To share its compilation
+            between trees it should be the same function for every theta, which it takes by way of
+            `shared`.
+        shared: `(count, run_state) -> arguments`, computed once for all tensors: the rule's part of
+            theta, and what follows from the number of updates before this one and from the run.
+        run_state: What the design remembers of the whole training run, at its start.
+        update_run_state: `(run_state, count, loss) -> run_state`, called ahead of each update; the
+            loss is None if the caller passed no `value`.
+    """
+
+    template = init_accumulators(jnp.zeros(1))
+
+    def init(params: optax.Params) -> PerTensorState:
+        leaves, treedef = jax.tree.flatten(params)
+        accumulators = [init_accumulators(p) for p in as_float32(leaves)]
+        return PerTensorState(
+            count=jnp.zeros((), jnp.int32),
+            accumulators=join_leaves(treedef, template, accumulators),
+            run_state=jax.tree.map(jnp.array, run_state),  # copies, which a caller may donate
+        )
+
+    def update(
+        updates: optax.Updates,
+        state: PerTensorState,
+        params: optax.Params | None = None,
+        *,
+        value: Any = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, PerTensorState]:
+        del extra_args
+        run_state = update_run_state(state.run_state, state.count, value)
+        grads, treedef = jax.tree.flatten(updates)
+        new_updates, accumulators = update_leaves(
+            update_tensor,
+            grads,
+            treedef.flatten_up_to(require_params(params, design)),
+            split_leaves(treedef, template, state.accumulators),
+            *shared(state.count, run_state),
+        )
+        return treedef.unflatten(new_updates), PerTensorState(
+            count=jnp.asarray(optax.safe_increment(state.count)),
+            accumulators=join_leaves(treedef, template, accumulators),
+            run_state=run_state,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
 def join_leaves(treedef: Any, template: Any, leaves: Sequence[Any]) -> Any:
-    """From the accumulators of each tensor to accumulators that are trees like the parameters.
+    """Turn the accumulators of each tensor into accumulators that are trees like the parameters.
 
     This is how optax lays out its states, and what sharding rules and Flax's NNX expect.
 
     Args:
-        treedef: structure of the parameters.
-        template: the accumulators of any one tensor, for their structure.
-        leaves: the accumulators of each tensor, all of that structure.
+        treedef: Structure of the parameters.
+        template: Accumulators of any one tensor, for their structure.
+        leaves: Accumulators of each tensor, all of that structure.
     """
     structure = jax.tree.structure(template)
     rows = [structure.flatten_up_to(leaf) for leaf in leaves]
@@ -33,7 +147,7 @@ def join_leaves(treedef: Any, template: Any, leaves: Sequence[Any]) -> Any:
 
 
 def split_leaves(treedef: Any, template: Any, accumulators: Any) -> list[Any]:
-    """The accumulators of each tensor; undoes `join_leaves`."""
+    """Take accumulators apart into those of each tensor; undoes `join_leaves`."""
     structure = jax.tree.structure(template)
     columns = [treedef.flatten_up_to(tree) for tree in structure.flatten_up_to(accumulators)]
     return [structure.unflatten(row) for row in zip(*columns, strict=True)]
@@ -51,13 +165,13 @@ tensor that is taken out again."""
 
 
 def update_leaves(
-    update_leaf: Callable[..., tuple[jax.Array, Any]],
+    update_tensor: Callable[..., tuple[jax.Array, Any]],
     grads: Sequence[jax.Array],
     params: Sequence[jax.Array],
-    leaves: Sequence[Any],
+    accumulators: Sequence[Any],
     *shared: Any,
 ) -> tuple[list[jax.Array], list[Any]]:
-    """A rule for one tensor, applied to each: updates, and accumulators, of every tensor.
+    """Apply a rule for one tensor to each of them.
 
     What a program takes to trace and to compile grows with the number of different shapes, and that
     of large tensors, not with the number of tensors: those of equal shape share a trace, in this
@@ -65,118 +179,32 @@ def update_leaves(
     and updated as one.
 
     Args:
-        update_leaf: `(grad, param, accumulators, *shared) -> (update, accumulators)`. To share its
-            traces it must be the same function each time, so it takes what it needs of theta as an
-            argument.
-        grads: of each tensor, of any floating-point dtype; the rule sees float32.
-        params: likewise.
-        leaves: accumulators of each tensor.
-        *shared: what is the same for all.
+        update_tensor: `(grad, param, accumulators, *shared) -> (update, accumulators)`.
+        grads: Gradient of each tensor, of any floating-point dtype.
+        params: Each tensor.
+        accumulators: Accumulators of each tensor.
+        *shared: Arguments that are the same for all tensors.
 
     Returns:
-        Updates in the dtypes of the gradients, and accumulators.
+        The updates, in the dtypes of the gradients, and the accumulators.
     """
-    rule = jax.jit(update_leaf)
-    of_stacked = lambda of_one: rule(*of_one, *shared)
+    rule = jax.jit(update_tensor)
+    apply = lambda tensor: rule(*tensor, *shared)
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for i, g in enumerate(grads):
         by_shape.setdefault(jnp.shape(g), []).append(i)
     found: dict[int, tuple[jax.Array, Any]] = {}
     for shape, group in by_shape.items():
-        of_group = [(as_float32(grads[i]), as_float32(params[i]), leaves[i]) for i in group]
+        tensors = [(as_float32(grads[i]), as_float32(params[i]), accumulators[i]) for i in group]
         if len(group) < MANY or math.prod(shape) > SMALL:
-            results = [rule(*of_one, *shared) for of_one in of_group]
+            results = map(apply, tensors)
         else:
-            stacked = jax.tree.map(lambda *x: jnp.stack(x), *of_group)
+            stacked = jax.tree.map(lambda *x: jnp.stack(x), *tensors)
             if len(group) < CROWD:
-                result = jax.vmap(of_stacked)(stacked)
+                result = jax.vmap(apply)(stacked)
             else:
-                result = jax.lax.map(of_stacked, stacked, batch_size=len(group) // 2)
+                result = jax.lax.map(apply, stacked, batch_size=len(group) // 2)
             results = [jax.tree.map(lambda x, k=k: x[k], result) for k in range(len(group))]
         found |= dict(zip(group, results, strict=True))
     updates = [found[i][0].astype(jnp.result_type(g)) for i, g in enumerate(grads)]
     return updates, [found[i][1] for i in range(len(grads))]
-
-
-class PerLeafState(NamedTuple):
-    """State of a design whose rule sees one tensor at a time.
-
-    Attributes:
-        count: number of updates so far, int32 scalar.
-        accumulators: as the design's rule for one tensor has them, with a tree like the
-            parameters in the place of each float32 array.
-        run: what the design remembers of the whole run.
-    """
-
-    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
-    accumulators: Any
-    run: Any = ()
-
-
-def per_leaf_transform(
-    design: str,
-    init_leaf: Callable[[jax.Array], Any],
-    update_leaf: Callable[..., tuple[jax.Array, Any]],
-    shared: Callable[[jax.Array, Any], Sequence[Any]],
-    *,
-    run: Any = (),
-    advance: Callable[[Any, jax.Array, Any], Any] = lambda run, count, value: run,
-) -> optax.GradientTransformationExtraArgs:
-    """An optax transformation from a rule for one tensor.
-
-    Scalars are seen by the rule as shape (1,), and every dtype as float32: accumulators with a
-    decay of 0.999 do not move in bfloat16. Updates come back in the gradient's own dtype.
-
-    Args:
-        design: name for error messages.
-        init_leaf: `(param) -> accumulators`, of the same structure for every tensor.
-        update_leaf: `(grad, param, accumulators, *shared(count, run)) -> (update, accumulators)`;
-            `update` is what `optax.apply_updates` adds. See `update_leaves`.
-        shared: what the rule needs of theta, of the number of updates, 0 at the first, and of
-            the run; computed once for all tensors.
-        run: what is remembered of the whole run, at its start.
-        advance: `(run, count, loss) -> run`, ahead of each update; the loss is None if the caller
-            passed no `value`.
-    """
-
-    template = init_leaf(jnp.zeros(1))
-
-    def at_least_1d(x: jax.Array) -> jax.Array:
-        return jnp.atleast_1d(jnp.asarray(x, jnp.float32))
-
-    def init(params: optax.Params) -> PerLeafState:
-        leaves, treedef = jax.tree.flatten(params)
-        return PerLeafState(
-            count=jnp.zeros((), jnp.int32),
-            accumulators=join_leaves(
-                treedef, template, [init_leaf(at_least_1d(p)) for p in leaves]
-            ),
-            run=jax.tree.map(jnp.array, run),  # copies, which a caller may donate
-        )
-
-    def update(
-        updates: optax.Updates,
-        state: PerLeafState,
-        params: optax.Params | None = None,
-        *,
-        value: Any = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, PerLeafState]:
-        del extra_args
-        run = advance(state.run, state.count, value)
-        grads, treedef = jax.tree.flatten(updates)
-        new_updates, new_leaves = update_leaves(
-            update_leaf,
-            [jnp.atleast_1d(g) for g in grads],
-            [jnp.atleast_1d(p) for p in treedef.flatten_up_to(require_params(params, design))],
-            split_leaves(treedef, template, state.accumulators),
-            *shared(state.count, run),
-        )
-        steps = [jnp.reshape(u, jnp.shape(g)) for u, g in zip(new_updates, grads, strict=True)]
-        return treedef.unflatten(steps), PerLeafState(
-            count=jnp.asarray(optax.safe_increment(state.count)),
-            accumulators=join_leaves(treedef, template, new_leaves),
-            run=run,
-        )
-
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]

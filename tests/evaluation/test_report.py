@@ -10,6 +10,7 @@ import optax
 import pytest
 from rich.console import Console
 
+from l2o.evaluation.baselines import BASELINES
 from l2o.evaluation.compare import compare
 from l2o.evaluation.html import DEFINITIONS, shortfalls
 from l2o.evaluation.report import comparison_table, render_report, write_report
@@ -68,7 +69,7 @@ def task_named(name: str) -> Task:
 
 
 def small(name, learned, **options):
-    sizes = dict(num_steps=6, num_seeds=2, learning_rates=(0.01, 0.1, 1.0))
+    sizes = dict(horizon=6, num_seeds=2, learning_rates=(0.01, 0.1, 1.0))
     return compare(stream(0, "evaluation"), task_named(name), learned, **sizes, **options)
 
 
@@ -211,6 +212,39 @@ def test_what_is_not_a_report_is_refused(tmp_path, content, message):
         (tmp_path / "report.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         render_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("baselines", "heading"),
+    [
+        (("adam", "adam_cosine"), "Learned optimizer against tuned Adam"),
+        (("sgdm", "sgdm_cosine"), "Learned optimizer against tuned momentum SGD"),
+        (("adam", "sgdm"), "Learned optimizer against tuned Adam and momentum SGD"),
+    ],
+)
+def test_the_page_names_the_baselines_that_were_compared_with(tmp_path, baselines, heading):
+    found = small("t", optax.sgd(0.5), baselines=baselines)
+    write_report(tmp_path, [found])
+    text = parsed(tmp_path).text
+    assert f"\n{heading}\n" in text
+    assert ("Adam" in text) == ("adam" in baselines)
+    assert ("momentum" in text) == ("sgdm" in baselines)
+    for name in BASELINES:
+        assert (BASELINES[name].__doc__ in text) == (name in baselines)
+    empty = write_report(tmp_path / "empty", [])
+    assert "against tuned baselines" in empty["report.html"].read_text()
+
+
+def test_a_task_that_was_meta_trained_on_is_marked_in_the_page_and_the_table(tmp_path):
+    found = small("shown", optax.sgd(0.5), seen={"shown"}, allow_seen=True)
+    write_report(tmp_path, [found, small("other", optax.sgd(0.5), seen={"shown"})])
+    text = parsed(tmp_path).text
+    assert "shown (meta-trained)" in text and "other (meta-trained)" not in text
+    console = Console(width=80, record=True, file=io.StringIO())
+    long = {**found.summary, "task": "digits_mlp_64x64x64x64"}
+    console.print(comparison_table([long]))
+    lines = [line.strip().split("  ")[0] for line in console.export_text().splitlines()]
+    assert "digits_mlp_64x64x64x64" in lines and "(meta-trained)" in lines
 
 
 def test_the_table_for_the_terminal_shows_names_as_they_are(comparisons):

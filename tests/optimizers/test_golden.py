@@ -257,10 +257,10 @@ def test_what_the_scheduler_of_celo_sees():
     state = tx.init(params)
     for t, loss in enumerate(stored["A/in/loss"]):
         before, state = state, update(state, loss)
-        seen = run_features(state.run.losses, before.count, 50)
+        seen = run_features(state.run_state.losses, before.count, 50)
         # A difference of averages over another: the last bit of a loss moves them by a thousandth.
         np.testing.assert_allclose(seen, stored["A/aux/lstm_features"][t], atol=2e-3)
-        (log_rate,) = mlp_apply(theta["schedule"]["rate"], state.run.hidden)
+        (log_rate,) = mlp_apply(theta["schedule"]["rate"], state.run_state.hidden)
         rates = stored["A/aux/lr_mult"][t]
         np.testing.assert_allclose(0.1 * jnp.exp(log_rate) * np.ones(3), rates, rtol=1e-4)
 

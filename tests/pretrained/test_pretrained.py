@@ -19,7 +19,7 @@ def test_a_release_reproduces_its_loss(name):
         l2o.stream(0, "evaluation"),
         digits_mlp().evaluation[0],
         {name: lambda *, horizon: lopt.transform(theta, horizon=horizon)},
-        num_steps=100,
+        horizon=100,
         num_seeds=8,
     )
     assert np.median(curves[name].final_loss) == pytest.approx(FINAL_LOSS[name], rel=0.05)

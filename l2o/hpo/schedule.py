@@ -21,9 +21,10 @@ class Hyperparameters(NamedTuple):
     """A point of the space.
 
     Attributes:
-        learning_rate: at the start.
+        learning_rate: Learning rate at the first step.
         friction: 1 less the momentum.
-        end: the rate at the end over that at the start, along half a cosine; 1 is a constant.
+        end: Learning rate at the end over that at the first step, along half a cosine; 1 is a
+            constant.
     """
 
     learning_rate: float
@@ -31,16 +32,20 @@ class Hyperparameters(NamedTuple):
     end: float
 
 
-def recipe(point: Hyperparameters, num_steps: int) -> np.ndarray:
-    """The rate and the momentum of every step, shape (num_steps, 2), float32."""
-    fraction = np.arange(num_steps) / num_steps
+def schedule(point: Hyperparameters, horizon: int) -> np.ndarray:
+    """Compute the learning rate and the momentum of every step, shape (horizon, 2), float32.
+
+    >>> schedule(Hyperparameters(0.5, 0.1, end=1.0), 2).tolist()
+    [[0.5, 0.8999999761581421], [0.5, 0.8999999761581421]]
+    """
+    fraction = np.arange(horizon) / horizon
     cosine = 0.5 * (1.0 + np.cos(np.pi * fraction))
     rates = point.learning_rate * (point.end + (1.0 - point.end) * cosine)
-    return np.stack([rates, np.full(num_steps, 1.0 - point.friction)], axis=1).astype(np.float32)
+    return np.stack([rates, np.full(horizon, 1.0 - point.friction)], axis=1).astype(np.float32)
 
 
-def follow(rows: jax.Array) -> optax.GradientTransformation:
-    """Momentum SGD that takes its rate and momentum from a recipe, shape (num_steps, 2)."""
+def scheduled_sgd(rows: jax.Array) -> optax.GradientTransformation:
+    """Momentum SGD that takes its rate and momentum from a schedule, shape (horizon, 2)."""
     return optax.inject_hyperparams(optax.sgd)(
         learning_rate=lambda count: rows[count, 0], momentum=lambda count: rows[count, 1]
     )

@@ -1,4 +1,4 @@
-"""A comparison on one task: searches, then all recipes and policies on other seeds."""
+"""A comparison on one task: searches, then all schedules and policies on other seeds."""
 
 import io
 import math
@@ -13,16 +13,16 @@ from rich.console import Console
 
 from l2o.evaluation.evaluate import Curves, draw_starts, evaluate, train_settings
 from l2o.hpo.engines import ENGINES
-from l2o.hpo.recipe import follow
 from l2o.hpo.report import TaskResult
-from l2o.hpo.search import Report, Search, Trainer, in_force, incumbents
-from l2o.hpo.summary import Found, engine_result, policy_result, read_off
-from l2o.hpo.trained_policy import Meta
+from l2o.hpo.schedule import scheduled_sgd
+from l2o.hpo.search import Report, Search, Trainer, incumbents, incumbents_after
+from l2o.hpo.summary import collect_searches, engine_result, policy_result
+from l2o.hpo.trained_policy import TrainedPolicy
 from l2o.rng import stream
 from l2o.runs.folder import RunError, atomic_write
 from l2o.task import Key, Task
 
-RECIPES_AT_ONCE = 64
+SCHEDULES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,15 @@ class Budget:
     """How much a comparison may cost; see `l2o compare-hpo --help`.
 
     Attributes:
-        tasks: of a family that are reported on at most, the last of them being its last.
+        horizon: Inner steps of a run.
+        runs: Number of whole runs that a search may spend on a task.
+        searches: Number of repetitions of every search.
+        seeds: Number of evaluation runs of each schedule and policy.
+        inner_steps: Inner steps of the meta-training of each policy, about.
+        tasks: Most tasks of a family that are reported on, the last of them being its last.
     """
 
-    steps: int
+    horizon: int
     runs: int
     searches: int
     seeds: int
@@ -41,59 +46,61 @@ class Budget:
     tasks: int | None = None
 
     @property
-    def horizon(self) -> tuple[int, int]:
+    def meta_training_horizon(self) -> tuple[int, int]:
         """Inner steps of the shortest and the longest run of meta-training."""
-        return SHORTEST, SHORTEST * max(1, math.ceil(1.5 * self.steps / SHORTEST))
+        return SHORTEST, SHORTEST * max(1, math.ceil(1.5 * self.horizon / SHORTEST))
 
 
 SHORTEST = 300
 """Inner steps of the shortest run of meta-training, of which all are multiples."""
 
 
-def compare_on(
+def compare_on_task(
     task: Task,
     engines: Sequence[str],
-    policies: Sequence[Meta],
+    policies: Sequence[TrainedPolicy],
     budget: Budget,
     seed: int,
     folder: Path,
     console: Console,
 ) -> TaskResult:
-    """Everybody on one task: searches on some seeds, then all recipes and policies on others."""
+    """Compare on one task: searches on some seeds, then all schedules and policies on others."""
     k_search, k_report = jax.random.split(stream(seed, "evaluation"))
     searched = {
         name: search_all(name, task, k_search, budget, seed, folder / "searches", console)
         for name in engines
     }
     console.print(f"evaluating on {task.name}", soft_wrap=True, markup=False)
-    spent = [budget.steps * (i + 1) for i in range(budget.runs)]
-    judged = {name: [in_force(each, spent) for each in found] for name, found in searched.items()}
-    recipes = [r.recipe for found in judged.values() for each in found for r in each]
-    curves = iter(evaluate_recipes(recipes, task, k_report, budget))
-    of_engines = []
-    for name, found in judged.items():
-        runs: list[Found] = [[(report, next(curves)) for report in each] for each in found]
-        of_engines.append(read_off(name, runs, spent))
+    budgets = [budget.horizon * (i + 1) for i in range(budget.runs)]
+    kept = {
+        name: [incumbents_after(reports, budgets) for reports in searches]
+        for name, searches in searched.items()
+    }
+    schedules = [r.schedule for searches in kept.values() for reports in searches for r in reports]
+    curves = iter(evaluate_schedules(schedules, task, k_report, budget))
+    engine_searches = [
+        collect_searches(name, [[(r, next(curves)) for r in reports] for reports in each], budgets)
+        for name, each in kept.items()
+    ]
     optimizers = {
         str(i): lambda *, horizon, p=p: p.lopt.transform(p.theta, horizon=horizon)
         for i, p in enumerate(policies)
     }
-    of_policies = evaluate(
+    policy_curves = evaluate(
         k_report,
         task,
         optimizers,
-        num_steps=budget.steps,
+        horizon=budget.horizon,
         num_seeds=budget.seeds,
-        probe_every=budget.steps,
-        allow_seen=True,  # and marked
+        probe_every=budget.horizon,
     )
     return TaskResult(
         task=task.name,
-        steps=budget.steps,
-        budget=budget.steps * budget.runs,
-        engines=[engine_result(searches) for searches in of_engines],
+        steps=budget.horizon,
+        budget=budget.horizon * budget.runs,
+        engines=[engine_result(searches) for searches in engine_searches],
         policies=[
-            policy_result(policy, task.name, of_policies[str(i)], budget.steps, of_engines)
+            policy_result(policy, task, policy_curves[str(i)], budget.horizon, engine_searches)
             for i, policy in enumerate(policies)
         ],
     )
@@ -102,7 +109,7 @@ def compare_on(
 def search_all(
     name: str, task: Task, key: Key, budget: Budget, seed: int, folder: Path, console: Console
 ) -> list[list[Report]]:
-    """The incumbents of every repetition of a search; those that a folder holds are read."""
+    """Find the incumbents of every repetition of a search; those that a folder holds are read."""
     starts = draw_starts(key, task, budget.searches)
     folder = folder / task.name.replace(":", "_").replace("/", "_")
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,9 +121,9 @@ def search_all(
             num_read += 1
         else:
             start = jax.tree.map(lambda x, i=i: x[i], starts)
-            search = Search(Trainer(task, start, budget.steps), budget.steps * budget.runs)
+            search = Search(Trainer(task, start, budget.horizon), budget.horizon * budget.runs)
             ENGINES[name].search(search, seed + i, folder)
-            if not any(report.step == budget.steps for report in search.reports):
+            if not any(report.step == budget.horizon for report in search.reports):
                 raise RunError(f"{name} ended without a whole trial. Leave it out by --engines.")
             save_reports(path, incumbents(search.reports))
         found.append(load_reports(path))
@@ -131,7 +138,7 @@ def search_all(
 
 
 def save_reports(path: Path, reports: Sequence[Report]) -> None:
-    """Writes reports, as a whole or not at all."""
+    """Write reports, as a whole or not at all."""
     buffer = io.BytesIO()
     columns = {name: np.array([getattr(r, name) for r in reports]) for name in Report._fields}
     np.savez(buffer, allow_pickle=False, **columns)
@@ -139,17 +146,17 @@ def save_reports(path: Path, reports: Sequence[Report]) -> None:
 
 
 def load_reports(path: Path) -> list[Report]:
-    """Reads what `save_reports` wrote.
+    """Read what `save_reports` wrote.
 
     Raises:
-        RunError: if it is damaged.
+        RunError: If the file is damaged.
     """
     try:
         with open(path, "rb") as raw, np.load(raw) as file:
             columns = [file[name] for name in Report._fields]
         return [
-            Report(int(spent), str(trial), int(step), float(loss), rows)
-            for spent, trial, step, loss, rows in zip(*columns, strict=True)
+            Report(int(used), str(trial), int(step), float(loss), rows)
+            for used, trial, step, loss, rows in zip(*columns, strict=True)
         ]
     except Exception as error:  # NumPy and zipfile raise nearly everything
         raise RunError(
@@ -157,19 +164,19 @@ def load_reports(path: Path) -> list[Report]:
         ) from error
 
 
-def evaluate_recipes(
-    recipes: Sequence[np.ndarray], task: Task, key: Key, budget: Budget
+def evaluate_schedules(
+    schedules: Sequence[np.ndarray], task: Task, key: Key, budget: Budget
 ) -> list[Curves]:
-    """Runs of each recipe on the reporting seeds."""
+    """Train by each schedule on the reporting seeds."""
     starts = draw_starts(key, task, budget.seeds)
     curves: list[Curves] = []
-    for i in range(0, len(recipes), RECIPES_AT_ONCE):
+    for i in range(0, len(schedules), SCHEDULES_AT_ONCE):
         curves += train_settings(
             task,
-            follow,
-            np.stack(recipes[i : i + RECIPES_AT_ONCE]),
+            scheduled_sgd,
+            np.stack(schedules[i : i + SCHEDULES_AT_ONCE]),
             starts,
-            num_steps=budget.steps,
-            probe_every=budget.steps,
+            horizon=budget.horizon,
+            probe_every=budget.horizon,
         )
     return curves

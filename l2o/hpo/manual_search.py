@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from l2o.evaluation.baselines import LEARNING_RATES
-from l2o.hpo.recipe import SPACE, Hyperparameters, recipe
+from l2o.hpo.schedule import SPACE, Hyperparameters, schedule
 from l2o.hpo.search import Search
 
 MOMENTA = (0.95, 0.8, 0.98, 0.5, 0.99, 0.0)
@@ -13,16 +13,16 @@ WIDEST = 2.0
 """Factor of the best rate and friction that is tried then, both ways; then its root, and so on."""
 
 
-def cosine(search: Search, seed: int, folder: Path) -> None:
-    """A cosine to zero at nine rates, other momenta at the best, then closer and closer."""
+def manual_search(search: Search, seed: int, folder: Path) -> None:
+    """Try a cosine to zero at nine rates, other momenta at the best, then closer and closer."""
     del seed, folder
-    num_steps = search.trainer.num_steps
+    horizon = search.trainer.horizon
     tried: dict[tuple[float, float], float] = {}
 
     def attempt(rate: float, friction: float) -> None:
         point = clip("learning_rate", rate), clip("friction", friction)
         if search.has_budget and point not in tried:
-            tried[point] = search.train(recipe(Hyperparameters(*point, end=0.0), num_steps))
+            tried[point] = search.train(schedule(Hyperparameters(*point, end=0.0), horizon))
 
     def best() -> tuple[float, float]:
         return min(tried, key=tried.__getitem__)
@@ -35,18 +35,18 @@ def cosine(search: Search, seed: int, folder: Path) -> None:
     factor, num_tried = WIDEST, 0
     while search.has_budget and len(tried) > num_tried:
         num_tried = len(tried)
-        for of_rate, of_friction in (
+        for rate_factor, friction_factor in (
             (1 / factor, 1.0),
             (factor, 1.0),
             (1.0, 1 / factor),
             (1.0, factor),
         ):
             rate, friction = best()
-            attempt(of_rate * rate, of_friction * friction)
+            attempt(rate_factor * rate, friction_factor * friction)
         factor = factor**0.5
 
 
 def clip(name: str, value: float) -> float:
-    """A value within what other engines may try, rounded so that equal ones are known as such."""
+    """Clip a value to what other engines may try, rounded so that equal ones are known as such."""
     low, high = SPACE[name]
     return float(f"{min(max(value, low), high):.6g}")

@@ -1,0 +1,69 @@
+"""Which tasks an optimizer was meta-trained on: by family, data and shape."""
+
+import hashlib
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+
+import jax
+import numpy as np
+
+from l2o.task import Task
+
+
+def task_signature(task: Task) -> str:
+    """Hash a task's family, the content of its data and the shapes of its parameters.
+
+    Tasks of one signature are variants of each other: an optimizer that was meta-trained on one has
+    seen the other.
+
+    >>> from l2o.tasks.quadratic import rotated_quadratic
+    >>> task_signature(rotated_quadratic(2)) == task_signature(rotated_quadratic(2, noise=0.5))
+    True
+    >>> task_signature(rotated_quadratic(2)) == task_signature(rotated_quadratic(3))
+    False
+
+    Returns:
+        A sha256 in hexadecimal.
+    """
+
+    def params(key: jax.Array):
+        k_sample, k_init = jax.random.split(key)
+        return task.init(k_init, task.sample(k_sample))
+
+    digest = hashlib.sha256((task.family or task.name).encode())
+    for leaf in jax.tree.leaves(jax.eval_shape(params, jax.random.key(0))):
+        digest.update(f"\nparam {leaf.dtype}{leaf.shape}".encode())
+    for leaf in jax.tree.leaves(task.data):
+        if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        digest.update(f"\ndata {array.dtype}{array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def names_and_signatures(tasks: Sequence[Task]) -> list[str]:
+    """List what `seen` takes of the tasks that an optimizer was meta-trained on."""
+    return [task.name for task in tasks] + sorted(set(map(task_signature, tasks)))
+
+
+def is_seen(task: Task, seen: AbstractSet[str]) -> bool:
+    """Tell whether an optimizer was meta-trained on a task, or on a variant of it.
+
+    Args:
+        task: Task to evaluate on.
+        seen: Names, signatures or both of the tasks that the optimizer was meta-trained on. By name
+            a task is a variant of another whose name is longer by `_varied`.
+    """
+    if not seen.isdisjoint({task.name, f"{task.name}_varied"}):
+        return True
+    return bool(seen) and task_signature(task) in seen
+
+
+def check_unseen(task: Task, seen: AbstractSet[str], allow_seen: bool) -> None:
+    """Raise a `ValueError` if a task was meta-trained on, unless that is allowed."""
+    if not allow_seen and is_seen(task, seen):
+        raise ValueError(
+            f"`task` must not be one that was meta-trained on; got {task.name}. "
+            "Try a held-out variant, or allow_seen=True to have it marked as meta-trained."
+        )

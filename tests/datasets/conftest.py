@@ -1,0 +1,3 @@
+"""Fixtures of image data."""
+
+from small_images import cache, folder  # noqa: F401
