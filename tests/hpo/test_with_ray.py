@@ -74,7 +74,7 @@ def interrupted(search, *report):
 Search.record = interrupted
 run()
 """
-    options = ["--task", "quadratic", "--steps", "40", "--runs", "4", "--searches", "1"]
+    options = ["--task", "quadratic", "--horizon", "40", "--runs", "4", "--searches", "1"]
     what = ["--engines", "ray_pbt", "--seeds", "2", "--out", str(tmp_path), "--policies"]
     done = subprocess.run(
         [sys.executable, "-c", script, "compare-hpo", *options, *what],
