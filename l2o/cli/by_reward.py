@@ -15,7 +15,7 @@ from l2o.learner import Learner, gradient_learner
 from l2o.policies.policy import PolicyOptimizer
 from l2o.registry import POLICIES
 from l2o.rl.environment import training_environment
-from l2o.rl.ppo import PPOSettings, check_ppo, ppo_learner, with_critic
+from l2o.rl.ppo import ppo_learner, with_critic
 from l2o.rl.reinforce import reinforce
 from l2o.rl.reward import Reward
 from l2o.task import TaskFamily
@@ -62,25 +62,21 @@ def policy_learner(
     )
     weights, together = shares_of(settings, families)
     if settings.estimator == "ppo":
-        ppo = PPOSettings(
-            discount=settings.discount,
-            trace=settings.trace,
-            epochs=settings.epochs,
-            minibatches=settings.minibatches,
-            clip_ratio=settings.clip_ratio,
-            entropy_weight=settings.entropy_weight,
-        )
-        check_ppo(ppo, settings.num_pairs)
         return ppo_learner(
             environments,
             actor,
             policy.head,
-            meta_optimizer(settings, updates=ppo.updates),
+            meta_optimizer(settings, updates=settings.epochs * settings.minibatches),
             num_pairs=settings.num_pairs,
-            settings=ppo,
-            averaging=settings.averaging,
+            discount=settings.discount,
+            gae_lambda=settings.trace,
+            epochs=settings.epochs,
+            minibatches=settings.minibatches,
+            clip_ratio=settings.clip_ratio,
+            entropy_weight=settings.entropy_weight,
+            ema_decay=settings.averaging,
             weights=weights,
-            families=together,
+            report_groups=together,
             mesh=mesh,
         )
     estimators = {

@@ -194,7 +194,7 @@ MISTAKES = {
     "batches": ("--measure-batches 2", "--measure-batches must be 1 on the step's own batch"),
     "no policy": (
         "--estimator ppo",
-        "--optimizer must be a policy for ppo; got learnable_sgd. Try chooser, scheduler",
+        "--optimizer must be a policy for ppo; got learnable_sgd. Try optimizer_selector,",
     ),
     "no such reward": (
         f"{POLICY} --reward f1",
@@ -396,7 +396,7 @@ def test_every_setting_of_the_training_changes_the_program(change, base_program)
 POLICY_SETTINGS = (
     *("reward=('loss',)", "reward=('log_loss', 'loss')", "reward_on=valid", "reward_batches=2"),
     *("penalty=2.0", "discount=0.9", "trace=0.5", "epochs=2", "minibatches=2", "clip_ratio=0.1"),
-    *("entropy_weight=0.01", "estimator=reinforce", "optimizer=tensor_controller"),
+    *("entropy_weight=0.01", "estimator=reinforce", "optimizer=per_tensor_controller"),
 )
 
 
@@ -428,7 +428,9 @@ def test_every_setting_of_policies_changes_the_program(change, policy_base, poli
 
 
 def test_credit_changes_the_program(policy_base):
-    agents = replace(policy_base, task=("user_module:two_bowls",), optimizer="tensor_controller")
+    agents = replace(
+        policy_base, task=("user_module:two_bowls",), optimizer="per_tensor_controller"
+    )
     assert program_of(replace(agents, credit="difference")) != program_of(agents)
 
 
