@@ -1,5 +1,7 @@
 """Actors, and policies as learned optimizers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 from small_policies import noisy_theta
 from user_module import bowl
 
+import l2o
+from l2o import registry, release
 from l2o.distributed.mesh import population_mesh
 from l2o.estimators.nres import nres
 from l2o.optimizers import nets
@@ -149,3 +153,38 @@ def test_a_run_that_has_blown_up_is_seen_as_finite(size):
 def test_bad_policies(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+RENAMED = {
+    "chooser": (optimizer_selector(action_interval=7, hidden_size=3), "interval"),
+    "tensor_controller": (
+        per_tensor_controller("adam", ["b1"], action_interval=7, hidden_size=3),
+        "knobs",
+    ),
+    "scheduler": (scheduler(hyperparameters=["max_norm"], action_interval=7), "knobs"),
+}
+"""Designs as they are, by the names they had, and an argument that had another name."""
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_release_files_of_old_names_load(name, tmp_path):
+    """Written with the old name of the design and of its arguments, as older versions did."""
+    lopt, argument = RENAMED[name]
+    old_names = {"action_interval": "interval", "hyperparameters": "knobs"}
+    config = {old_names.get(key, key): value for key, value in lopt.config.items()}
+    assert argument in config and "interval" in config
+    theta = noisy_theta(lopt)
+    path = tmp_path / "old.safetensors"
+    release.save(path, dataclasses.replace(lopt, name=name, config=config), theta)
+    loaded, found = l2o.load(path)
+    assert (loaded.name, loaded.config) == (lopt.name, lopt.config)
+    jax.tree.map(np.testing.assert_array_equal, found, theta)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("chooser", "optimizer_selector"), ("tensor_controller", "per_tensor_controller")],
+)
+def test_an_old_name_is_answered_with_the_new_one(old, new):
+    with pytest.raises(ValueError, match=f"`optimizer` must be a known name; got {old}. Try {new}"):
+        registry.learned_optimizer(old)
