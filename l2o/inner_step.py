@@ -1,6 +1,6 @@
 """One step of an inner training run: a batch, the loss and its gradient, an update."""
 
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +9,6 @@ import optax
 from l2o.task import Batch, Data, Instance, Key, Task
 
 Tree = TypeVar("Tree")
-
-
-class InnerStep(NamedTuple):
-    """Result of one inner step.
-
-    Attributes:
-        params: Parameters after the update.
-        opt_state: State of the optimizer after the update.
-        loss: Training loss on the step's batch before the update, a scalar.
-        batch: Batch of the step.
-    """
-
-    params: optax.Params
-    opt_state: optax.OptState
-    loss: jax.Array
-    batch: Batch
 
 
 def inner_step(
@@ -36,9 +20,9 @@ def inner_step(
     instance: Instance,
     data: Data,
     *,
-    fraction: jax.Array | None,
+    fraction: jax.Array | None = None,
     own_batch: bool = False,
-) -> InnerStep:
+) -> tuple[optax.Params, optax.OptState, jax.Array, Batch]:
     """Train a task for one step.
 
     Args:
@@ -49,15 +33,20 @@ def inner_step(
         opt_state: State of the optimizer before the step.
         instance: Sampled problem.
         data: Data of the task.
-        fraction: Fraction of the batch that counts, see `batch_fraction`; all of it if None.
+        fraction: Fraction of the batch that counts; by default the one that the optimizer chooses,
+            see `batch_fraction`.
         own_batch: Whether members of a population multiply by batches of their own, see
             `batch_per_member`.
+
+    Returns:
+        Parameters and optimizer state after the update, the loss before it, and the batch.
     """
+    fraction = batch_fraction(opt_state) if fraction is None else fraction
     batch = training_batch(task, key, instance, data, fraction)
     batch = batch_per_member(batch, params) if own_batch else batch
     loss, grads = jax.value_and_grad(task.loss)(params, batch, instance)
     updates, opt_state = tx.update(grads, opt_state, params, value=loss)
-    return InnerStep(optax.apply_updates(params, updates), opt_state, loss, batch)
+    return optax.apply_updates(params, updates), opt_state, loss, batch
 
 
 def batch_fraction(opt_state: optax.OptState) -> jax.Array | None:

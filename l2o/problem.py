@@ -24,7 +24,7 @@ from l2o.task import Data, Instance, Key, Task, check_task
 State = TypeVar("State")
 
 MEAN_LOSS = Objective()
-"""The mean training loss of a run."""
+"""Mean training loss of a run."""
 
 
 class InnerState(NamedTuple):
@@ -192,15 +192,7 @@ def inner_problem(
             params, opt_state = carry
             k_batch, k_measure = keys
             updated, opt_state, loss, batch = inner_step(
-                task,
-                tx,
-                k_batch,
-                params,
-                opt_state,
-                state.instance,
-                data,
-                fraction=batch_fraction(opt_state),
-                own_batch=True,
+                task, tx, k_batch, params, opt_state, state.instance, data, own_batch=True
             )
             if is_at_end:
                 cost = jnp.float32(0.0)  # measured once, below

@@ -66,7 +66,7 @@ def policy_learner(
             environments,
             actor,
             policy.head,
-            meta_optimizer(settings, updates=settings.epochs * settings.minibatches),
+            meta_optimizer(settings, updates=max(1, settings.epochs * settings.minibatches)),
             num_pairs=settings.num_pairs,
             discount=settings.discount,
             gae_lambda=settings.trace,

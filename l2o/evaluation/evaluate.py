@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from l2o.evaluation.statistics import capped_losses, is_diverged
-from l2o.inner_step import batch_fraction, inner_step
+from l2o.inner_step import inner_step
 from l2o.task import Batch, Data, Instance, Key, Split, Task, check_task
 
 NUM_BATCHES = 8
@@ -299,9 +299,8 @@ def train_steps(
     def step(i, carry):
         params, opt_state, losses = carry
         k_batch = jax.random.fold_in(start.key, first + i)
-        fraction = batch_fraction(opt_state)
         params, opt_state, loss, _ = inner_step(
-            task, extended, k_batch, params, opt_state, start.instance, data, fraction=fraction
+            task, extended, k_batch, params, opt_state, start.instance, data
         )
         losses = jax.lax.dynamic_update_index_in_dim(losses, loss.astype(jnp.float32), i, 0)
         return params, opt_state, losses

@@ -111,7 +111,18 @@ def ppo_learner(
     check_averaging(ema_decay)
     check_discount(discount)
     check_entropy_weight(entropy_weight)
-    check_ppo(num_pairs, gae_lambda, epochs, minibatches, clip_ratio, value_clip)
+    if not 0 <= gae_lambda <= 1:
+        raise ValueError(f"`gae_lambda` must be in [0, 1]; got {gae_lambda}. Try gae_lambda=1.")
+    if epochs < 1:
+        raise ValueError(f"`epochs` must be at least 1; got {epochs}. Try epochs=4.")
+    if minibatches < 1 or num_pairs % minibatches:
+        raise ValueError(
+            f"`minibatches` must divide the {num_pairs} groups; got {minibatches}. "
+            f"Try minibatches={math.gcd(num_pairs, 4)}."
+        )
+    for name, value in (("clip_ratio", clip_ratio), ("value_clip", value_clip)):
+        if not value > 0:
+            raise ValueError(f"`{name}` must be positive; got {value}. Try {name}=0.2.")
     weights = checked_weights(tuple(environments), weights)
     workers = {
         name: rollout_worker(
@@ -205,29 +216,6 @@ def ppo_learner(
         head,
         next(iter(environments.values())),
     )
-
-
-def check_ppo(
-    num_pairs: int,
-    gae_lambda: float,
-    epochs: int,
-    minibatches: int,
-    clip_ratio: float,
-    value_clip: float,
-) -> None:
-    """Raise a `ValueError` that says what to type for an argument outside its range."""
-    if not 0 <= gae_lambda <= 1:
-        raise ValueError(f"`gae_lambda` must be in [0, 1]; got {gae_lambda}. Try gae_lambda=1.")
-    if epochs < 1:
-        raise ValueError(f"`epochs` must be at least 1; got {epochs}. Try epochs=4.")
-    if minibatches < 1 or num_pairs % minibatches:
-        raise ValueError(
-            f"`minibatches` must divide the {num_pairs} groups; got {minibatches}. "
-            f"Try minibatches={math.gcd(num_pairs, 4)}."
-        )
-    for name, value in (("clip_ratio", clip_ratio), ("value_clip", value_clip)):
-        if not value > 0:
-            raise ValueError(f"`{name}` must be positive; got {value}. Try {name}=0.2.")
 
 
 def minibatch_orders(key: Key, epochs: int, minibatches: int, num_groups: int) -> jax.Array:
