@@ -11,7 +11,7 @@ horizons that none of them saw:
 
 The starts, batches and probes of a seed are the same for everybody. The rates of the baselines are
 the best of nine from 1e-4 to 1, tuned for each task and horizon on seeds of their own. "Start" is
-the first entrant before meta-training, which keeps its knobs where they are.
+the first entrant before meta-training, which keeps its hyperparameters as they are.
 """
 
 import json
@@ -40,7 +40,8 @@ from l2o.evaluation.evaluate import Curves, evaluate
 from l2o.evaluation.seen import is_seen
 from l2o.evaluation.statistics import mean_interval, median_interval, speedups
 from l2o.learned_optimizer import LearnedOptimizer, Theta
-from l2o.policies.controller import scheduler, tensor_controller
+from l2o.policies.per_tensor_controller import per_tensor_controller
+from l2o.policies.scheduler import scheduler
 from l2o.rl.reward import Reward
 from l2o.rng import stream
 from l2o.runs.folder import atomic_write
@@ -95,7 +96,9 @@ def one_agent() -> LearnedOptimizer:
 
 def agent_of_each_tensor() -> LearnedOptimizer:
     """One agent for each tensor that turns its rate, alike in all else."""
-    return tensor_controller(knobs=[], learning_rate=0.0003, lowest=1e-5, highest=30.0, step=0.5)
+    return per_tensor_controller(
+        hyperparameters=[], learning_rate=0.0003, lowest=1e-5, highest=30.0, step=0.5
+    )
 
 
 def plain_digits() -> TaskFamily:

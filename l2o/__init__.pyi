@@ -1,4 +1,3 @@
-from .batches import batch_fraction as batch_fraction
 from .estimators.es_single import es_single as es_single
 from .estimators.estimator import Estimator as Estimator
 from .estimators.estimator import average_estimators as average_estimators
@@ -12,6 +11,7 @@ from .estimators.variance_weighted import variance_weighted as variance_weighted
 from .evaluation.compare import compare as compare
 from .evaluation.evaluate import evaluate as evaluate
 from .evolution.learner import evolution_learner as evolution_learner
+from .inner_step import batch_fraction as batch_fraction
 from .learned_optimizer import LearnedOptimizer as LearnedOptimizer
 from .learned_optimizer import design as design
 from .learner import Learner as Learner
@@ -29,10 +29,10 @@ from .optimizers.mlp_lopt import mlp_lopt as mlp_lopt
 from .optimizers.nominal_mlp import nominal_mlp as nominal_mlp
 from .optimizers.per_tensor import per_tensor_transform as per_tensor_transform
 from .outer_loop import fit as fit
-from .policies.controller import scheduler as scheduler
-from .policies.controller import tensor_controller as tensor_controller
-from .policies.optimizer_selector import chooser as chooser
+from .policies.optimizer_selector import optimizer_selector as optimizer_selector
+from .policies.per_tensor_controller import per_tensor_controller as per_tensor_controller
 from .policies.policy import PolicyOptimizer as PolicyOptimizer
+from .policies.scheduler import scheduler as scheduler
 from .problem import InnerState as InnerState
 from .problem import Problem as Problem
 from .problem import Window as Window

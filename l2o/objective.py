@@ -1,4 +1,4 @@
-"""What a training run costs: which quantity is measured, on which batches, and how it is summed up.
+"""Cost of a training run: the quantity that is measured, on which batches, and its summary.
 
 Estimators see the cost of a run as the mean of one number a step, so that windows of it can be
 estimated apart. Every summary is such a mean, for a run of T steps that measures c_1 .. c_T:
@@ -30,17 +30,21 @@ LOG_FLOOR = 1e-3
 
 @dataclass(frozen=True)
 class Objective:
-    """The cost of a training run, which meta-training makes small.
+    """Cost of a training run, which meta-training minimises.
+
+    >>> Objective("final", measure="accuracy", measure_on="valid").is_differentiable
+    False
 
     Attributes:
-        summary: of what is measured along the run; see the module.
-        measure: "loss", up to the task's cap, or the name of one of the task's metrics. A metric
-            needs no gradient; those in `Task.maximized` count negatively.
-        measure_on: "step" is the step's own batch before its update; "train" and "valid" are fresh
-            batches of that split after it.
-        measure_batches: fresh batches of each measurement.
-        target: what "steps_to_target" waits for, in units of the measure.
-        normalize: divide a loss by `Task.loss_scale`, which makes tasks comparable.
+        summary: Summary of the measurements along a run: "mean", "log", "final", "best" or
+            "steps_to_target"; see the module.
+        measure: Quantity that is measured: "loss", up to the task's cap, or the name of one of the
+            task's metrics. A metric needs no gradient; those in `Task.maximized` count negatively.
+        measure_on: Batches of a measurement: "step" is the step's own batch before its update;
+            "train" and "valid" are fresh batches of that split after it.
+        measure_batches: Number of fresh batches of each measurement.
+        target: Value of the measure that "steps_to_target" waits for.
+        normalize: Whether to divide a loss by `Task.loss_scale`, which makes tasks comparable.
     """
 
     summary: Summary = "mean"
@@ -62,7 +66,7 @@ class Objective:
 
 
 def check_objective(objective: Objective, task: Task) -> None:
-    """Raises a `ValueError` that says what to type if the task cannot be measured this way."""
+    """Raise a `ValueError` that says what to type if the task cannot be measured this way."""
     for name, known in (("summary", Summary), ("measure_on", Batches)):
         if (value := getattr(objective, name)) not in get_args(known):
             raise ValueError(
@@ -86,7 +90,7 @@ def check_objective(objective: Objective, task: Task) -> None:
 
 
 def check_target(objective: Objective, task: Task) -> None:
-    """Raises a `ValueError` unless there is a target that can be reached where one is needed."""
+    """Raise a `ValueError` unless there is a target that can be reached where one is needed."""
     target = objective.target
     if (target is None) == (objective.summary == "steps_to_target"):
         raise ValueError(
@@ -103,7 +107,7 @@ def check_target(objective: Objective, task: Task) -> None:
 
 
 def check_metric(objective: Objective, task: Task) -> None:
-    """Raises a `ValueError` unless the task has the metric, and it can be summed up this way."""
+    """Raise a `ValueError` unless the task has the metric, and it can be summed up this way."""
     names = metric_names(task)
     if objective.measure not in names:
         raise ValueError(
@@ -122,7 +126,7 @@ def check_metric(objective: Objective, task: Task) -> None:
 
 
 def check_measurement(objective: Objective, task: Task) -> None:
-    """Raises a `ValueError` unless the task has such batches, and the measure is a scalar."""
+    """Raise a `ValueError` unless the task has such batches, and the measure is a scalar."""
     split = "valid" if objective.measure_on == "valid" else "train"
 
     def measurement(key: Key, data: Data):
@@ -146,7 +150,7 @@ def check_measurement(objective: Objective, task: Task) -> None:
 
 
 def metric_names(task: Task) -> list[str]:
-    """The names of a task's metrics, by abstract evaluation."""
+    """List the names of a task's metrics, by abstract evaluation."""
 
     def metrics(key: Key, data: Data):
         k_sample, k_init, k_batch = jax.random.split(key, 3)
@@ -158,12 +162,12 @@ def metric_names(task: Task) -> list[str]:
 
 
 def capped(loss: jax.Array, cap: float) -> jax.Array:
-    """The loss, with a diverged one (NaN or above the cap) counted as `cap`."""
+    """Cap a loss; a diverged one (NaN or above the cap) counts as the cap."""
     return jnp.where(jnp.isnan(loss), cap, jnp.minimum(loss, cap))
 
 
 def as_cost(objective: Objective, task: Task, value: jax.Array | float) -> jax.Array:
-    """What a value of the measure counts as, the lower the better."""
+    """Turn a value of the measure into a cost, the lower the better."""
     if objective.measure == "loss":
         scale = task.loss_scale if objective.normalize else 1.0
         return capped(jnp.asarray(value), task.loss_cap) / scale
@@ -175,7 +179,7 @@ def as_cost(objective: Objective, task: Task, value: jax.Array | float) -> jax.A
 def cost_on_batch(
     objective: Objective, task: Task, params: optax.Params, batch: Batch, instance: Instance
 ) -> jax.Array:
-    """The measure on one batch as a cost, a scalar."""
+    """Measure the cost on one batch, a scalar."""
     if objective.measure == "loss":
         return as_cost(objective, task, task.loss(params, batch, instance))
     return as_cost(objective, task, task.metrics(params, batch, instance)[objective.measure])
@@ -184,16 +188,16 @@ def cost_on_batch(
 def on_fresh_batches(
     objective: Objective, task: Task, key: Key, params: optax.Params, instance: Instance, data: Data
 ) -> jax.Array:
-    """The measure as a cost, a scalar: its mean over fresh batches of the objective's split."""
+    """Measure the mean cost over fresh batches of the objective's split, a scalar."""
     split = "valid" if objective.measure_on == "valid" else "train"
 
-    def of_batch(k_batch: Key) -> jax.Array:
+    def measure_batch(k_batch: Key) -> jax.Array:
         batch = task.batch(k_batch, instance, data, split)
         return cost_on_batch(objective, task, params, batch, instance)
 
     if objective.measure_batches == 1:
-        return of_batch(key)
-    return jnp.mean(jax.vmap(of_batch)(jax.random.split(key, objective.measure_batches)))
+        return measure_batch(key)
+    return jnp.mean(jax.vmap(measure_batch)(jax.random.split(key, objective.measure_batches)))
 
 
 def contributions(
@@ -204,15 +208,15 @@ def contributions(
     horizon: jax.Array,
     best: Best,
 ) -> tuple[jax.Array, Best]:
-    """The number of each step whose mean over a run is the run's cost.
+    """Compute the contribution of each step to the cost of its run, which is their mean.
 
     Args:
-        objective: how costs are summed up.
-        task: what is measured.
-        costs: shape (window,), measured at each step; for "final", only the last one counts.
-        is_last: shape (window,), whether the run ends with the step.
-        horizon: steps of the whole run.
-        best: lowest cost before the window, infinite at the start; () if not `follows_best`.
+        objective: Objective that sums up the costs.
+        task: Task that is measured.
+        costs: Costs measured at each step, shape (window,); for "final", only the last one counts.
+        is_last: Whether the run ends with the step, shape (window,).
+        horizon: Number of inner steps of the whole run.
+        best: Lowest cost before the window, infinite at the start; () if not `follows_best`.
 
     Returns:
         The contributions, shape (window,), and the lowest cost after the window.

@@ -1,4 +1,4 @@
-"""One inner training run, a window at a time: the seam between tasks and estimators."""
+"""Inner training runs, a window at a time: the seam between tasks and estimators."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.batches import batch_fraction, check_shrinks, of_each, training_batch
+from l2o.inner_step import batch_fraction, check_shrinks, inner_step
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.objective import (
     Best,
@@ -24,19 +24,20 @@ from l2o.task import Data, Instance, Key, Task, check_task
 State = TypeVar("State")
 
 MEAN_LOSS = Objective()
-"""The mean training loss of a run."""
+"""Mean training loss of a run."""
 
 
 class InnerState(NamedTuple):
     """An inner training run between two windows.
 
     Attributes:
-        instance: the sampled problem.
-        params: its parameters.
-        opt_state: state of the optimizer that trains them.
-        step: inner steps taken since the start of the run, int32 scalar.
-        horizon: inner steps of the whole run, int32 scalar; 0 for a run that was reset.
-        best: the lowest cost so far, a scalar, or () if the objective does not ask for it.
+        instance: Sampled problem.
+        params: Parameters of the problem.
+        opt_state: State of the optimizer that trains the parameters.
+        step: Number of inner steps since the start of the run, int32 scalar.
+        horizon: Number of inner steps of the whole run, int32 scalar; 0 for a run that was
+            reset.
+        best: Lowest cost so far, a scalar, or () if the objective does not ask for it.
     """
 
     instance: Instance
@@ -48,13 +49,13 @@ class InnerState(NamedTuple):
 
 
 class Window(NamedTuple):
-    """What happened in a window; every field has shape (window,).
+    """Costs of the steps of a window; every field has shape (window,).
 
     Attributes:
-        loss: contribution of each step to the meta-loss, which is their mean over a run.
-        done: whether the run ended with this step.
-        mask: False at steps that trained nothing and do not count.
-        finite: whether the training loss itself was finite.
+        loss: Contribution of each step to the meta-loss, which is their mean over a run.
+        done: Whether the run ended with the step.
+        mask: Whether the step counts; False where nothing was trained.
+        finite: Whether the training loss itself was finite.
     """
 
     loss: jax.Array
@@ -65,20 +66,21 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What estimators see: training runs that follow each other, and nothing else.
+    """Training runs that follow each other, as estimators see them.
 
     Attributes:
-        init: `(key, theta) -> InnerState`, a run at a random stage, so that runs end staggered.
-        unroll: `(key, theta, state, data) -> (state, window)`: `window` steps of training with the
-            optimizer that theta stands for. Where the state is of a run at its horizon, they are
-            the first of the next run, whose end comes at a random stage again if the one before
-            was reset. The instance, step and horizon that come out depend on the key and
+        init: Function `(key, theta) -> InnerState`, a run that is cut to a random length, so that
+            runs end staggered.
+        start: Function `(key, theta) -> InnerState`, a run at its first step.
+        unroll: Function `(key, theta, state, data) -> (state, window)`, `window` steps of training
+            with the optimizer that theta stands for. Where the state is of a run at its horizon,
+            they are the first of the next run, whose end comes at a random stage again if the one
+            before was reset. The instance, step and horizon that come out depend on the key and
             the state alone, so members of an antithetic pair keep them in common.
-        start: `(key, theta) -> InnerState`, a run at its first step.
-        window: number of steps of one unroll.
-        horizon: steps of the longest run.
-        data: what `unroll` takes as `data`, an argument of the compiled program.
-        is_differentiable: whether backpropagation gives the gradient of the meta-loss.
+        window: Number of inner steps of one unroll.
+        horizon: Number of inner steps of the longest run.
+        data: Data that `unroll` takes, an argument of the compiled program.
+        is_differentiable: Whether backpropagation gives the gradient of the meta-loss.
     """
 
     init: Callable[[Key, Theta], InnerState]
@@ -106,7 +108,7 @@ def map_theta(problem: Problem, unravel: Callable[[jax.Array], Theta]) -> Proble
 
 
 def unroll_run(problem: Problem, key: Key, theta: Theta, data: Data) -> Window:
-    """One whole run, from its first step to its last.
+    """Train one whole run, from its first step to its last.
 
     Backpropagation through it keeps the states between windows and computes each window again.
 
@@ -138,21 +140,31 @@ def inner_problem(
     window: int,
     objective: Objective = MEAN_LOSS,
 ) -> Problem:
-    """Training runs of `task` under the learned optimizer, as a problem for estimators.
+    """Make training runs of a task by a learned optimizer a problem for estimators.
 
     Runs are whole numbers of windows. The first run of a member, and one that follows a run that
     was reset, is cut to a random number of windows (and its optimizer told so), after which
     ends are spread evenly over time.
 
+    >>> import l2o
+    >>> from l2o.tasks.quadratic import rotated_quadratic
+    >>> problem = l2o.inner_problem(
+    ...     rotated_quadratic(2), l2o.learnable_sgd(), horizon=(20, 40), window=10
+    ... )
+    >>> problem.horizon, problem.window
+    (40, 10)
+
     Args:
-        horizon: inner steps of a run; a pair (shortest, longest) draws it log-uniformly for each
-            run. Multiples of `window`.
-        window: inner steps of one unroll.
-        objective: what a run costs; by default the mean of the training loss of each step, before
-            its update, up to the task's cap.
+        task: Task to train.
+        lopt: Learned optimizer that trains it.
+        horizon: Number of inner steps of a run, a multiple of `window`; a pair (shortest, longest)
+            draws it log-uniformly for each run.
+        window: Number of inner steps of one unroll.
+        objective: Cost of a run; by default the mean of the training loss of each step, before its
+            update, up to the task's cap.
 
     Raises:
-        ValueError: if the task is malformed or lacks what the objective measures or the optimizer
+        ValueError: If the task is malformed or lacks what the objective measures or the optimizer
             needs, or `horizon` and `window` do not fit.
     """
     check_task(task)
@@ -161,20 +173,11 @@ def inner_problem(
     check_horizon(shortest, longest, window)
     check_can_train(lopt, task, longest)
 
-    def start_of(key: Key, num_steps: jax.Array, theta: Theta) -> InnerState:
-        k_instance, k_params = jax.random.split(key)
-        instance = task.sample(k_instance)
-        params = task.init(k_params, instance)
-        return InnerState(
-            instance=instance,
-            params=params,
-            opt_state=lopt.transform(theta, horizon=num_steps).init(params),
-            step=jnp.int32(0),
-            horizon=num_steps,
-            best=jnp.float32(jnp.inf) if objective.follows_best else (),
-        )
+    def begin(key: Key, num_steps: jax.Array, theta: Theta) -> InnerState:
+        run = start_run(task, lopt.transform(theta, horizon=num_steps), key, num_steps)
+        return run._replace(best=jnp.float32(jnp.inf)) if objective.follows_best else run
 
-    start = start_of_drawn_run(start_of, shortest, longest, window)
+    start = staggered_start(begin, shortest, longest, window)
 
     def unroll(key: Key, theta: Theta, state: InnerState, data: Data) -> tuple[InnerState, Window]:
         k_batches, k_fresh, k_next = jax.random.split(key, 3)
@@ -188,12 +191,9 @@ def inner_problem(
         def step(carry, keys):
             params, opt_state = carry
             k_batch, k_measure = keys
-            fraction = batch_fraction(opt_state)
-            batch = training_batch(task, k_batch, state.instance, data, fraction)
-            batch = of_each(batch, params)
-            loss, grads = jax.value_and_grad(task.loss)(params, batch, state.instance)
-            updates, opt_state = tx.update(grads, opt_state, params, value=loss)
-            updated = optax.apply_updates(params, updates)
+            updated, opt_state, loss, batch = inner_step(
+                task, tx, k_batch, params, opt_state, state.instance, data, own_batch=True
+            )
             if is_at_end:
                 cost = jnp.float32(0.0)  # measured once, below
             elif not is_on_step:
@@ -238,7 +238,7 @@ def inner_problem(
 
 
 def check_can_train(lopt: LearnedOptimizer, task: Task, horizon: int) -> None:
-    """Raises a `ValueError` that says why, and of which task, unless the optimizer can train it.
+    """Raise a `ValueError` that says why, and of which task, unless the optimizer can train it.
 
     It may need a certain number of tensors, or batches that can be smaller.
     """
@@ -256,7 +256,7 @@ def check_can_train(lopt: LearnedOptimizer, task: Task, horizon: int) -> None:
 
 
 def draw_horizon(key: Key, shortest: int, longest: int, window: int) -> jax.Array:
-    """Inner steps of a run, log-uniform in whole windows; an int32 scalar."""
+    """Draw the number of inner steps of a run, log-uniform in whole windows; an int32 scalar."""
     if shortest == longest:
         return jnp.int32(longest)
     low, high = jnp.log(shortest / window), jnp.log(longest / window + 1.0)
@@ -264,20 +264,36 @@ def draw_horizon(key: Key, shortest: int, longest: int, window: int) -> jax.Arra
     return window * jnp.minimum(num_windows.astype(jnp.int32), longest // window)
 
 
-def start_of_drawn_run(
-    start_of: Callable[..., State], shortest: int, longest: int, window: int
-) -> Callable[..., State]:
-    """`(key, is_cut, *arguments) -> state`: the start of a run of a drawn number of steps.
+def start_run(
+    task: Task, tx: optax.GradientTransformation, key: Key, horizon: jax.Array
+) -> InnerState:
+    """Sample an instance, and start a run of the optimizer on it.
 
     Args:
-        start_of: `(key, horizon, *arguments) -> state`, a run of that many steps.
-        shortest: inner steps of the shortest run.
-        longest: of the longest.
-        window: of which they are multiples.
+        task: Task to train.
+        tx: Optimizer that trains it.
+        key: Random key of the instance and its initial parameters.
+        horizon: Number of inner steps of the run, an int32 scalar.
+    """
+    k_instance, k_params = jax.random.split(key)
+    instance = task.sample(k_instance)
+    params = task.init(k_params, instance)
+    return InnerState(instance, params, tx.init(params), step=jnp.int32(0), horizon=horizon)
 
-    Returns:
-        A function that cuts the run to a random number of windows where `is_cut`, as is due to
-        the first run of a member, so that runs end staggered.
+
+def staggered_start(
+    begin: Callable[..., State], shortest: int, longest: int, window: int
+) -> Callable[..., State]:
+    """Make `(key, is_cut, *arguments) -> state`, which starts a run of a drawn number of steps.
+
+    Where `is_cut`, the run is cut to a random number of windows. That is due to the first run of a
+    member, so that runs end staggered.
+
+    Args:
+        begin: Function `(key, horizon, *arguments) -> state` that starts a run of that many steps.
+        shortest: Number of inner steps of the shortest run.
+        longest: Number of inner steps of the longest run.
+        window: Number of inner steps of a window, which divides both.
     """
 
     def start(key: Key, is_cut: bool | jax.Array, *arguments: Any) -> State:
@@ -286,15 +302,15 @@ def start_of_drawn_run(
         share = jax.random.uniform(k_stage)  # `randint` draws three times
         num_windows = 1 + (share * (num_steps // window)).astype(jnp.int32)
         num_steps = jnp.where(is_cut, window * num_windows, num_steps)
-        return start_of(k_start, num_steps, *arguments)
+        return begin(k_start, num_steps, *arguments)
 
     return start
 
 
 def check_horizon(shortest: int, longest: int, window: int, *, allow_one: bool = False) -> None:
-    """Raises a `ValueError` that says what to type unless runs are whole numbers of windows.
+    """Raise a `ValueError` that says what to type unless runs are whole numbers of windows.
 
-    Of at least two windows or, with `allow_one`, of at least one.
+    A run has at least two windows or, with `allow_one`, at least one.
     """
     if window < 1:
         raise ValueError(f"`window` must be at least 1; got {window}. Try window=50.")

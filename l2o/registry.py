@@ -59,12 +59,23 @@ TASKS: Registry[Callable[..., Task | TaskFamily]] = Registry(
 
 POLICIES: Registry[Callable[..., LearnedOptimizer]] = Registry(
     {
-        "chooser": "l2o.policies.optimizer_selector:chooser",
-        "scheduler": "l2o.policies.controller:scheduler",
-        "tensor_controller": "l2o.policies.controller:tensor_controller",
+        "optimizer_selector": "l2o.policies.optimizer_selector:optimizer_selector",
+        "per_tensor_controller": "l2o.policies.per_tensor_controller:per_tensor_controller",
+        "scheduler": "l2o.policies.scheduler:scheduler",
     }
 )
 """Designs whose hyperparameters an agent controls."""
+
+RENAMED: Mapping[str, str] = {
+    "chooser": "optimizer_selector",
+    "tensor_controller": "per_tensor_controller",
+}
+"""New names of designs that release files and users may still call by an old one."""
+
+RENAMED_ARGUMENTS: Mapping[str, Mapping[str, str]] = {
+    name: {"interval": "action_interval", "knobs": "hyperparameters"} for name in POLICIES
+}
+"""New names of arguments of designs that release files may still call by an old one."""
 
 DESIGNS: Registry[Callable[..., LearnedOptimizer]] = Registry(
     {
@@ -257,6 +268,9 @@ def check_estimator(name: str) -> None:
 
 def unknown(argument: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for a name that is not known, with the nearest ones whatever their case."""
+    known = set(known)
+    if (renamed := RENAMED.get(name)) in known:
+        return ValueError(f"`{argument}` must be a known name; got {name}. Try {renamed}.")
     by_lower = {k.lower(): k for k in sorted(known)}
     prefix = [k for k in by_lower if name and k.startswith(name[:3].lower())]
     close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)

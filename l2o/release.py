@@ -23,7 +23,7 @@ import safetensors
 import safetensors.numpy
 
 from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
-from l2o.registry import DESIGNS
+from l2o.registry import DESIGNS, RENAMED, RENAMED_ARGUMENTS
 from l2o.runs.folder import RunFolder, atomic_write
 from l2o.tree import named_leaves
 
@@ -259,6 +259,10 @@ def _rebuild(
 ) -> tuple[LearnedOptimizer, Any]:
     """The design of a file, and its theta as shapes; nothing of the stated sizes is allocated."""
     name, config = header["design"], header["config"]
+    if design is None:
+        name = RENAMED.get(name, name)
+        arguments = RENAMED_ARGUMENTS.get(name, {})
+        config = {arguments.get(key, key): value for key, value in config.items()}
     if design is None and name not in DESIGNS:
         nearest = ", ".join(difflib.get_close_matches(name, DESIGNS) or DESIGNS)
         raise _invalid(

@@ -13,8 +13,9 @@ from l2o.optimizers.celo import celo
 from l2o.optimizers.learnable import learnable_adam, learnable_sgd, learnable_sgdm
 from l2o.optimizers.mlp_lopt import mlp_lopt
 from l2o.optimizers.nominal_mlp import nominal_mlp
-from l2o.policies.controller import scheduler, tensor_controller
-from l2o.policies.optimizer_selector import chooser
+from l2o.policies.optimizer_selector import optimizer_selector
+from l2o.policies.per_tensor_controller import per_tensor_controller
+from l2o.policies.scheduler import scheduler
 from l2o.registry import POLICIES
 
 TABLE = {
@@ -25,11 +26,13 @@ TABLE = {
     "adafac_mlp": adafac_mlp(hidden_size=2, step_mult=0.1),
     "celo": celo(hidden_size=3, width=2),
     "nominal_mlp": nominal_mlp(rate=0.1, direction_size=2, schedule_size=4),
-    "scheduler": scheduler(learning_rate=0.2, interval=2, core="gru", hidden_size=3),
-    "tensor_controller": tensor_controller(
-        "adam", ["b1", "weight_decay"], interval=1, hidden_size=3
+    "scheduler": scheduler(learning_rate=0.2, action_interval=2, core="gru", hidden_size=3),
+    "per_tensor_controller": per_tensor_controller(
+        "adam", ["b1", "weight_decay"], action_interval=1, hidden_size=3
     ),
-    "chooser": chooser(["sgdm", "adam"], [0.3, 0.2], interval=1, hidden_size=3),
+    "optimizer_selector": optimizer_selector(
+        ["sgdm", "adam"], [0.3, 0.2], action_interval=1, hidden_size=3
+    ),
 }
 """Narrow variants, but for mlp_lopt, so that layers of both kinds are covered."""
 
@@ -43,7 +46,7 @@ NEEDS_PARAMS = ["mlp_lopt", "adafac_mlp", "celo", "nominal_mlp", *POLICIES]
 NEEDS_VALUE = ["celo", "nominal_mlp"]
 
 
-SEES_ALL = ["scheduler", "chooser"]
+SEES_ALL = ["scheduler", "optimizer_selector"]
 """One agent for all tensors: what it does to one depends on the others."""
 
 

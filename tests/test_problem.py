@@ -5,7 +5,6 @@ import optax
 import pytest
 from analytic import bowl_task
 
-from l2o.batches import of_each
 from l2o.learned_optimizer import LearnedOptimizer
 from l2o.objective import Objective, capped
 from l2o.optimizers.learnable import learnable_sgd
@@ -287,16 +286,3 @@ def test_a_run_that_starts_draws_from_another_key_than_the_window(key):
     draws = [*window.loss.tolist(), float(after.instance), float(after.params["draw"])]
     assert int(after.step) == 5
     assert len(set(draws)) == len(draws) == 7
-
-
-def test_members_that_share_a_batch_have_an_axis_each():
-    """And the same numbers, whatever their dtype; keys and empty parameters, too."""
-    batch = {"x": jnp.arange(6.0).reshape(2, 3), "label": jnp.array([3, 1]), "k": jax.random.key(0)}
-    params = {"none": jnp.zeros((4, 0)), "w": jnp.array([[1.0], [-1.0], [jnp.nan], [0.0]])}
-    own = jax.vmap(of_each, (None, 0))(batch, params)
-    for name, x in batch.items():
-        assert own[name].shape == (4, *x.shape)
-        assert all(bool(jnp.all(own[name][i] == x)) for i in range(4))
-    with pytest.raises(ValueError, match="out_axes"):  # it is not shared any more
-        jax.vmap(of_each, (None, 0), out_axes=None)(batch, params)
-    assert of_each(batch, {}) is batch

@@ -12,10 +12,10 @@ from l2o.estimators.pes import pes
 from l2o.learner import Learner, gradient_learner
 from l2o.optimizers.learnable import learnable_sgd
 from l2o.outer_loop import fit, stop_on_signals
-from l2o.policies.controller import scheduler
+from l2o.policies.scheduler import scheduler
 from l2o.problem import inner_problem
 from l2o.rl.environment import training_environment
-from l2o.rl.ppo import PPOSettings, ppo_learner
+from l2o.rl.ppo import ppo_learner
 from l2o.runs.folder import RunFolder
 
 LOPT = learnable_sgd(learning_rate=0.05)
@@ -28,21 +28,22 @@ def tiny_learner(mesh: Mesh | None = None) -> Learner:
     return gradient_learner(estimator, optax.adam(0.05), ema_decay=0.9)
 
 
-POLICY = scheduler(interval=2, core="gru", hidden_size=3)
+POLICY = scheduler(action_interval=2, core="gru", hidden_size=3)
 
 
 def tiny_ppo() -> Learner:
     """Of a recurrent scheduler, whose runs end between windows of two decisions."""
     policy = POLICY.policy
     environment = training_environment(bowl(), policy, horizon=8, window=4)
-    settings = PPOSettings(epochs=2, minibatches=2)
     return ppo_learner(
         {"bowl": environment},
         policy.actor,
         policy.head,
         optax.adam(0.01),
         num_pairs=4,
-        settings=settings,
+        gae_lambda=0.95,
+        epochs=2,
+        minibatches=2,
     )
 
 

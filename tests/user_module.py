@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 import l2o
-from l2o.policies.controller import scheduler
+from l2o.policies.scheduler import scheduler
 
 
 class Momentum(NamedTuple):
@@ -63,7 +63,7 @@ def shrinks_in_training() -> l2o.TaskFamily:
 
 
 def saves_examples() -> l2o.LearnedOptimizer:
-    return scheduler(knobs=["batch_fraction"])
+    return scheduler(hyperparameters=["batch_fraction"])
 
 
 def empty_range() -> l2o.LearnedOptimizer:

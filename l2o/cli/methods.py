@@ -24,7 +24,7 @@ from l2o.policies.policy import PolicyOptimizer
 from l2o.problem import Problem, inner_problem, map_theta
 from l2o.rl.environment import CreditName, Environment, training_environment
 from l2o.rl.gae import ReturnBaseline
-from l2o.rl.ppo import PPOSettings, check_ppo, ppo_learner, with_critic
+from l2o.rl.ppo import ppo_learner, with_critic
 from l2o.rl.reinforce import reinforce
 from l2o.rl.reward import Reward
 from l2o.task import Task, TaskFamily
@@ -567,31 +567,18 @@ class PPO(PolicyGradient):
     def build(self, given: Ingredients) -> Learner:
         """The learner, whose meta-optimizer takes a step for each minibatch."""
         policy = self.policy(given)
-        check_ppo(
-            PPOSettings(
-                discount=self.discount,
-                trace=self.gae_lambda,
-                epochs=self.epochs,
-                minibatches=self.minibatches,
-                clip_ratio=self.clip_ratio,
-                entropy_weight=self.entropy_weight,
-            ),
-            self.num_pairs,
-        )
         return ppo_learner(
             self.environments(given, policy),
             policy.policy.actor,
             policy.policy.head,
-            self.meta_optimizer.build(given.steps, self.epochs * self.minibatches),
+            self.meta_optimizer.build(given.steps, max(1, self.epochs * self.minibatches)),
             num_pairs=self.num_pairs,
-            settings=PPOSettings(
-                discount=self.discount,
-                trace=self.gae_lambda,
-                epochs=self.epochs,
-                minibatches=self.minibatches,
-                clip_ratio=self.clip_ratio,
-                entropy_weight=self.entropy_weight,
-            ),
+            discount=self.discount,
+            gae_lambda=self.gae_lambda,
+            epochs=self.epochs,
+            minibatches=self.minibatches,
+            clip_ratio=self.clip_ratio,
+            entropy_weight=self.entropy_weight,
             ema_decay=given.ema_decay,
             weights=given.task_weights,
             report_groups=given.report_groups,

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from l2o.batches import batch_fraction, training_batch
 from l2o.evaluation.seen import check_unseen
 from l2o.evaluation.statistics import capped_losses, is_diverged
+from l2o.inner_step import inner_step
 from l2o.task import Batch, Data, Instance, Key, Split, Task, check_task
 
 NUM_BATCHES = 8
@@ -301,11 +301,11 @@ def train_steps(
     def step(i, carry):
         params, opt_state, losses = carry
         k_batch = jax.random.fold_in(start.key, first + i)
-        batch = training_batch(task, k_batch, start.instance, data, batch_fraction(opt_state))
-        loss, grads = jax.value_and_grad(task.loss)(params, batch, start.instance)
-        updates, opt_state = extended.update(grads, opt_state, params, value=loss)
+        params, opt_state, loss, _ = inner_step(
+            task, extended, k_batch, params, opt_state, start.instance, data
+        )
         losses = jax.lax.dynamic_update_index_in_dim(losses, loss.astype(jnp.float32), i, 0)
-        return optax.apply_updates(params, updates), opt_state, losses
+        return params, opt_state, losses
 
     *carry, losses = jax.lax.fori_loop(0, count, step, (*carry, jnp.zeros(most)))
     return tuple(carry), losses

@@ -1,4 +1,4 @@
-"""The optimizers that policies control, and how their hyperparameters are turned."""
+"""Optimizers that policies control, and how far actions change their hyperparameters."""
 
 import inspect
 import math
@@ -15,47 +15,54 @@ from l2o.optimizers import features
 
 
 @dataclass(frozen=True)
-class Knob:
-    """How a hyperparameter is turned.
+class Hyperparameter:
+    """Range of a hyperparameter, and the scale on which actions change it.
+
+    It is encoded as ln(value), or as ln(1 - value) if `complement`; actions are added to the code.
+
+    >>> rate = Hyperparameter(low=0.001, high=1.0, step=0.5)
+    >>> round(float(rate.decode(rate.encode(0.1) + rate.step)), 3)
+    0.165
 
     Attributes:
-        low: smallest value.
-        high: largest value.
-        step: what an action of 1 adds to the logarithm.
-        of_rest: turn ln(1 - value) in place of ln(value), for decays.
+        low: Smallest value.
+        high: Largest value.
+        step: Change of the code by an action of 1.
+        complement: Whether to encode 1 - value in place of the value, as suits decays.
     """
 
     low: float
     high: float
     step: float
-    of_rest: bool = False
+    complement: bool = False
 
     def encode(self, value: float) -> float:
-        """Where the knob stands at a value."""
-        return math.log(1.0 - value if self.of_rest else value)
+        """Encode a value."""
+        return math.log(1.0 - value if self.complement else value)
 
-    def decode(self, position: jax.Array) -> jax.Array:
-        """The value at a position."""
-        return -jnp.expm1(position) if self.of_rest else jnp.exp(position)
+    def decode(self, code: jax.Array) -> jax.Array:
+        """Decode the value of a code."""
+        return -jnp.expm1(code) if self.complement else jnp.exp(code)
 
     @property
-    def ends(self) -> tuple[float, float]:
-        """The lowest and the highest position."""
+    def code_range(self) -> tuple[float, float]:
+        """Lowest and highest code."""
         low, high = sorted((self.encode(self.low), self.encode(self.high)))
         return low, high
 
 
-KNOBS: Mapping[str, Knob] = {
-    "momentum": Knob(0.0, 0.999, 0.3, of_rest=True),
-    "b1": Knob(0.0, 0.999, 0.3, of_rest=True),
-    "b2": Knob(0.5, 0.99999, 0.3, of_rest=True),
-    "weight_decay": Knob(1e-8, 1.0, 0.5),
-    "max_norm": Knob(1e-3, 1e3, 0.5),
-    "batch_fraction": Knob(1 / 16, 1.0, 0.3),
+HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
+    "momentum": Hyperparameter(0.0, 0.999, 0.3, complement=True),
+    "b1": Hyperparameter(0.0, 0.999, 0.3, complement=True),
+    "b2": Hyperparameter(0.5, 0.99999, 0.3, complement=True),
+    "weight_decay": Hyperparameter(1e-8, 1.0, 0.5),
+    "max_norm": Hyperparameter(1e-3, 1e3, 0.5),
+    "batch_fraction": Hyperparameter(1 / 16, 1.0, 0.3),
 }
-"""What can be turned besides the learning rate, whose range the design is given."""
+"""Hyperparameters that can be controlled besides the learning rate, whose range the design is
+given."""
 
-STARTS: Mapping[str, float] = {
+INITIAL_VALUES: Mapping[str, float] = {
     "momentum": 0.9,
     "b1": 0.9,
     "b2": 0.999,
@@ -63,6 +70,7 @@ STARTS: Mapping[str, float] = {
     "max_norm": 10.0,
     "batch_fraction": 1.0,
 }
+"""Values of controlled hyperparameters at the start of a run."""
 
 
 def sgdm(
@@ -88,54 +96,61 @@ def adam(
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
 
 
-class Base(NamedTuple):
-    """An optimizer to control.
+class BaseOptimizer(NamedTuple):
+    """Optimizer that a policy controls.
 
     Attributes:
-        name: of it.
-        make: from hyperparameters to the transformation.
-        knobs: the hyperparameters that can be turned besides the learning rate.
-        sha256: of a learned one's release file, else empty; its `make` takes the `horizon`, too.
+        name: Name, as users give it.
+        make: Function from hyperparameters to the transformation; that of a learned optimizer
+            takes the `horizon`, too.
+        hyperparameters: Names of those that can be controlled besides the learning rate.
+        sha256: Checksum of the release file of a learned optimizer, else empty.
     """
 
     name: str
     make: Callable[..., optax.GradientTransformation]
-    knobs: tuple[str, ...]
+    hyperparameters: tuple[str, ...]
     sha256: str = ""
 
 
-BASES: Mapping[str, Base] = {
-    "sgdm": Base("sgdm", sgdm, ("momentum", "weight_decay", "max_norm")),
-    "adam": Base("adam", adam, ("b1", "b2", "weight_decay", "max_norm")),
+BASE_OPTIMIZERS: Mapping[str, BaseOptimizer] = {
+    "sgdm": BaseOptimizer("sgdm", sgdm, ("momentum", "weight_decay", "max_norm")),
+    "adam": BaseOptimizer("adam", adam, ("b1", "b2", "weight_decay", "max_norm")),
 }
 """Base optimizers by name."""
 
 
-def base_of(name: str) -> Base:
-    """The optimizer of this name.
+def base_optimizer(name: str) -> BaseOptimizer:
+    """Find the base optimizer of a name.
+
+    >>> base_optimizer("sgdm").hyperparameters
+    ('momentum', 'weight_decay', 'max_norm')
+    >>> base_optimizer("optax:lion").hyperparameters
+    ('b1', 'b2', 'weight_decay')
 
     Args:
-        name: one of `BASES`; "module:attribute" of a function of `learning_rate` that returns an
-            optax transformation that needs no more than gradients, parameters and the loss, such
-            as "optax:lion", whose knobs are those of its arguments that are in `KNOBS`; or the name
-            of a learned optimizer that comes with l2o, whose steps are multiplied by the rate.
+        name: Name in `BASE_OPTIMIZERS`; "module:attribute" of a function of `learning_rate` that
+            returns an optax transformation that needs no more than gradients, parameters and the
+            loss, such as "optax:lion", of which those arguments can be controlled that are in
+            `HYPERPARAMETERS`; or the name of a learned optimizer that comes with l2o, whose steps
+            are multiplied by the rate.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: If there is none.
     """
-    if name in BASES:
-        return BASES[name]
+    if name in BASE_OPTIMIZERS:
+        return BASE_OPTIMIZERS[name]
     if ":" not in name:
         if name not in release.names():
-            raise registry.unknown("base", name, (*BASES, *release.names()))
+            raise registry.unknown("base", name, (*BASE_OPTIMIZERS, *release.names()))
         lopt, theta = release.load(name)
 
         def direction(learning_rate: Any, horizon: Any) -> optax.GradientTransformation:
             tx = lopt.transform(theta, horizon=horizon)
             return optax.chain(tx, optax.scale(learning_rate))
 
-        return Base(name, direction, (), sha256=release.checksum(name))
-    make = registry.attribute("base", name, BASES)
+        return BaseOptimizer(name, direction, (), sha256=release.checksum(name))
+    make = registry.attribute("base", name, BASE_OPTIMIZERS)
     try:
         taken = inspect.signature(make).parameters
     except (TypeError, ValueError):
@@ -147,11 +162,12 @@ def base_of(name: str) -> Base:
             f"`base` must be a function that takes learning_rate and needs nothing else; got {name}"
             f", which needs {', '.join(needed) or 'nothing'}. Try optax:lion."
         )
-    return Base(name, make, tuple(k for k in KNOBS if k in taken and k != "batch_fraction"))
+    controlled = (n for n in HYPERPARAMETERS if n in taken and n != "batch_fraction")
+    return BaseOptimizer(name, make, tuple(controlled))
 
 
-def check_base(base: Base, tx: optax.GradientTransformationExtraArgs) -> None:
-    """Raises a `ValueError` unless it can take a step with what policies give it."""
+def check_base(base: BaseOptimizer, tx: optax.GradientTransformationExtraArgs) -> None:
+    """Raise a `ValueError` unless the optimizer can take a step with what policies give it."""
     one = jax.ShapeDtypeStruct((2, 2), jnp.float32)
     try:
         jax.eval_shape(lambda x: tx.update(x, tx.init(x), x, value=jnp.sum(x)), one)

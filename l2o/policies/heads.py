@@ -1,8 +1,9 @@
-"""Distributions over actions, by what a network puts out.
+"""Distributions over actions, parametrized by the outputs of a network.
 
-An action is drawn from noise, so that two runs can be given opposite noise. What is recorded, and
-has a likelihood, is the draw itself (`raw`); `squash` bounds it afterwards, which changes no ratio
-of likelihoods and, unlike the density of the bounded action, never divides by zero.
+An action is sampled by transforming noise, so that two runs can be given antithetic noise. What is
+recorded, and has a likelihood, is the sample before it is squashed (`pre_squash`). The squashing
+changes no ratio of likelihoods and, unlike the density of the squashed action, never divides by
+zero.
 """
 
 import math
@@ -20,42 +21,45 @@ HeadName = Literal["gaussian", "squashed", "categorical"]
 LOG_STD = (-4.0, 0.0)
 """Bounds of the learned logarithm of a Gaussian's standard deviation."""
 
-FIRST_LOG_STD = -1.0
+INITIAL_LOG_STD = -1.0
 
 
-def log_std_of(spread: jax.Array) -> jax.Array:
-    """Between the bounds, by a sigmoid: a hard clip would leave no gradient that leads back."""
+def bounded_log_std(log_std: jax.Array) -> jax.Array:
+    """Bound a log-std by a sigmoid, as a hard clip would leave no gradient that leads back."""
     low, high = LOG_STD
-    return low + (high - low) * jax.nn.sigmoid(spread)
+    return low + (high - low) * jax.nn.sigmoid(log_std)
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A distribution over actions.
+    """Distribution over actions.
 
-    `outputs` has shape (..., num_outputs), from the network. `spread` holds what does not depend
-    on the observation: what `log_std_of` makes standard deviations from, shape (num_actions,);
-    empty for a categorical head. Everything is a sum over the actions of one agent, shape (...).
+    `outputs` of the network has shape (..., num_outputs). `log_std`, which is trained and does not
+    depend on the observation, has shape (num_actions,); `bounded_log_std` makes log-standard
+    deviations of it. It is empty for a categorical head. Densities and entropies are summed over
+    the actions of one agent and have shape (...).
 
     Attributes:
-        num_outputs: that the network must have.
-        num_choices: that a categorical head has; None for a Gaussian.
-        spread: `() -> spread` before learning.
-        noise: `(key, shape) -> noise` of shape (*shape, num_actions).
-        reflect: `(noise) -> noise` that is as likely, and as opposite as can be.
-        draw: `(outputs, spread, noise) -> raw`.
-        mode: `(outputs) -> raw`, the action that ships.
-        squash: `(raw) -> action` of shape (..., num_actions); a float index if categorical.
-        log_prob: `(outputs, spread, raw) -> log-density`, or log-probability if categorical.
-        entropy: `(outputs, spread) -> entropy` of `raw`, in nats.
+        num_outputs: Number of outputs that the network must have.
+        num_choices: Number of choices of a categorical head; None for a Gaussian.
+        init_log_std: Function `() -> log_std`, its value before training.
+        noise: Function `(key, shape) -> noise` of shape (*shape, num_actions).
+        antithetic: Function `(noise) -> noise` that is as likely, and as opposite as can be.
+        sample: Function `(outputs, log_std, noise) -> pre_squash`.
+        mode: Function `(outputs) -> pre_squash`, the most likely one, which release files take.
+        squash: Function `(pre_squash) -> action` of shape (..., num_actions); a float index if
+            categorical.
+        log_prob: Function `(outputs, log_std, pre_squash) -> log-density`, or log-probability if
+            categorical.
+        entropy: Function `(outputs, log_std) -> entropy` of `pre_squash`, in nats.
     """
 
     num_outputs: int
     num_choices: int | None
-    spread: Callable[[], jax.Array]
+    init_log_std: Callable[[], jax.Array]
     noise: Callable[[Key, tuple[int, ...]], jax.Array]
-    reflect: Callable[[jax.Array], jax.Array]
-    draw: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    antithetic: Callable[[jax.Array], jax.Array]
+    sample: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
     mode: Callable[[jax.Array], jax.Array]
     squash: Callable[[jax.Array], jax.Array]
     log_prob: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -63,10 +67,17 @@ class Head:
 
 
 def make_head(name: HeadName, num_actions: int) -> Head:
-    """The head of this name; a categorical one chooses among `num_actions`.
+    """Make the head of a name.
+
+    >>> make_head("categorical", 3).num_outputs
+    3
+
+    Args:
+        name: "gaussian", "squashed" for actions between -1 and 1, or "categorical".
+        num_actions: Number of actions of an agent; of choices for a categorical head.
 
     Raises:
-        ValueError: if there is none of that name, or fewer than one action (two to choose from).
+        ValueError: If there is none of that name, or fewer than one action (two to choose from).
     """
     at_least = 2 if name == "categorical" else 1
     if num_actions < at_least:
@@ -77,30 +88,30 @@ def make_head(name: HeadName, num_actions: int) -> Head:
     if name == "categorical":
         return categorical(num_actions)
     if name in ("gaussian", "squashed"):
-        return gaussian(num_actions, jnp.tanh if name == "squashed" else lambda raw: raw)
+        return gaussian(num_actions, jnp.tanh if name == "squashed" else lambda action: action)
     raise ValueError(f"`head` must be one of {', '.join(get_args(HeadName))}; got {name}.")
 
 
 def gaussian(num_actions: int, squash: Callable[[jax.Array], jax.Array]) -> Head:
-    """Independent normals around the network's outputs, with a learned spread."""
+    """Make independent normals around the network's outputs, with a learned log-std."""
+    share = (INITIAL_LOG_STD - LOG_STD[0]) / (LOG_STD[1] - LOG_STD[0])
 
-    share = (FIRST_LOG_STD - LOG_STD[0]) / (LOG_STD[1] - LOG_STD[0])
+    def log_prob(outputs: jax.Array, log_std: jax.Array, pre_squash: jax.Array) -> jax.Array:
+        z = (pre_squash - outputs) * jnp.exp(-bounded_log_std(log_std))
+        density = -0.5 * (z**2 + jnp.log(2.0 * jnp.pi)) - bounded_log_std(log_std)
+        return jnp.sum(density, axis=-1)
 
-    def log_prob(outputs: jax.Array, spread: jax.Array, raw: jax.Array) -> jax.Array:
-        z = (raw - outputs) * jnp.exp(-log_std_of(spread))
-        return jnp.sum(-0.5 * (z**2 + jnp.log(2.0 * jnp.pi)) - log_std_of(spread), axis=-1)
-
-    def entropy(outputs: jax.Array, spread: jax.Array) -> jax.Array:
-        of_each = log_std_of(spread) + 0.5 * jnp.log(2.0 * jnp.pi * jnp.e)
-        return jnp.broadcast_to(jnp.sum(of_each), outputs.shape[:-1])
+    def entropy(outputs: jax.Array, log_std: jax.Array) -> jax.Array:
+        entropies = bounded_log_std(log_std) + 0.5 * jnp.log(2.0 * jnp.pi * jnp.e)
+        return jnp.broadcast_to(jnp.sum(entropies), outputs.shape[:-1])
 
     return Head(
         num_outputs=num_actions,
         num_choices=None,
-        spread=lambda: jnp.full(num_actions, math.log(share / (1.0 - share)), jnp.float32),
+        init_log_std=lambda: jnp.full(num_actions, math.log(share / (1.0 - share)), jnp.float32),
         noise=lambda key, shape: jax.random.normal(key, (*shape, num_actions)),
-        reflect=lambda noise: -noise,
-        draw=lambda outputs, spread, noise: outputs + jnp.exp(log_std_of(spread)) * noise,
+        antithetic=lambda noise: -noise,
+        sample=lambda outputs, log_std, noise: outputs + jnp.exp(bounded_log_std(log_std)) * noise,
         mode=lambda outputs: outputs,
         squash=squash,
         log_prob=log_prob,
@@ -109,32 +120,32 @@ def gaussian(num_actions: int, squash: Callable[[jax.Array], jax.Array]) -> Head
 
 
 def categorical(num_choices: int) -> Head:
-    """One of several choices, by softmax; the noise is uniform and inverts the distribution."""
+    """Make a softmax over choices; the noise is uniform and inverts the distribution."""
 
-    def draw(outputs: jax.Array, spread: jax.Array, noise: jax.Array) -> jax.Array:
-        del spread
+    def sample(outputs: jax.Array, log_std: jax.Array, noise: jax.Array) -> jax.Array:
+        del log_std
         below = jnp.cumsum(jax.nn.softmax(outputs), axis=-1)
         index = jnp.sum(noise > below[..., :-1], axis=-1, keepdims=True)
         return index.astype(jnp.float32)
 
-    def log_prob(outputs: jax.Array, spread: jax.Array, raw: jax.Array) -> jax.Array:
-        del spread
-        chosen = jax.nn.one_hot(raw[..., 0].astype(jnp.int32), num_choices)
+    def log_prob(outputs: jax.Array, log_std: jax.Array, pre_squash: jax.Array) -> jax.Array:
+        del log_std
+        chosen = jax.nn.one_hot(pre_squash[..., 0].astype(jnp.int32), num_choices)
         return jnp.sum(jax.nn.log_softmax(outputs) * chosen, axis=-1)
 
-    def entropy(outputs: jax.Array, spread: jax.Array) -> jax.Array:
-        del spread
+    def entropy(outputs: jax.Array, log_std: jax.Array) -> jax.Array:
+        del log_std
         return -jnp.sum(jax.nn.softmax(outputs) * jax.nn.log_softmax(outputs), axis=-1)
 
     return Head(
         num_outputs=num_choices,
         num_choices=num_choices,
-        spread=lambda: jnp.zeros(0),
+        init_log_std=lambda: jnp.zeros(0),
         noise=lambda key, shape: jax.random.uniform(key, (*shape, 1)),
-        reflect=lambda noise: 1.0 - noise,
-        draw=draw,
+        antithetic=lambda noise: 1.0 - noise,
+        sample=sample,
         mode=lambda outputs: jnp.argmax(outputs, axis=-1, keepdims=True).astype(jnp.float32),
-        squash=lambda raw: raw,
+        squash=lambda action: action,
         log_prob=log_prob,
         entropy=entropy,
     )

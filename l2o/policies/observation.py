@@ -1,4 +1,4 @@
-"""What an agent sees of a training run: progress, loss, and statistics of tensors.
+"""Features of a training run that agents observe: progress, loss, statistics of tensors.
 
 Everything is free of scale: losses relative to each other, gradients relative to parameters. A
 statistic is kept for each tensor and read for a group of them, weighted by size. Features are
@@ -18,25 +18,25 @@ GRADIENT_DECAY = 0.99
 MOMENTUM_DECAY = 0.9
 
 NUM_RUN_FEATURES = 9 + features.NUM_LOSS_FEATURES + 1
-"""Of the whole run: fraction of the horizon, loss buffer, and the loss over its first value."""
+"""Features of the whole run: fraction of the horizon, loss buffer, loss over its first value."""
 
 NUM_TENSOR_FEATURES = 6
 NUM_IDENTITY_FEATURES = 3
 
 
-class Observed(NamedTuple):
-    """What a training run has shown so far.
+class RunStatistics(NamedTuple):
+    """Statistics of a training run so far.
 
     Attributes:
-        count: updates so far, int32 scalar.
-        horizon: steps of the whole run, float32 scalar.
-        losses: see `l2o.optimizers.features.LossBuffer`.
-        first_loss: the first finite loss, NaN before.
-        momentum: average of the gradients, a tree like the parameters.
-        grad_square: shape (tensors,), slow average of the mean squared gradient, not corrected.
-        grad_momentum: shape (tensors,), average of the mean product of gradient and momentum.
-        param_square: shape (tensors,), mean squared parameter.
-        update_square: shape (tensors,), mean squared last update.
+        count: Number of updates so far, int32 scalar.
+        horizon: Number of inner steps of the whole run, float32 scalar.
+        losses: Averages of the loss, see `l2o.optimizers.features.LossBuffer`.
+        first_loss: First finite loss, NaN before.
+        momentum: Average of the gradients, a tree like the parameters.
+        grad_square: Slow average of the mean squared gradient, not corrected, shape (tensors,).
+        grad_momentum: Average of the mean product of gradient and momentum, shape (tensors,).
+        param_square: Mean squared parameter, shape (tensors,).
+        update_square: Mean squared last update, shape (tensors,).
     """
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -50,10 +50,10 @@ class Observed(NamedTuple):
     update_square: jax.Array
 
 
-def observed_init(params: optax.Params, horizon: int | jax.Array) -> Observed:
-    """Before the first step of a run."""
+def init_statistics(params: optax.Params, horizon: int | jax.Array) -> RunStatistics:
+    """Make the statistics of a run before its first step."""
     nothing = jnp.zeros(len(jax.tree.leaves(params)))
-    return Observed(
+    return RunStatistics(
         count=jnp.zeros((), jnp.int32),
         horizon=jnp.asarray(horizon, jnp.float32),
         losses=features.loss_buffer_init(horizon),
@@ -67,99 +67,99 @@ def observed_init(params: optax.Params, horizon: int | jax.Array) -> Observed:
 
 
 def mean_squares(tree: optax.Params) -> jax.Array:
-    """Mean square of each leaf, shape (leaves,); an empty leaf has 0."""
+    """Compute the mean square of each leaf, shape (leaves,); 0 for an empty leaf."""
     return mean_products(tree, tree)
 
 
 def mean_products(tree: optax.Params, other: optax.Params) -> jax.Array:
-    """Mean product of each two leaves, shape (leaves,); empty leaves have 0."""
+    """Compute the mean product of each two leaves, shape (leaves,); 0 for empty leaves."""
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
     products = [jnp.sum(x * y) / max(jnp.size(x), 1) for x, y in pairs]
     return jnp.stack(products) if products else jnp.zeros(0)
 
 
-def observe_step(
-    seen: Observed,
+def update_statistics(
+    statistics: RunStatistics,
     grads: optax.Updates,
     params: optax.Params,
     updates: optax.Updates,
     value: jax.Array,
-) -> Observed:
-    """What has been seen after one more step; a value that is not finite is left out."""
+) -> RunStatistics:
+    """Update the statistics by one more step; a value that is not finite is left out."""
     slow, fast = GRADIENT_DECAY, MOMENTUM_DECAY
-    agreement = mean_products(grads, seen.momentum)
-    is_first = jnp.isnan(seen.first_loss) & jnp.isfinite(value)
-    return Observed(
-        count=jnp.asarray(optax.safe_increment(seen.count)),
-        horizon=seen.horizon,
-        losses=features.loss_buffer_update(seen.losses, value),
-        first_loss=jnp.where(is_first, value, seen.first_loss),
-        momentum=jax.tree.map(lambda m, g: fast * m + (1.0 - fast) * g, seen.momentum, grads),
-        grad_square=slow * seen.grad_square + (1.0 - slow) * mean_squares(grads),
-        grad_momentum=fast * seen.grad_momentum + (1.0 - fast) * agreement,
+    agreement = mean_products(grads, statistics.momentum)
+    is_first = jnp.isnan(statistics.first_loss) & jnp.isfinite(value)
+    return RunStatistics(
+        count=jnp.asarray(optax.safe_increment(statistics.count)),
+        horizon=statistics.horizon,
+        losses=features.loss_buffer_update(statistics.losses, value),
+        first_loss=jnp.where(is_first, value, statistics.first_loss),
+        momentum=jax.tree.map(lambda m, g: fast * m + (1.0 - fast) * g, statistics.momentum, grads),
+        grad_square=slow * statistics.grad_square + (1.0 - slow) * mean_squares(grads),
+        grad_momentum=fast * statistics.grad_momentum + (1.0 - fast) * agreement,
         param_square=mean_squares(params),
         update_square=mean_squares(updates),
     )
 
 
-def run_features(seen: Observed) -> jax.Array:
-    """The same for every agent; shape (`NUM_RUN_FEATURES`,)."""
-    buffer = seen.losses
+def run_features(statistics: RunStatistics) -> jax.Array:
+    """Compute the features that are the same for every agent, shape (`NUM_RUN_FEATURES`,)."""
+    buffer = statistics.losses
     # The fastest average, corrected; there is none before the first loss.
     recent = buffer.means[0] / (1.0 - buffer.decays[0] ** jnp.maximum(buffer.count, 1))
     ratio = jnp.log(jnp.maximum(recent, 0.0) + 1e-8) - jnp.log(
-        jnp.maximum(seen.first_loss, 0.0) + 1e-8
+        jnp.maximum(statistics.first_loss, 0.0) + 1e-8
     )
     descent = jnp.where(buffer.count > 0, 0.3 * jnp.clip(ratio, -10.0, 3.0), 0.0)
-    of_run = jnp.concatenate(
+    run = jnp.concatenate(
         [
-            features.progress_fraction(seen.count, seen.horizon),
+            features.progress_fraction(statistics.count, statistics.horizon),
             features.loss_buffer_features(buffer),
             descent[None],
         ]
     )
-    return jnp.nan_to_num(of_run)
+    return jnp.nan_to_num(run)
 
 
-def tensor_features(seen: Observed, sizes: Sequence[int], *, together: bool) -> jax.Array:
-    """Statistics of each tensor, or of all together; shape (agents, `NUM_TENSOR_FEATURES`).
+def tensor_features(statistics: RunStatistics, sizes: Sequence[int], *, pooled: bool) -> jax.Array:
+    """Compute features of each tensor, or of all pooled; shape (agents, `NUM_TENSOR_FEATURES`).
 
-    Sizes of the gradient, of its average and of the last update, all over that of the parameters;
-    the share of the gradient that is not noise; its agreement with the average; how large the
-    parameters are.
+    They are the sizes of the gradient, of its average and of the last update, all over that of the
+    parameters; the share of the gradient that is not noise; its agreement with the average; the
+    size of the parameters.
     """
     weights = jnp.asarray(sizes, jnp.float32) / max(sum(sizes), 1)
 
     def read(statistic: jax.Array) -> jax.Array:
-        return jnp.sum(weights * statistic)[None] if together else statistic
+        return jnp.sum(weights * statistic)[None] if pooled else statistic
 
-    momentum_square = mean_squares(seen.momentum)
-    steps = jnp.maximum(seen.count, 1)
-    grad = read(seen.grad_square) / (1.0 - GRADIENT_DECAY**steps)
+    momentum_square = mean_squares(statistics.momentum)
+    steps = jnp.maximum(statistics.count, 1)
+    grad = read(statistics.grad_square) / (1.0 - GRADIENT_DECAY**steps)
     momentum = read(momentum_square) / jnp.square(1.0 - MOMENTUM_DECAY**steps)
-    agreement = read(seen.grad_momentum) / (1.0 - MOMENTUM_DECAY**steps)
-    params = jnp.maximum(read(seen.param_square), 1e-9)
-    of_tensors = jnp.stack(
+    agreement = read(statistics.grad_momentum) / (1.0 - MOMENTUM_DECAY**steps)
+    params = jnp.maximum(read(statistics.param_square), 1e-9)
+    tensors = jnp.stack(
         [
             log_ratio(grad / params),
             log_ratio(momentum / params),
-            log_ratio(read(seen.update_square) / params),
+            log_ratio(read(statistics.update_square) / params),
             jnp.clip(momentum / (grad + 1e-20), 0.0, 2.0),
             jnp.clip(agreement * jax.lax.rsqrt(grad * momentum + 1e-30), -1.0, 1.0),
             log_ratio(params),
         ],
         axis=-1,
     )
-    return jnp.nan_to_num(of_tensors)
+    return jnp.nan_to_num(tensors)
 
 
 def log_ratio(square: jax.Array) -> jax.Array:
-    """A fifth of the logarithm of a root mean square, which may lie between 4e-6 and 3e5."""
+    """Compute a fifth of the log of a root mean square, which may lie between 4e-6 and 3e5."""
     return 0.1 * jnp.clip(jnp.log(square + 1e-24), -25.0, 25.0)
 
 
 def identity_features(params: optax.Params) -> jax.Array:
-    """Which tensor an agent has, by its shape: rank, inputs, outputs; shape (tensors, 3)."""
+    """Compute rank, inputs and outputs of each tensor, which tell agents apart; (tensors, 3)."""
     rows = []
     for leaf in jax.tree.leaves(params):
         shape = jnp.shape(leaf)

@@ -1,8 +1,9 @@
-"""An optimizer with knobs, an actor that turns them, and the two together as a policy.
+"""A controlled optimizer, an actor that changes its hyperparameters, and the two as a policy.
 
-Every `interval` inner steps the actor reads what the optimizer has seen and turns its knobs. In
-training, actions are drawn (`l2o.rl.rollout`); what ships takes the most likely one, and is
-a `LearnedOptimizer` like any other, so evolution strategies can meta-train it, too.
+Every `action_interval` inner steps the actor reads the statistics of the run and changes the
+hyperparameters. In training, actions are sampled (`l2o.rl.rollout`); what is released takes the
+most likely one, and is a `LearnedOptimizer` like any other, so evolution strategies can meta-train
+it, too.
 """
 
 import dataclasses
@@ -20,8 +21,8 @@ from l2o.optimizers.per_tensor import as_float32
 from l2o.policies.heads import Head
 from l2o.task import Key
 
-KnobState = Any
-"""Pytree of arrays: the base optimizer's state, where its knobs stand, and what it has seen."""
+ControlledState = Any
+"""Pytree of arrays: the base optimizer's state, its hyperparameters, and statistics of the run."""
 
 Carry = Any
 """Memory of a recurrent actor, shape (agents, hidden_size); () if it has none."""
@@ -31,37 +32,37 @@ class UpdateFn(Protocol):
     """`(grads, state, params, value) -> (updates, state)`."""
 
     def __call__(
-        self, grads: optax.Updates, state: KnobState, params: optax.Params, value: jax.Array
-    ) -> tuple[optax.Updates, KnobState]:
-        """One inner step with the knobs where they stand; float32 trees, `value` is the loss."""
+        self, grads: optax.Updates, state: ControlledState, params: optax.Params, value: jax.Array
+    ) -> tuple[optax.Updates, ControlledState]:
+        """Take an inner step at the hyperparameters as they are; float32, `value` is the loss."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class Knobs:
-    """An optimizer whose hyperparameters can be turned while it trains.
+class ControlledOptimizer:
+    """Optimizer whose hyperparameters can be changed while it trains.
 
     Attributes:
-        init: `(params, horizon) -> state`.
-        observe: `(state) -> observation` of shape (agents, features).
-        turn: `(state, action) -> state`, for an action of shape (agents, actions).
-        update: one inner step.
+        init: Function `(params, horizon) -> state`.
+        observe: Function `(state) -> observation` of shape (agents, features).
+        apply_action: Function `(state, action) -> state`, for an action of shape (agents, actions).
+        update: Function `(grads, state, params, value) -> (updates, state)`, one inner step.
     """
 
-    init: Callable[[optax.Params, int | jax.Array], KnobState]
-    observe: Callable[[KnobState], jax.Array]
-    turn: Callable[[KnobState, jax.Array], KnobState]
+    init: Callable[[optax.Params, int | jax.Array], ControlledState]
+    observe: Callable[[ControlledState], jax.Array]
+    apply_action: Callable[[ControlledState, jax.Array], ControlledState]
     update: UpdateFn
 
 
 @dataclass(frozen=True, eq=False)
 class Actor:
-    """A network from what an agent sees to the outputs that its head takes.
+    """Network from observations to the parameters of a distribution over actions.
 
     Attributes:
-        init: `(key) -> theta`.
-        start: `(agents) -> carry`.
-        apply: `(theta, observation, carry) -> (outputs, carry)`, with an agent axis first.
+        init: Function `(key) -> theta`.
+        start: Function `(num_agents) -> carry`.
+        apply: Function `(theta, observation, carry) -> (outputs, carry)`, with an agent axis first.
     """
 
     init: Callable[[Key], Theta]
@@ -71,61 +72,90 @@ class Actor:
 
 @dataclass(frozen=True, eq=False)
 class Policy:
-    """Knobs, what turns them, and how an action is drawn.
+    """Controlled optimizer, the actor that controls it, and how an action is sampled.
 
     Attributes:
-        name: the design, as in `l2o list` and in release files.
-        knobs: what can be turned.
-        actor: what turns it.
-        head: how an action is drawn from the actor's outputs.
-        interval: inner steps between two decisions.
-        config: the JSON-able keyword arguments that rebuild this design by its constructor.
+        name: Name of the design, as in `l2o list` and in release files.
+        controlled: Optimizer whose hyperparameters the actor changes.
+        actor: Network that selects actions.
+        head: Distribution from which actions are sampled.
+        action_interval: Number of inner steps between two actions.
+        config: JSON-able keyword arguments that rebuild this design by its constructor.
     """
 
     name: str
-    knobs: Knobs
+    controlled: ControlledOptimizer
     actor: Actor
     head: Head
-    interval: int
+    action_interval: int
     config: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class PolicyOptimizer(LearnedOptimizer):
-    """A learned optimizer that is the most likely action of a policy, with the policy at hand."""
+    """Learned optimizer that takes the most likely actions of a policy, with the policy at hand."""
 
     policy: Policy = dataclasses.field(kw_only=True)
 
 
 class PolicyState(NamedTuple):
-    """State of the optimizer that ships.
+    """State of a policy as an optimizer.
 
     Attributes:
-        count: number of updates so far, int32 scalar.
-        knobs: see `Knobs`.
-        carry: of the actor.
+        count: Number of updates so far, int32 scalar.
+        controlled: State of the controlled optimizer.
+        carry: Memory of the actor.
     """
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
-    knobs: KnobState
+    controlled: ControlledState
     carry: Carry
 
 
-def as_learned_optimizer(policy: Policy) -> PolicyOptimizer:
-    """The policy's most likely actions, as a learned optimizer; needs `horizon` and `value=loss`.
+def controlled_transform(
+    controlled: ControlledOptimizer, horizon: int | jax.Array
+) -> optax.GradientTransformationExtraArgs:
+    """Make a controlled optimizer that nobody acts upon an optax transformation.
 
-    A loss that is not given or not finite is left out of what the actor sees.
+    Args:
+        controlled: Optimizer, which is given float32 trees.
+        horizon: Number of inner steps of the run.
     """
-    knobs, actor, head = policy.knobs, policy.actor, policy.head
+
+    def init(params: optax.Params) -> ControlledState:
+        return controlled.init(as_float32(params), horizon)
+
+    def update(
+        updates: optax.Updates,
+        state: ControlledState,
+        params: optax.Params,
+        *,
+        value: jax.Array | float,
+    ) -> tuple[optax.Updates, ControlledState]:
+        steps, state = controlled.update(
+            as_float32(updates), state, as_float32(params), jnp.float32(value)
+        )
+        return jax.tree.map(lambda s, g: s.astype(jnp.result_type(g)), steps, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def as_learned_optimizer(policy: Policy) -> PolicyOptimizer:
+    """Make a learned optimizer of a policy's most likely actions.
+
+    It needs `horizon` and `value=loss`. A loss that is not given or not finite is left out of what
+    the actor observes.
+    """
+    controlled, actor, head = policy.controlled, policy.actor, policy.head
 
     def transform(
         theta: Theta, *, horizon: Horizon = None
     ) -> optax.GradientTransformationExtraArgs:
-        num_steps = require_horizon(horizon, policy.name)
+        tx = controlled_transform(controlled, require_horizon(horizon, policy.name))
 
         def init(params: optax.Params) -> PolicyState:
-            state = knobs.init(as_float32(params), num_steps)
-            num_agents = knobs.observe(state).shape[0]
+            state = tx.init(params)
+            num_agents = controlled.observe(state).shape[0]
             return PolicyState(jnp.zeros((), jnp.int32), state, actor.start(num_agents))
 
         def update(
@@ -139,21 +169,22 @@ def as_learned_optimizer(policy: Policy) -> PolicyOptimizer:
             del extra_args
             params = require_params(params, policy.name)
 
-            def decide(state: PolicyState) -> PolicyState:
-                outputs, carry = actor.apply(theta, knobs.observe(state.knobs), state.carry)
+            def select_action(state: PolicyState) -> PolicyState:
+                outputs, carry = actor.apply(
+                    theta, controlled.observe(state.controlled), state.carry
+                )
                 action = head.squash(head.mode(outputs))
-                return state._replace(knobs=knobs.turn(state.knobs, action), carry=carry)
+                acted = controlled.apply_action(state.controlled, action)
+                return state._replace(controlled=acted, carry=carry)
 
             # Not `cond`: under vmap it computes both sides anyway, and inside `shard_map` JAX 0.10
             # then refuses the constants of a side.
-            is_due = state.count % policy.interval == 0
-            state = jax.tree.map(lambda new, old: jnp.where(is_due, new, old), decide(state), state)
-            steps, turned = knobs.update(
-                as_float32(updates), state.knobs, as_float32(params), jnp.float32(value)
-            )
-            steps = jax.tree.map(lambda s, g: s.astype(jnp.result_type(g)), steps, updates)
+            is_due = state.count % policy.action_interval == 0
+            acted = select_action(state)
+            state = jax.tree.map(lambda new, old: jnp.where(is_due, new, old), acted, state)
+            steps, stepped = tx.update(updates, state.controlled, params, value=value)
             count = jnp.asarray(optax.safe_increment(state.count))
-            return steps, state._replace(count=count, knobs=turned)
+            return steps, state._replace(count=count, controlled=stepped)
 
         return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
@@ -167,7 +198,10 @@ def as_learned_optimizer(policy: Policy) -> PolicyOptimizer:
 
 
 def mlp_actor(num_features: int, num_outputs: int, hidden_size: int) -> Actor:
-    """Two hidden layers of tanh; the last layer starts at zero, so no knob moves on average."""
+    """Make an actor of two hidden layers of tanh.
+
+    The last layer starts at zero, so that no hyperparameter changes on average.
+    """
 
     def init(key: Key) -> Theta:
         net = nets.mlp_init(key, (num_features, hidden_size, hidden_size, num_outputs))
@@ -176,11 +210,11 @@ def mlp_actor(num_features: int, num_outputs: int, hidden_size: int) -> Actor:
     def apply(theta: Theta, observation: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
         return nets.mlp_apply(theta, observation, jnp.tanh), carry
 
-    return Actor(init=init, start=lambda agents: (), apply=apply)
+    return Actor(init=init, start=lambda num_agents: (), apply=apply)
 
 
 def gru_actor(num_features: int, num_outputs: int, hidden_size: int) -> Actor:
-    """A gated recurrent unit, which remembers earlier decisions, and a linear layer from zero."""
+    """Make an actor that remembers: a gated recurrent unit, and a linear layer from zero."""
 
     def init(key: Key) -> Theta:
         gru = nets.gru_init(key, num_features, hidden_size)
@@ -193,30 +227,36 @@ def gru_actor(num_features: int, num_outputs: int, hidden_size: int) -> Actor:
         carry = nets.gru_apply(theta, observation, carry)
         return carry @ theta["w_out"] + theta["b_out"], carry
 
-    return Actor(init=init, start=lambda agents: jnp.zeros((agents, hidden_size)), apply=apply)
+    return Actor(init, lambda num_agents: jnp.zeros((num_agents, hidden_size)), apply)
 
 
-def separate(actor: Actor, num_agents: int) -> Actor:
-    """An actor with a network of its own for each agent; theta has an agent axis first."""
+def separate_networks(actor: Actor, num_agents: int) -> Actor:
+    """Give each agent a network of its own; theta has an agent axis first."""
 
     def init(key: Key) -> Theta:
         return jax.vmap(actor.init)(jax.random.split(key, num_agents))
 
     def apply(theta: Theta, observation: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
-        def of_one(theta: Theta, *one: Any) -> tuple[jax.Array, Carry]:
-            outputs, carry = actor.apply(theta, *jax.tree.map(lambda x: x[None], one))
+        def apply_one(theta: Theta, *inputs: Any) -> tuple[jax.Array, Carry]:
+            outputs, carry = actor.apply(theta, *jax.tree.map(lambda x: x[None], inputs))
             return outputs[0], jax.tree.map(lambda x: x[0], carry)
 
-        return jax.vmap(of_one)(theta, observation, carry)
+        return jax.vmap(apply_one)(theta, observation, carry)
 
     return Actor(init=init, start=actor.start, apply=apply)
 
 
 def make_actor(core: str, num_features: int, num_outputs: int, hidden_size: int) -> Actor:
-    """The actor with this core, "mlp" or "gru".
+    """Make the actor of a name.
+
+    Args:
+        core: "mlp", or "gru" for an actor with a memory.
+        num_features: Number of features that an agent observes.
+        num_outputs: Number of outputs that the head needs.
+        hidden_size: Number of units of each hidden layer.
 
     Raises:
-        ValueError: if there is no such core, or `hidden_size` < 1.
+        ValueError: If there is no such core, or `hidden_size` < 1.
     """
     if hidden_size < 1:
         raise ValueError(f"`hidden_size` must be at least 1; got {hidden_size}. Try 32.")
@@ -225,3 +265,11 @@ def make_actor(core: str, num_features: int, num_outputs: int, hidden_size: int)
     if core == "gru":
         return gru_actor(num_features, num_outputs, hidden_size)
     raise ValueError(f"`core` must be mlp or gru; got {core}. Try core=mlp.")
+
+
+def check_action_interval(action_interval: int) -> None:
+    """Raise a `ValueError` unless there is at least one step between two actions."""
+    if action_interval < 1:
+        raise ValueError(
+            f"`action_interval` must be at least 1; got {action_interval}. Try action_interval=25."
+        )

@@ -36,10 +36,10 @@ class GymnasiumEnv(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts an episode, the same one for the same seed.
+        """Start an episode, the same one for the same seed.
 
         Raises:
-            ValueError: unless the seed is one of the 2³² that JAX tells apart.
+            ValueError: Unless the seed is one of the 2³² that JAX tells apart.
         """
         super().reset(seed=seed, options=options)
         if seed is not None:
@@ -50,7 +50,7 @@ class GymnasiumEnv(gymnasium.Env):
         return np.asarray(observation), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One decision, and the interval of training that follows it."""
+        """Take an action, and train until the next."""
         if self._state is None:
             raise gymnasium.error.ResetNeeded("Call `reset` before the first `step`.")
         self._key, k_step = jax.random.split(self._key)

@@ -3,7 +3,7 @@
 `TrainingEnv` is functional, in the manner of gymnax 1.0: pure `reset` and `step` that can be
 vmapped and scanned, parameters as an argument, episodes that start anew by themselves.
 `gymnasium_env` wraps one as a `gymnasium.Env`, one episode at a time, for agents of any framework.
-Both pay and show what `l2o.rl.environment` does; nothing of ours is needed to learn in them.
+Rewards and observations are those of `l2o.rl.environment`; nothing of ours is needed to learn.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class EnvParams(NamedTuple):
-    """What an episode depends on besides its key.
+    """Parameters of an episode besides its key.
 
     Attributes:
-        data: of the task.
+        data: Data of the task.
     """
 
     data: Data
@@ -33,21 +33,28 @@ class EnvParams(NamedTuple):
 class TrainingEnv:
     """Training runs in the functional manner of gymnax.
 
-    An observation is what the agents see, shape (features,) for one agent, otherwise (agents,
-    features). An action is an index for a chooser; otherwise what the knobs are turned by, between
-    -1 and 1, shape (actions,) or (agents, actions). Beyond its range it counts as the nearest end.
+    An observation has shape (features,) for one agent, otherwise (agents, features). An action is
+    an index for `optimizer_selector`; otherwise it changes the hyperparameters and is between -1
+    and 1, of shape (actions,) or (agents, actions). Beyond its range it counts as the nearest end.
     An episode is over at the horizon, which the observation shows coming, or by divergence: both
     are terminations, and there is no truncation.
 
+    >>> import jax, l2o
+    >>> from l2o.tasks.quadratic import rotated_quadratic
+    >>> env = TrainingEnv(rotated_quadratic(2), l2o.scheduler(action_interval=5), horizon=20)
+    >>> env.observation_shape, env.action_shape
+    ((26,), (1,))
+
     Args:
-        task: what is trained.
-        optimizer: a policy, for its knobs and its interval; what it would do does not matter.
-        horizon: inner steps of a run; a pair (shortest, longest) draws it log-uniformly for each
-            run. Multiples of the policy's interval.
-        reward: what is paid.
+        task: Task that is trained.
+        optimizer: Policy whose hyperparameters and action interval make the environment; its own
+            actions do not matter.
+        horizon: Number of inner steps of a run, a multiple of the policy's action interval; a pair
+            (shortest, longest) draws it log-uniformly for each run.
+        reward: Reward for an action.
 
     Raises:
-        ValueError: as `training_environment`.
+        ValueError: As `training_environment`.
     """
 
     def __init__(
@@ -60,23 +67,25 @@ class TrainingEnv:
     ) -> None:
         policy = optimizer.policy
         self._environment = training_environment(
-            task, policy, horizon=horizon, window=policy.interval, reward=reward
+            task, policy, horizon=horizon, window=policy.action_interval, reward=reward
         )
-        seen = jax.eval_shape(
+        observation = jax.eval_shape(
             lambda key: self._environment.observe(self._environment.start(key)).agents,
             jax.random.key(0),
         )
-        raw = jax.eval_shape(lambda: policy.head.mode(jnp.zeros((1, policy.head.num_outputs))))
-        self.num_agents: int = seen.shape[0]
+        action = jax.eval_shape(lambda: policy.head.mode(jnp.zeros((1, policy.head.num_outputs))))
+        self.num_agents: int = observation.shape[0]
         self.num_choices: int | None = policy.head.num_choices
-        self.observation_shape = seen.shape[1:] if self.num_agents == 1 else seen.shape
-        each = raw.shape[1:] if self.num_choices is None else ()
+        self.observation_shape: tuple[int, ...] = (
+            observation.shape[1:] if self.num_agents == 1 else observation.shape
+        )
+        each = action.shape[1:] if self.num_choices is None else ()
         self.action_shape = each if self.num_agents == 1 else (self.num_agents, *each)
         self.name = f"{policy.name}_of_{task.name}"
         self.default_params = EnvParams(self._environment.data)
 
     def reset(self, key: Key, params: EnvParams | None = None) -> tuple[jax.Array, EnvState]:
-        """Starts an episode: `(observation, state)`."""
+        """Start an episode: `(observation, state)`."""
         data = (params or self.default_params).data
         k_start, k_enter = jax.random.split(key)
         state = self._environment.enter(k_enter, self._environment.start(k_start), data)
@@ -89,7 +98,7 @@ class TrainingEnv:
         action: jax.Array,
         params: EnvParams | None = None,
     ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
-        """One decision, and the interval of training that follows it; a run that ends starts anew.
+        """Take an action and train until the next; a run that ends starts anew.
 
         Returns:
             `(observation, state, reward, terminated, truncated, info)`. `info` has each reward by
@@ -112,30 +121,29 @@ class TrainingEnv:
     def step_env(
         self, key: Key, state: EnvState, action: jax.Array, params: EnvParams | None = None
     ) -> tuple[EnvState, jax.Array, jax.Array, dict[str, Any]]:
-        """The same without starting anew: `(state, reward, terminated, info)`."""
+        """Take an action without starting anew: `(state, reward, terminated, info)`."""
         data = (params or self.default_params).data
-        turned = jnp.asarray(action, jnp.float32).reshape(self.num_agents, -1)
+        rows = jnp.asarray(action, jnp.float32).reshape(self.num_agents, -1)
         ends = (-1.0, 1.0) if self.num_choices is None else (0.0, self.num_choices - 1.0)
-        turned = jnp.clip(turned, *ends)
-        after, outcome = self._environment.step(key, state, turned, data)
-        info = dict(zip(self._environment.names, outcome.rewards, strict=True))
+        after, outcome = self._environment.step(key, state, jnp.clip(rows, *ends), data)
+        info = dict(zip(self._environment.reward_names, outcome.rewards, strict=True))
         return after, outcome.reward, outcome.done, info
 
     def observe(self, state: EnvState) -> jax.Array:
-        """What the agents see, finite even where a run has diverged."""
+        """Observe the run; finite even where it has diverged."""
         agents = self._environment.observe(state).agents
         return jnp.nan_to_num(agents.reshape(self.observation_shape))
 
 
 def gymnasium_env(env: TrainingEnv, *, seed: int = 0) -> "gymnasium.Env":
-    """A `gymnasium.Env` of the same episodes.
+    """Wrap an environment as a `gymnasium.Env` of the same episodes.
 
     Args:
-        env: what to wrap.
-        seed: of the first episode, if `reset` is given none.
+        env: Environment to wrap.
+        seed: Seed of the first episode, if `reset` is given none.
 
     Raises:
-        ValueError: if gymnasium is not installed.
+        ValueError: If gymnasium is not installed.
     """
     try:
         from l2o.rl.gymnasium_env import GymnasiumEnv

@@ -1,15 +1,15 @@
-"""PPO: several passes over a window of decisions, while theta stays near what drew them.
+"""PPO: several passes over a window of actions, while theta stays near what sampled them.
 
-For the ratio ρ = π(a | o) / π_old(a | o) of each agent and the advantage A of the decision, it
-ascends min(ρ A, clip(ρ, 1 - ε, 1 + ε) A) (Schulman et al. 2017). Advantages are generalized
-(λ = 0.95), standardized in each minibatch; the critic's value is clipped around what it was; a
-minibatch is some of the groups with their whole windows, so recurrent actors keep their order.
+For the ratio ρ = π(a | o) / π_old(a | o) of each agent and the advantage A of the action, it
+ascends min(ρ A, clip(ρ, 1 - ε, 1 + ε) A) (Schulman et al. 2017). Advantages are generalized, and
+standardized in each minibatch; the critic's value is clipped around what it was; a minibatch is
+some of the groups with their whole windows, so recurrent actors keep their order.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import jax
@@ -25,117 +25,24 @@ from l2o.policies.policy import Actor
 from l2o.rl.environment import Environment
 from l2o.rl.gae import standardized
 from l2o.rl.reinforce import (
-    Credit,
+    Advantages,
     check_discount,
     check_entropy_weight,
-    credit_of,
+    estimate_advantages,
     masked_mean,
 )
 from l2o.rl.rollout import (
     ActorCritic,
     Rollout,
-    collector,
     first_actor_critic,
     likelihood,
+    rollout_worker,
     value_of,
 )
 from l2o.task import Data, Key
 
-
-@dataclass(frozen=True)
-class PPOSettings:
-    """How PPO learns from a window; the defaults are the usual ones.
-
-    Attributes:
-        discount: γ, of a decision.
-        trace: λ of the generalized advantages.
-        epochs: passes over a window.
-        minibatches: of each pass, over groups.
-        clip_ratio: ε of the ratios; infinite for none.
-        value_clip: how far the critic may move from what it said; infinite for none.
-        value_weight: of the critic's squared error, halved.
-        entropy_weight: of the entropy of actions, which is rewarded.
-        standardize: give the advantages of a minibatch mean 0 and standard deviation 1.
-    """
-
-    discount: float = 1.0
-    trace: float = 0.95
-    epochs: int = 4
-    minibatches: int = 4
-    clip_ratio: float = 0.2
-    value_clip: float = 0.2
-    value_weight: float = 0.5
-    entropy_weight: float = 0.0
-    standardize: bool = True
-
-    @property
-    def updates(self) -> int:
-        """Of the meta-optimizer, in one outer step."""
-        return self.epochs * self.minibatches
-
-
-def check_ppo(settings: PPOSettings, num_groups: int) -> None:
-    """Raises a `ValueError` that says what to type for a setting out of its range."""
-    check_discount(settings.discount)
-    check_entropy_weight(settings.entropy_weight)
-    if not 0 <= settings.trace <= 1:
-        raise ValueError(f"`trace` must be in [0, 1]; got {settings.trace}. Try trace=0.95.")
-    if settings.epochs < 1:
-        raise ValueError(f"`epochs` must be at least 1; got {settings.epochs}. Try epochs=4.")
-    if settings.minibatches < 1 or num_groups % settings.minibatches:
-        raise ValueError(
-            f"`minibatches` must divide the {num_groups} groups; got {settings.minibatches}. "
-            f"Try minibatches={math.gcd(num_groups, 4)}."
-        )
-    for name in ("clip_ratio", "value_clip"):
-        if not getattr(settings, name) > 0:
-            raise ValueError(
-                f"`{name}` must be positive; got {getattr(settings, name)}. Try {name}=0.2."
-            )
-
-
-def minibatch_orders(key: Key, settings: PPOSettings, num_groups: int) -> jax.Array:
-    """The groups of each minibatch, shape (updates, groups); every pass in an order of its own."""
-    keys = jax.random.split(key, settings.epochs)
-    orders = jax.vmap(lambda k: jax.random.permutation(k, num_groups))(keys)
-    return orders.reshape(settings.updates, -1)
-
-
-def ppo_cost(
-    theta: ActorCritic,
-    actor: Actor,
-    head: Head,
-    rollout: Rollout,
-    credit: Credit,
-    settings: PPOSettings,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """What PPO descends on a minibatch, and how far theta has gone from what drew it."""
-    mask, advantages = credit.mask, credit.advantages
-    if settings.standardize:
-        advantages = standardized(advantages, mask)
-    log_prob, entropy = likelihood(theta, actor, head, rollout)
-    log_ratio = log_prob - rollout.transitions.log_prob
-    ratio = jnp.exp(jnp.clip(log_ratio, -20.0, 20.0))
-    bounded = jnp.clip(ratio, 1.0 - settings.clip_ratio, 1.0 + settings.clip_ratio)
-    gain = jnp.minimum(ratio * advantages, bounded * advantages)
-    values = value_of(theta.critic, rollout.transitions.observation)
-    near = credit.values + jnp.clip(
-        values - credit.values, -settings.value_clip, settings.value_clip
-    )
-    error = jnp.maximum(jnp.square(values - credit.targets), jnp.square(near - credit.targets))
-    randomness = masked_mean(entropy, mask)
-    cost = (
-        -masked_mean(gain, mask)
-        + settings.value_weight * masked_mean(0.5 * error, mask)
-        - settings.entropy_weight * randomness
-    )
-    is_clipped = (jnp.abs(ratio - 1.0) > settings.clip_ratio).astype(jnp.float32)
-    return cost, {
-        "entropy": randomness,
-        "critic_error": masked_mean(0.5 * jnp.square(values - credit.targets), mask),
-        "divergence": masked_mean(ratio - 1.0 - log_ratio, mask),
-        "clipped": masked_mean(is_clipped, mask),
-    }
+MAX_LOG_RATIO = 20.0
+"""Bound of the logarithm of a ratio, which keeps it finite in float32."""
 
 
 def ppo_learner(
@@ -145,39 +52,80 @@ def ppo_learner(
     optimizer: optax.GradientTransformation,
     *,
     num_pairs: int,
-    settings: PPOSettings = PPOSettings(),
+    discount: float = 1.0,
+    gae_lambda: float = 1.0,
+    epochs: int = 4,
+    minibatches: int = 4,
+    clip_ratio: float = 0.2,
+    value_clip: float = 0.2,
+    value_weight: float = 0.5,
+    entropy_weight: float = 0.0,
+    standardize: bool = True,
     ema_decay: float = 0.0,
     weights: Mapping[str, float] | None = None,
     report_groups: Mapping[str, Sequence[str]] | None = None,
     mesh: Mesh | None = None,
 ) -> Learner:
-    """Meta-trains a policy by PPO; see `with_critic` for what it starts from and returns.
+    """Meta-train a policy by PPO.
 
-    Runs come in pairs that share everything and act with opposite noise. Metrics are those of
-    `l2o.rl.rollout.Collector`, averaged over environments and under `name/metric`, and of
-    the last pass: `entropy`, `critic_error`, `divergence` from the policy that acted, and
-    `clipped`, the fraction of ratios beyond the bounds.
+    Runs come in pairs that share everything and act with opposite noise. The learner starts from
+    theta of the actor and gives one back, see `with_critic`. Metrics are those of
+    `l2o.rl.rollout.RolloutWorker`, averaged over environments and under `name/metric`, and of the
+    last pass: `entropy`; `value_loss`; `approx_kl`, the divergence from the policy that acted; and
+    `clip_fraction`, the fraction of ratios beyond their bounds.
+
+    >>> import l2o, optax
+    >>> from l2o.rl.environment import training_environment
+    >>> from l2o.tasks.quadratic import rotated_quadratic
+    >>> policy = l2o.scheduler(action_interval=5).policy
+    >>> environment = training_environment(rotated_quadratic(2), policy, horizon=40, window=20)
+    >>> learner = ppo_learner(
+    ...     {"quadratic": environment}, policy.actor, policy.head, optax.adam(1e-3), num_pairs=4
+    ... )
+    >>> learner.steps
+    160
 
     Args:
-        environments: by name, from which their random streams derive.
-        actor: what is trained.
-        head: how its actions are drawn.
-        optimizer: takes `settings.updates` steps in each outer step.
-        num_pairs: pairs of runs in each environment.
-        settings: of PPO.
-        ema_decay: see `gradient_learner`.
-        weights: of the environments; equal if not given.
-        report_groups: names to report together, too, under `family/metric`.
-        mesh: devices to spread the pairs over.
+        environments: Environments by name, from which their random streams derive.
+        actor: Network that is trained.
+        head: Distribution from which actions are sampled.
+        optimizer: Meta-optimizer, which takes `epochs * minibatches` steps in each outer step.
+        num_pairs: Number of pairs of runs in each environment.
+        discount: Discount γ of the reward of each later action.
+        gae_lambda: Decay λ of the generalized advantages; 1 takes whole returns.
+        epochs: Number of passes over a window.
+        minibatches: Number of minibatches of each pass, each of some of the pairs.
+        clip_ratio: Distance from 1 beyond which a ratio gains nothing; infinite for no clipping.
+        value_clip: Distance the critic's value may move from what it was; infinite for no clipping.
+        value_weight: Weight of the critic's loss.
+        entropy_weight: Weight of the entropy of actions, which is rewarded.
+        standardize: Whether to give the advantages of a minibatch mean 0 and standard deviation 1.
+        ema_decay: Decay of the running average of theta that is given back; 0 for none.
+        weights: Weight of each environment; equal if not given.
+        report_groups: Names of environments to report together, too, under `group/metric`.
+        mesh: Devices to spread the pairs over.
 
     Raises:
-        ValueError: for an argument outside its range.
+        ValueError: For an argument outside its range.
     """
     check_ema_decay(ema_decay)
-    check_ppo(settings, num_pairs)
+    check_discount(discount)
+    check_entropy_weight(entropy_weight)
+    if not 0 <= gae_lambda <= 1:
+        raise ValueError(f"`gae_lambda` must be in [0, 1]; got {gae_lambda}. Try gae_lambda=1.")
+    if epochs < 1:
+        raise ValueError(f"`epochs` must be at least 1; got {epochs}. Try epochs=4.")
+    if minibatches < 1 or num_pairs % minibatches:
+        raise ValueError(
+            f"`minibatches` must divide the {num_pairs} groups; got {minibatches}. "
+            f"Try minibatches={math.gcd(num_pairs, 4)}."
+        )
+    for name, value in (("clip_ratio", clip_ratio), ("value_clip", value_clip)):
+        if not value > 0:
+            raise ValueError(f"`{name}` must be positive; got {value}. Try {name}=0.2.")
     weights = checked_weights(tuple(environments), weights)
-    populations = {
-        name: collector(
+    workers = {
+        name: rollout_worker(
             environment,
             actor,
             head,
@@ -189,54 +137,62 @@ def ppo_learner(
         )
         for name, environment in environments.items()
     }
-    groups = {
-        "": list(environments),
-        **{f"{n}/": list(m) for n, m in (report_groups or {}).items()},
-    }
+    groups = {f"{name}/": list(members) for name, members in (report_groups or {}).items()}
+    groups = {"": list(environments), **groups}
+    loss_fn = functools.partial(
+        ppo_loss,
+        actor=actor,
+        head=head,
+        clip_ratio=clip_ratio,
+        value_clip=value_clip,
+        value_weight=value_weight,
+        entropy_weight=entropy_weight,
+        standardize=standardize,
+    )
 
     def init(key: Key, theta: ActorCritic) -> MetaState:
         return MetaState(
             theta=theta,
             average=theta,
             opt_state=optimizer.init(theta),
-            estimator_state={n: p.init(key_of(key, n)) for n, p in populations.items()},
+            estimator_state={n: worker.init(key_of(key, n)) for n, worker in workers.items()},
             step=jnp.int32(0),
         )
 
     def learn(key: Key, theta: ActorCritic, opt_state, rollouts: dict[str, Rollout]):
-        credits = {
-            name: credit_of(theta, rollout, discount=settings.discount, trace=settings.trace)
+        advantages = {
+            name: estimate_advantages(theta, rollout, discount=discount, gae_lambda=gae_lambda)
             for name, rollout in rollouts.items()
         }
 
-        def cost(theta: ActorCritic, chosen: jax.Array):
-            costs, learned = {}, {}
+        def loss(theta: ActorCritic, chosen: jax.Array):
+            losses, learned = {}, {}
             for name in rollouts:
-                rollout, credit = jax.tree.map(lambda x: x[chosen], (rollouts[name], credits[name]))
-                costs[name], learned[name] = ppo_cost(theta, actor, head, rollout, credit, settings)
+                minibatch = jax.tree.map(lambda x: x[chosen], (rollouts[name], advantages[name]))
+                rollout, found = minibatch
+                losses[name], learned[name] = loss_fn(theta, rollout=rollout, advantages=found)
             means = {
                 k: weighted_mean({n: learned[n][k] for n in learned}, weights)
                 for k in next(iter(learned.values()))
             }
-            return weighted_mean(costs, weights), means
+            return weighted_mean(losses, weights), means
 
-        def minibatch(carry, chosen: jax.Array):
+        def update(carry, chosen: jax.Array):
             theta, opt_state = carry
-            gradient, learned = jax.grad(cost, has_aux=True)(theta, chosen)
+            gradient, learned = jax.grad(loss, has_aux=True)(theta, chosen)
             updates, opt_state = optimizer.update(gradient, opt_state, theta)
             learned["meta_gradient_norm"] = optax.tree.norm(gradient)
             return (cast(ActorCritic, optax.apply_updates(theta, updates)), opt_state), learned
 
-        chosen = minibatch_orders(key, settings, num_pairs)
-        (theta, opt_state), learned = jax.lax.scan(minibatch, (theta, opt_state), chosen)
-        last = {k: jnp.mean(v[-settings.minibatches :]) for k, v in learned.items()}
-        return theta, opt_state, last
+        orders = minibatch_orders(key, epochs, minibatches, num_pairs)
+        (theta, opt_state), learned = jax.lax.scan(update, (theta, opt_state), orders)
+        return theta, opt_state, {k: jnp.mean(v[-minibatches:]) for k, v in learned.items()}
 
     def step(key: Key, state: MetaState, data: Data) -> tuple[MetaState, dict[str, jax.Array]]:
         k_act, k_learn = jax.random.split(key)
         after, rollouts, found = {}, {}, {}
-        for name, population in populations.items():
-            after[name], rollouts[name], found[name] = population.collect(
+        for name, worker in workers.items():
+            after[name], rollouts[name], found[name] = worker.collect(
                 key_of(k_act, name), state.theta, state.estimator_state[name], data[name]
             )
         theta, opt_state, learned = learn(k_learn, state.theta, state.opt_state, rollouts)
@@ -254,7 +210,7 @@ def ppo_learner(
             init=init,
             step=step,
             theta=lambda state: state.average,
-            steps=sum(population.steps for population in populations.values()),
+            steps=sum(worker.steps for worker in workers.values()),
             data={name: environment.data for name, environment in environments.items()},
         ),
         head,
@@ -262,8 +218,58 @@ def ppo_learner(
     )
 
 
+def minibatch_orders(key: Key, epochs: int, minibatches: int, num_groups: int) -> jax.Array:
+    """Draw the groups of each minibatch, (updates, groups); every pass in an order of its own."""
+    keys = jax.random.split(key, epochs)
+    orders = jax.vmap(lambda k: jax.random.permutation(k, num_groups))(keys)
+    return orders.reshape(epochs * minibatches, -1)
+
+
+def ppo_loss(
+    theta: ActorCritic,
+    actor: Actor,
+    head: Head,
+    rollout: Rollout,
+    advantages: Advantages,
+    *,
+    clip_ratio: float,
+    value_clip: float,
+    value_weight: float,
+    entropy_weight: float,
+    standardize: bool,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Compute the loss of a minibatch, and how far theta is from what sampled it.
+
+    See `ppo_learner` for the arguments.
+    """
+    mask, old_values, targets = advantages.mask, advantages.values, advantages.targets
+    scores = advantages.advantages
+    scores = standardized(scores, mask) if standardize else scores
+    log_prob, entropies = likelihood(theta, actor, head, rollout)
+    log_ratio = log_prob - rollout.transitions.log_prob
+    ratio = jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+    clipped = jnp.clip(ratio, 1.0 - clip_ratio, 1.0 + clip_ratio)
+    policy_objective = masked_mean(jnp.minimum(ratio * scores, clipped * scores), mask)
+    values = value_of(theta.critic, rollout.transitions.observation)
+    near = old_values + jnp.clip(values - old_values, -value_clip, value_clip)
+    errors = jnp.maximum(jnp.square(values - targets), jnp.square(near - targets))
+    entropy = masked_mean(entropies, mask)
+    loss = (
+        -policy_objective
+        + value_weight * masked_mean(0.5 * errors, mask)
+        - entropy_weight * entropy
+    )
+    is_clipped = (jnp.abs(ratio - 1.0) > clip_ratio).astype(jnp.float32)
+    return loss, {
+        "entropy": entropy,
+        "value_loss": masked_mean(0.5 * jnp.square(values - targets), mask),
+        "approx_kl": masked_mean(ratio - 1.0 - log_ratio, mask),
+        "clip_fraction": masked_mean(is_clipped, mask),
+    }
+
+
 def with_critic(learner: Learner, head: Head, environment: Environment) -> Learner:
-    """A learner of an `ActorCritic` that starts from an actor, and gives one back."""
+    """Make a learner of an `ActorCritic` start from theta of an actor, and give one back."""
 
     def init(key: Key, theta: Theta) -> MetaState:
         k_critic, k_population = jax.random.split(key)

@@ -1,12 +1,13 @@
-"""REINFORCE: the score of each action, times how much better than expected it turned out.
+"""REINFORCE: the score of each action, times its advantage.
 
     ∇J = E[ Σ_t ∇ ln π(a_t | o_t) (G_t - b_t) ]                       (Williams 1992)
 
-over windows of a population, as a mean over decisions and agents; G_t is the return to go, with
+over windows of a population, as a mean over actions and agents; G_t is the return to go, with
 the value of the last state in place of what lies beyond the window. The critic that gives it is
 trained by the same gradient, and does not reach the actor.
 """
 
+import functools
 import math
 from typing import NamedTuple, get_args
 
@@ -24,20 +25,20 @@ from l2o.rl.gae import (
     standardized,
     subtract_baseline,
 )
-from l2o.rl.rollout import ActorCritic, Rollout, collector, likelihood, value_of
+from l2o.rl.rollout import ActorCritic, Rollout, likelihood, rollout_worker, value_of
 from l2o.task import Data, Key
 
 BASELINES: tuple[ReturnBaseline, ...] = get_args(ReturnBaseline)
 
 
-class Credit(NamedTuple):
-    """What a rollout taught, of shape (groups, runs, decisions, agents).
+class Advantages(NamedTuple):
+    """Advantages of the actions of a rollout, of shape (groups, runs, num_actions, agents).
 
     Attributes:
-        advantages: of each decision.
-        targets: for the critic.
-        values: what the critic said.
-        mask: which decisions count, (groups, runs, decisions, 1).
+        advantages: Advantage of each action.
+        targets: Targets for the critic.
+        values: Values by the critic.
+        mask: Whether an action counts, (groups, runs, num_actions, 1).
     """
 
     advantages: jax.Array
@@ -46,14 +47,16 @@ class Credit(NamedTuple):
     mask: jax.Array
 
 
-def credit_of(theta: ActorCritic, rollout: Rollout, *, discount: float, trace: float) -> Credit:
-    """Generalized advantages of a rollout, and the critic's targets."""
-    moves = rollout.transitions
-    values = value_of(theta.critic, moves.observation)
-    advantages = jax.vmap(
-        jax.vmap(lambda *of_run: generalized_advantages(*of_run, discount=discount, trace=trace))
-    )(moves.outcome.credit, values, value_of(theta.critic, rollout.last), moves.outcome.done)
-    return Credit(advantages, advantages + values, values, moves.mask[..., None])
+def estimate_advantages(
+    theta: ActorCritic, rollout: Rollout, *, discount: float, gae_lambda: float
+) -> Advantages:
+    """Estimate generalized advantages of a rollout, and the critic's targets."""
+    transitions, outcome = rollout.transitions, rollout.transitions.outcome
+    values = value_of(theta.critic, transitions.observation)
+    last = value_of(theta.critic, rollout.last)
+    estimate = functools.partial(generalized_advantages, discount=discount, gae_lambda=gae_lambda)
+    advantages = jax.vmap(jax.vmap(estimate))(outcome.credit, values, last, outcome.done)
+    return Advantages(advantages, advantages + values, values, transitions.mask[..., None])
 
 
 def reinforce(
@@ -70,23 +73,32 @@ def reinforce(
     standardize: bool = True,
     mesh: Mesh | None = None,
 ) -> Estimator:
-    """Policy gradients of an `ActorCritic`, for `gradient_learner`.
+    """Estimate policy gradients of an `ActorCritic`, for `gradient_learner`.
+
+    >>> import l2o
+    >>> from l2o.rl.environment import training_environment
+    >>> from l2o.tasks.quadratic import rotated_quadratic
+    >>> policy = l2o.scheduler(action_interval=5).policy
+    >>> environment = training_environment(rotated_quadratic(2), policy, horizon=40, window=20)
+    >>> reinforce(environment, policy.actor, policy.head, num_groups=2).steps
+    160
 
     Args:
-        environment: what the population acts in.
-        actor: what is trained.
-        head: how its actions are drawn.
-        num_groups: groups of runs that share all but the noise of their actions.
-        group_size: runs of a group; even if `baseline` is antithetic, at least 2 if leave_one_out.
-        baseline: what is subtracted from returns; see `subtract_baseline`.
-        discount: γ, of a decision.
-        entropy_weight: of the entropy of actions, which is rewarded.
-        value_weight: of the critic's squared error, halved.
-        standardize: give advantages mean 0 and standard deviation 1.
-        mesh: devices to spread the groups over.
+        environment: Environment of the population.
+        actor: Network that is trained.
+        head: Distribution from which actions are sampled.
+        num_groups: Number of groups of runs that share all but the noise of their actions.
+        group_size: Number of runs of a group; even if `baseline` is antithetic, at least 2 if it is
+            leave_one_out.
+        baseline: Baseline that is subtracted from returns, see `subtract_baseline`.
+        discount: Discount γ of the reward of each later action.
+        entropy_weight: Weight of the entropy of actions, which is rewarded.
+        value_weight: Weight of the critic's loss.
+        standardize: Whether to give advantages mean 0 and standard deviation 1.
+        mesh: Devices to spread the groups over.
 
     Raises:
-        ValueError: for an argument outside its range.
+        ValueError: For an argument outside its range.
     """
     check_discount(discount)
     check_entropy_weight(entropy_weight)
@@ -99,7 +111,7 @@ def reinforce(
             f"`group_size` must be {'even' if baseline == 'antithetic' else 'at least 2'} for "
             f"{baseline}; got {group_size}. Try group_size=4."
         )
-    population = collector(
+    population = rollout_worker(
         environment,
         actor,
         head,
@@ -116,17 +128,16 @@ def reinforce(
 
     def estimate(key: Key, theta: ActorCritic, state, data: Data):
         state, rollout, metrics = population.collect(key, theta, state, data)
-        credit = credit_of(theta, rollout, discount=discount, trace=1.0)
-        advantages = subtract_baseline(baseline, credit.targets, credit.values, credit.mask)
+        found = estimate_advantages(theta, rollout, discount=discount, gae_lambda=1.0)
+        advantages = subtract_baseline(baseline, found.targets, found.values, found.mask)
         if standardize:
-            advantages = standardized(advantages, credit.mask)
-
-        gradient, learned = jax.grad(reinforce_cost, has_aux=True)(
+            advantages = standardized(advantages, found.mask)
+        gradient, learned = jax.grad(reinforce_loss, has_aux=True)(
             theta,
             actor,
             head,
             rollout,
-            credit._replace(advantages=advantages),
+            found._replace(advantages=advantages),
             value_weight=value_weight,
             entropy_weight=entropy_weight,
         )
@@ -135,40 +146,41 @@ def reinforce(
     return Estimator(init=init, estimate=estimate, steps=population.steps, data=environment.data)
 
 
-def reinforce_cost(
+def reinforce_loss(
     theta: ActorCritic,
     actor: Actor,
     head: Head,
     rollout: Rollout,
-    credit: Credit,
+    advantages: Advantages,
     *,
     value_weight: float,
     entropy_weight: float,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """What REINFORCE descends: its gradient is the policy gradient's negative, and the critic's."""
-    log_prob, entropy = likelihood(theta, actor, head, rollout)
+    """Compute a loss whose gradient is the negative policy gradient, and that of the critic."""
+    mask = advantages.mask
+    log_prob, entropies = likelihood(theta, actor, head, rollout)
     values = value_of(theta.critic, rollout.transitions.observation)
-    gain = masked_mean(log_prob * credit.advantages, credit.mask)
-    error = masked_mean(0.5 * jnp.square(values - credit.targets), credit.mask)
-    randomness = masked_mean(entropy, credit.mask)
-    cost = -gain + value_weight * error - entropy_weight * randomness
-    return cost, {"entropy": randomness, "critic_error": error}
+    policy_objective = masked_mean(log_prob * advantages.advantages, mask)
+    value_loss = masked_mean(0.5 * jnp.square(values - advantages.targets), mask)
+    entropy = masked_mean(entropies, mask)
+    loss = -policy_objective + value_weight * value_loss - entropy_weight * entropy
+    return loss, {"entropy": entropy, "value_loss": value_loss}
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """The mean over what counts, or 0 if nothing does."""
+    """Average over what counts; 0 if nothing does."""
     mask = jnp.broadcast_to(mask, values.shape)
     return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def check_discount(discount: float) -> None:
-    """Raises a `ValueError` unless the discount is in [0, 1]."""
+    """Raise a `ValueError` unless the discount is in [0, 1]."""
     if not 0 <= discount <= 1:
         raise ValueError(f"`discount` must be in [0, 1]; got {discount}. Try discount=1.")
 
 
 def check_entropy_weight(weight: float) -> None:
-    """Raises a `ValueError` unless the weight is finite and not negative."""
+    """Raise a `ValueError` unless the weight is finite and not negative."""
     if not 0 <= weight < math.inf:
         raise ValueError(
             f"`entropy_weight` must be finite and not negative; got {weight}. Try entropy_weight=0."

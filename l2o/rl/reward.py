@@ -1,6 +1,6 @@
-"""What an agent is paid for a decision, by one or several things a user wants.
+"""Rewards for an action, by one or several things a user wants.
 
-    log_loss   ln(L + 0.00001) before the decision less the same after it: the decrease of the log
+    log_loss   ln(L + 0.00001) before the action less the same after it: the decrease of the log
                of the loss on fresh batches, which telescopes to that of the whole run
     loss       less the loss of each step of the interval, over `Task.loss_scale` and the horizon:
                the sum of a run that does not diverge is less its mean loss, the cost that evolution
@@ -10,7 +10,7 @@
     a metric   its gain on fresh batches, which telescopes to that of the whole run; those not in
                `Task.maximized` gain by falling
 
-Each is a scalar; what is paid is their weighted sum. A run that diverges ends there, and pays
+Each is a scalar; the reward is their weighted sum. A run that diverges ends there, and pays
 `penalty`; the steps left count at the task's cap for "loss", and as whole batches for "examples".
 """
 
@@ -27,7 +27,7 @@ from l2o.task import Data, Instance, Key, Split, Task
 LOSSES = ("log_loss", "loss")
 
 BUILT_IN = (*LOSSES, "examples")
-"""Rewards that any task can pay; all others are its metrics."""
+"""Rewards that any task has; all others are its metrics."""
 
 LOG_FLOOR = 1e-5
 """Added to a loss before its logarithm, so that a solved problem is not worth everything."""
@@ -35,14 +35,17 @@ LOG_FLOOR = 1e-5
 
 @dataclass(frozen=True)
 class Reward:
-    """What is paid.
+    """Reward for an action, a weighted sum.
+
+    >>> Reward(("log_loss", "accuracy"), weights=(1.0, 0.5), on="valid").penalty
+    1.0
 
     Attributes:
-        names: "log_loss", "loss", "examples", or metrics of the task.
-        weights: of each; all 1 if not given.
-        on: split of the fresh batches, "train" or "valid".
-        batches: fresh batches of one measurement.
-        penalty: what a diverged run pays.
+        names: Names of the rewards: "log_loss", "loss", "examples", or metrics of the task.
+        weights: Weight of each reward; all 1 if not given.
+        on: Split of the fresh batches, "train" or "valid".
+        batches: Number of fresh batches of one measurement.
+        penalty: Penalty of a diverged run.
     """
 
     names: tuple[str, ...] = ("log_loss",)
@@ -52,13 +55,13 @@ class Reward:
     penalty: float = 1.0
 
     @property
-    def weight_of_each(self) -> jax.Array:
-        """Shape (names,)."""
+    def weight_array(self) -> jax.Array:
+        """Weights, shape (names,)."""
         return jnp.asarray(self.weights or (1.0,) * len(self.names), jnp.float32)
 
 
 def check_reward(reward: Reward, task: Task) -> None:
-    """Raises a `ValueError` that says what to type if the task cannot pay this reward."""
+    """Raise a `ValueError` that says what to type if the task cannot be rewarded so."""
     if not reward.names:
         raise ValueError("`reward` must name at least one; got none. Try reward=log_loss.")
     known = (*BUILT_IN, *metric_names(task))
@@ -107,14 +110,14 @@ def check_reward(reward: Reward, task: Task) -> None:
 def measure(
     reward: Reward, task: Task, key: Key, params: optax.Params, instance: Instance, data: Data
 ) -> tuple[jax.Array, jax.Array]:
-    """The mean loss on fresh batches, and what each name makes of them, as what should rise.
+    """Measure the loss on fresh batches, and the potentials of the rewards.
 
     Returns:
-        The loss, a scalar that may be infinite or NaN, and the potentials of shape (names,), whose
-        differences are paid; 0 for "loss" and "examples", which are paid by the step.
+        The mean loss, a scalar that may be infinite or NaN, and the potentials of shape (names,),
+        whose differences are the rewards; 0 for "loss" and "examples", which are summed over steps.
     """
 
-    def of_batch(k_batch: Key) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def measure_batch(k_batch: Key) -> tuple[jax.Array, dict[str, jax.Array]]:
         batch = task.batch(k_batch, instance, data, reward.on)
         names = [name for name in reward.names if name not in BUILT_IN]
         found = dict(task.metrics(params, batch, instance)) if names else {}
@@ -122,7 +125,7 @@ def measure(
         return task.loss(params, batch, instance), gains
 
     keys = jax.random.split(key, reward.batches)
-    found = jax.vmap(of_batch)(keys)
+    found = jax.vmap(measure_batch)(keys)
     losses, gains = jax.tree.map(lambda x: jnp.mean(x.astype(jnp.float32), axis=0), found)
     # A loss below zero, of a task that has them, counts as zero.
     # What is not finite any more may be right by chance: its metrics are at their worst.
@@ -134,36 +137,37 @@ def measure(
     return losses, jnp.stack([potentials[name] for name in reward.names])
 
 
-def paid(
+def compute_reward(
     reward: Reward,
     task: Task,
     before: jax.Array,
     after: jax.Array,
     losses: jax.Array,
-    used: jax.Array,
+    fractions: jax.Array,
+    *,
     steps_left: jax.Array,
     horizon: jax.Array,
     diverged: jax.Array,
 ) -> jax.Array:
-    """What each name pays for a decision, shape (names,), without the penalty.
+    """Compute the reward for an action by each name, shape (names,), without the penalty.
 
     Args:
-        reward: what is paid.
-        task: what is trained.
-        before: potentials before the decision, shape (names,).
-        after: and after it.
-        losses: of the steps between, float32 of shape (interval,).
-        used: fractions of their batches that counted, likewise.
-        steps_left: of the run after the decision, not negative.
-        horizon: steps of the whole run.
-        diverged: whether the run ends here because it diverged.
+        reward: Names of the rewards, and how they are measured.
+        task: Task that is trained.
+        before: Potentials before the action, shape (names,).
+        after: Potentials when it has ended, shape (names,).
+        losses: Losses of the inner steps between, float32 of shape (action_interval,).
+        fractions: Fractions of their batches that counted, float32 of shape (action_interval,).
+        steps_left: Number of inner steps of the run after the action, not negative.
+        horizon: Number of inner steps of the whole run.
+        diverged: Whether the run ends here because it diverged.
     """
-    of_steps = jnp.sum(as_cost(Objective(normalize=True), task, losses))
+    cost = jnp.sum(as_cost(Objective(normalize=True), task, losses))
     worst = as_cost(Objective(normalize=True), task, jnp.inf)
     lost = jnp.where(diverged, steps_left, 0.0)
     by_step = {
-        "loss": -(of_steps + lost * worst) / horizon,
-        "examples": -(jnp.sum(used) + lost) / horizon,
+        "loss": -(cost + lost * worst) / horizon,
+        "examples": -(jnp.sum(fractions) + lost) / horizon,
     }
     gains = after - before
     return jnp.stack([by_step.get(name, gains[i]) for i, name in enumerate(reward.names)])

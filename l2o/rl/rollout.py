@@ -1,4 +1,4 @@
-"""Windows of decisions of a population, drawn from a policy: what policy gradients learn from.
+"""Windows of actions of a population, sampled from a policy: what policy gradients learn from.
 
 The population is groups of runs that share everything but the noise of their actions: instance,
 initial parameters, batches, horizon. A group starts anew when all its runs are over.
@@ -21,29 +21,30 @@ from l2o.rl.environment import Environment, EnvState, Observation, Outcome
 from l2o.task import Data, Key
 
 CRITIC_SIZE = 32
+"""Number of units of each of the critic's two hidden layers."""
 
 
 class ActorCritic(NamedTuple):
-    """What policy gradients train; the actor is what ships.
+    """Parameters that policy gradients train; release files hold the actor alone.
 
     Attributes:
-        actor: theta of the policy.
-        spread: of the head; see `l2o.policies.heads.Head`.
-        critic: an MLP from what is seen to what an agent will earn; see `value_of`.
+        actor: Theta of the policy.
+        log_std: Log-standard deviations of the head, see `l2o.policies.heads.Head`.
+        critic: Network from an observation to the return that an agent expects, see `value_of`.
     """
 
     actor: Theta
-    spread: jax.Array
+    log_std: jax.Array
     critic: nets.MLP
 
 
-class Run(NamedTuple):
-    """A run between two windows.
+class Episode(NamedTuple):
+    """An episode between two windows.
 
     Attributes:
-        state: of the environment.
-        carry: of a recurrent actor.
-        is_over: whether its episode has ended, while others of its group go on.
+        state: State of the environment.
+        carry: Memory of a recurrent actor.
+        is_over: Whether the episode has ended, while others of its group go on.
     """
 
     state: EnvState
@@ -52,30 +53,30 @@ class Run(NamedTuple):
 
 
 class Transitions(NamedTuple):
-    """Decisions and what they led to, with leading axes (groups, runs, decisions).
+    """Actions and their outcomes, with leading axes (groups, runs, num_actions).
 
     Attributes:
-        observation: before each.
-        raw: what was drawn, (..., agents, actions).
-        log_prob: of it, (..., agents).
-        outcome: see `Outcome`.
-        mask: whether the episode was not over yet; the rest does not count.
+        observation: Observation before each action.
+        pre_squash: Sampled action before it was squashed, (..., agents, actions).
+        log_prob: Log-density of it, (..., agents).
+        outcome: Outcome of each action.
+        mask: Whether the episode was not over yet; the rest does not count.
     """
 
     observation: Observation
-    raw: jax.Array
+    pre_squash: jax.Array
     log_prob: jax.Array
     outcome: Outcome
     mask: jax.Array
 
 
 class Rollout(NamedTuple):
-    """A window of a population, with leading axes (groups, runs).
+    """Window of a population, with leading axes (groups, runs).
 
     Attributes:
-        transitions: its decisions.
-        carry: of the actor, before the first one.
-        last: what is seen after the last one.
+        transitions: Actions and their outcomes.
+        carry: Memory of the actor before the first action.
+        last: Observation after the last action.
     """
 
     transitions: Transitions
@@ -84,13 +85,13 @@ class Rollout(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Collector:
-    """A population that acts.
+class RolloutWorker:
+    """Population of runs that is acted upon, a window at a time.
 
     Attributes:
-        init: `(key) -> population`.
-        collect: `(key, theta, population, data) -> (population, rollout, metrics)`.
-        steps: inner steps of one rollout, over all runs.
+        init: Function `(key) -> population`.
+        collect: Function `(key, theta, population, data) -> (population, rollout, metrics)`.
+        steps: Number of inner steps of one rollout, over all runs.
     """
 
     init: Callable[[Key], Any]
@@ -99,27 +100,29 @@ class Collector:
 
 
 def first_actor_critic(key: Key, actor: Theta, head: Head, environment: Environment) -> ActorCritic:
-    """An actor with a critic that says 0 until it has learned."""
+    """Add to an actor the initial log-std and a critic whose value is 0 until it has learned."""
     k_state, k_critic = jax.random.split(key)
-    seen = jax.eval_shape(lambda k: environment.observe(environment.start(k)), k_state)
-    num_features = 2 * seen.agents.shape[-1] + seen.critic.shape[-1]
+    observation = jax.eval_shape(lambda k: environment.observe(environment.start(k)), k_state)
+    num_features = 2 * observation.agents.shape[-1] + observation.critic.shape[-1]
     critic = nets.mlp_init(k_critic, (num_features, CRITIC_SIZE, CRITIC_SIZE, 1))
-    return ActorCritic(actor, head.spread(), critic | {"w2": jnp.zeros_like(critic["w2"])})
+    return ActorCritic(actor, head.init_log_std(), critic | {"w2": jnp.zeros_like(critic["w2"])})
 
 
-def value_of(critic: nets.MLP, seen: Observation) -> jax.Array:
-    """What each agent will earn from here on, shape (..., agents).
+def value_of(critic: nets.MLP, observation: Observation) -> jax.Array:
+    """Estimate the return that each agent expects from here on, shape (..., agents).
 
-    The critic is central: it goes by what the agent sees, what all see on average, and what it sees
-    itself. Observations may have leading axes, which values have, too.
+    The critic is central: it goes by what the agent observes, what all observe on average, and its
+    own features. Observations may have leading axes, which values have, too.
     """
-    of_all = jnp.concatenate([jnp.mean(seen.agents, axis=-2), seen.critic], axis=-1)
-    of_all = jnp.broadcast_to(of_all[..., None, :], (*seen.agents.shape[:-1], of_all.shape[-1]))
-    inputs = jnp.concatenate([seen.agents, of_all], axis=-1)
+    common = jnp.concatenate([jnp.mean(observation.agents, axis=-2), observation.critic], axis=-1)
+    common = jnp.broadcast_to(
+        common[..., None, :], (*observation.agents.shape[:-1], common.shape[-1])
+    )
+    inputs = jnp.concatenate([observation.agents, common], axis=-1)
     return nets.mlp_apply(critic, inputs, jnp.tanh)[..., 0]
 
 
-def collector(
+def rollout_worker(
     environment: Environment,
     actor: Actor,
     head: Head,
@@ -129,103 +132,108 @@ def collector(
     antithetic: bool,
     mesh: Mesh | None = None,
     name: str = "num_groups",
-) -> Collector:
-    """Groups of runs that act, spread over devices.
+) -> RolloutWorker:
+    """Roll out groups of runs, spread over devices.
 
     Args:
-        environment: what they act in.
-        actor: what decides.
-        head: how actions are drawn.
-        num_groups: groups of runs.
-        group_size: runs that share everything but the noise of their actions.
-        antithetic: give every second run of a group the opposite noise of the one before it.
-        mesh: devices to spread the groups over.
-        name: what the caller calls the number of groups.
+        environment: Environment of the runs.
+        actor: Network that selects actions.
+        head: Distribution from which actions are sampled.
+        num_groups: Number of groups of runs.
+        group_size: Number of runs that share everything but the noise of their actions.
+        antithetic: Whether every second run of a group has the opposite noise of the one before it.
+        mesh: Devices to spread the groups over.
+        name: Name by which the caller knows the number of groups, for errors.
 
     Raises:
-        ValueError: if there is no group, or `num_groups` is not a multiple of the devices.
+        ValueError: If there is no group, or `num_groups` is not a multiple of the devices.
     """
     if num_groups < 1 or group_size < 1:
         raise ValueError(f"`{name}` must be at least 1; got {num_groups}. Try {name}=16.")
 
-    def fresh(state: EnvState) -> Run:
+    def new_episode(state: EnvState) -> Episode:
         num_agents = jax.eval_shape(environment.observe, state).agents.shape[0]
-        return Run(state, actor.start(num_agents), jnp.bool_(False))
+        return Episode(state, actor.start(num_agents), jnp.bool_(False))
 
-    def shared(run: Run) -> Run:
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (group_size, *x.shape)), run)
+    def repeat(episode: Episode) -> Episode:
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (group_size, *x.shape)), episode)
 
-    def init_group(key: Key) -> Run:
-        return shared(fresh(environment.init(key)))
+    def init_group(key: Key) -> Episode:
+        return repeat(new_episode(environment.init(key)))
 
-    def act(key: Key, k_noise: Key, sign: jax.Array, theta: ActorCritic, run: Run, data: Data):
-        """A window of one run."""
+    def step_run(
+        key: Key, k_noise: Key, sign: jax.Array, theta: ActorCritic, run: Episode, data: Data
+    ) -> tuple[Episode, Rollout]:
+        """Roll out a window of one run."""
         k_enter, k_steps = jax.random.split(key)
         run = run._replace(state=environment.enter(k_enter, run.state, data))
 
-        def decide(run: Run, keys: tuple[Key, Key]):
+        def act(run: Episode, keys: tuple[Key, Key]):
             k_step, k_noise = keys
-            seen = environment.observe(run.state)
-            outputs, carry = actor.apply(theta.actor, seen.agents, run.carry)
+            observation = environment.observe(run.state)
+            outputs, carry = actor.apply(theta.actor, observation.agents, run.carry)
             noise = head.noise(k_noise, outputs.shape[:-1])
-            noise = jnp.where(sign > 0, noise, head.reflect(noise))
-            raw = head.draw(outputs, theta.spread, noise)
-            state, outcome = environment.step(k_step, run.state, head.squash(raw), data)
+            noise = jnp.where(sign > 0, noise, head.antithetic(noise))
+            pre_squash = head.sample(outputs, theta.log_std, noise)
+            state, outcome = environment.step(k_step, run.state, head.squash(pre_squash), data)
             transition = Transitions(
-                observation=seen,
-                raw=raw,
-                log_prob=head.log_prob(outputs, theta.spread, raw),
+                observation=observation,
+                pre_squash=pre_squash,
+                log_prob=head.log_prob(outputs, theta.log_std, pre_squash),
                 outcome=outcome,
                 mask=~run.is_over,
             )
-            return Run(state, carry, run.is_over | outcome.done), transition
+            return Episode(state, carry, run.is_over | outcome.done), transition
 
         keys = (
-            jax.random.split(k_steps, environment.decisions),
-            jax.random.split(k_noise, environment.decisions),
+            jax.random.split(k_steps, environment.num_actions),
+            jax.random.split(k_noise, environment.num_actions),
         )
-        after, transitions = jax.lax.scan(decide, run, keys)
+        after, transitions = jax.lax.scan(act, run, keys)
         return after, Rollout(transitions, run.carry, environment.observe(after.state))
 
-    def act_together(key: Key, theta: ActorCritic, runs: Run, data: Data) -> tuple[Run, Rollout]:
-        """A window of one group, which starts anew when all its runs are over."""
+    def step_group(
+        key: Key, theta: ActorCritic, runs: Episode, data: Data
+    ) -> tuple[Episode, Rollout]:
+        """Roll out a window of one group, which starts anew when all its runs are over."""
         k_act, k_noise, k_start = jax.random.split(key, 3)
         index = jnp.arange(group_size)
         sign, stream = (1 - 2 * (index % 2), index // 2) if antithetic else (index * 0 + 1, index)
         k_noises = jax.vmap(jax.random.fold_in, (None, 0))(k_noise, stream)
-        runs, rollout = jax.vmap(act, (None, 0, 0, None, 0, None))(
+        runs, rollout = jax.vmap(step_run, (None, 0, 0, None, 0, None))(
             k_act, k_noises, sign, theta, runs, data
         )
         # A run that has broken down is not to keep its group from starting anew.
-        is_broken = ~jnp.all(is_sound(rollout.transitions.outcome), axis=-1)
+        is_broken = ~jnp.all(has_finite_reward(rollout.transitions.outcome), axis=-1)
         is_over = jnp.all(runs.is_over | is_broken)
-        anew = shared(fresh(environment.start(k_start)))
+        anew = repeat(new_episode(environment.start(k_start)))
         return jax.tree.map(lambda new, old: jnp.where(is_over, new, old), anew, runs), rollout
 
-    def members(indices: jax.Array, groups: Run, key: Key, theta: ActorCritic, data: Data):
+    def members(indices: jax.Array, groups: Episode, key: Key, theta: ActorCritic, data: Data):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-        groups, rollout = jax.vmap(act_together, (0, None, 0, None))(keys, theta, groups, data)
-        rollout, is_whole = without_broken(rollout)
-        moves = rollout.transitions
-        counts = moves.mask.astype(jnp.float32)
+        groups, rollout = jax.vmap(step_group, (0, None, 0, None))(keys, theta, groups, data)
+        rollout, is_whole = mask_broken_runs(rollout)
+        transitions = rollout.transitions
+        outcome = transitions.outcome
+        counts = transitions.mask.astype(jnp.float32)
         sums = {
             "number": jnp.sum(counts),
-            "reward": jnp.sum(counts * moves.outcome.reward),
-            "rewards": jnp.sum(counts[..., None] * moves.outcome.rewards, axis=(0, 1, 2)),
-            "finite": jnp.sum(counts * moves.outcome.finite),
+            "reward": jnp.sum(counts * outcome.reward),
+            "rewards": jnp.sum(counts[..., None] * outcome.rewards, axis=(0, 1, 2)),
+            "finite": jnp.sum(counts * outcome.finite),
             "valid": jnp.sum(is_whole.astype(jnp.float32)),
-            "ended": jnp.sum(counts * moves.outcome.done),
+            "ended": jnp.sum(counts * outcome.done),
         }
         return (groups, rollout), sums
 
     check_divides(num_groups, mesh, name)
     run = shard_population(members, mesh)
 
-    def init(key: Key) -> Run:
+    def init(key: Key) -> Episode:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_groups))
         return jax.vmap(init_group)(keys)
 
-    def collect(key: Key, theta: ActorCritic, groups: Run, data: Data):
+    def collect(key: Key, theta: ActorCritic, groups: Episode, data: Data):
         (groups, rollout), sums = run(jnp.arange(num_groups), groups, key, theta, data)
         number = jnp.where(sums["number"] > 0, sums["number"], jnp.nan)
         metrics = {
@@ -235,43 +243,43 @@ def collector(
             "episodes": sums["ended"],
             **{
                 f"reward_{n}": r / number
-                for n, r in zip(environment.names, sums["rewards"], strict=True)
+                for n, r in zip(environment.reward_names, sums["rewards"], strict=True)
             },
         }
         return groups, rollout, metrics
 
-    return Collector(
+    return RolloutWorker(
         init=init,
         collect=collect,
-        steps=num_groups * group_size * environment.decisions * environment.inner_steps,
+        steps=num_groups * group_size * environment.num_actions * environment.steps_per_action,
     )
 
 
-def is_sound(outcome: Outcome) -> jax.Array:
-    """Whether what is paid for a decision is finite, to every agent."""
+def has_finite_reward(outcome: Outcome) -> jax.Array:
+    """Check that the reward for an action is finite, to every agent."""
     return jnp.isfinite(outcome.reward) & jnp.all(jnp.isfinite(outcome.credit), axis=-1)
 
 
-def without_broken(rollout: Rollout) -> tuple[Rollout, jax.Array]:
-    """The rollout with runs masked that have a reward that is not finite; nothing is NaN then.
+def mask_broken_runs(rollout: Rollout) -> tuple[Rollout, jax.Array]:
+    """Mask the runs that have a reward that is not finite, so that nothing is NaN.
 
     Returns:
         The rollout, and which runs are whole, shape (groups, runs).
     """
-    moves = rollout.transitions
-    is_whole = jnp.all(is_sound(moves.outcome) | ~moves.mask, axis=-1)
-    mask = moves.mask & is_whole[..., None]
-    outcome = moves.outcome._replace(
-        reward=jnp.where(mask, moves.outcome.reward, 0.0),
-        credit=jnp.where(mask[..., None], moves.outcome.credit, 0.0),
-        rewards=jnp.where(mask[..., None], moves.outcome.rewards, 0.0),
+    transitions = rollout.transitions
+    is_whole = jnp.all(has_finite_reward(transitions.outcome) | ~transitions.mask, axis=-1)
+    mask = transitions.mask & is_whole[..., None]
+    outcome = transitions.outcome._replace(
+        reward=jnp.where(mask, transitions.outcome.reward, 0.0),
+        credit=jnp.where(mask[..., None], transitions.outcome.credit, 0.0),
+        rewards=jnp.where(mask[..., None], transitions.outcome.rewards, 0.0),
     )
     clean = lambda tree: jax.tree.map(lambda x: jnp.nan_to_num(x, posinf=0.0, neginf=0.0), tree)
     cleaned = rollout._replace(
-        transitions=moves._replace(
-            observation=clean(moves.observation),
-            raw=clean(moves.raw),
-            log_prob=clean(moves.log_prob),
+        transitions=transitions._replace(
+            observation=clean(transitions.observation),
+            pre_squash=clean(transitions.pre_squash),
+            log_prob=clean(transitions.log_prob),
             outcome=outcome,
             mask=mask,
         ),
@@ -284,21 +292,24 @@ def without_broken(rollout: Rollout) -> tuple[Rollout, jax.Array]:
 def likelihood(
     theta: ActorCritic, actor: Actor, head: Head, rollout: Rollout
 ) -> tuple[jax.Array, jax.Array]:
-    """What theta says of the actions of a rollout: log-likelihood and entropy.
+    """Compute the log-likelihood of the actions of a rollout by theta, and the entropy.
 
     A recurrent actor is run again from the carry that the window began with.
 
     Returns:
-        Two arrays of shape (groups, runs, decisions, agents).
+        Two arrays of shape (groups, runs, num_actions, agents).
     """
 
-    def of_run(carry: Carry, observations: jax.Array, raws: jax.Array):
-        def step(carry: Carry, seen: jax.Array):
-            outputs, carry = actor.apply(theta.actor, seen, carry)
+    def run_likelihood(carry: Carry, observations: jax.Array, pre_squash: jax.Array):
+        def step(carry: Carry, observation: jax.Array):
+            outputs, carry = actor.apply(theta.actor, observation, carry)
             return carry, outputs
 
         _, outputs = jax.lax.scan(step, carry, observations)
-        return head.log_prob(outputs, theta.spread, raws), head.entropy(outputs, theta.spread)
+        log_prob = head.log_prob(outputs, theta.log_std, pre_squash)
+        return log_prob, head.entropy(outputs, theta.log_std)
 
-    moves = rollout.transitions
-    return jax.vmap(jax.vmap(of_run))(rollout.carry, moves.observation.agents, moves.raw)
+    transitions = rollout.transitions
+    return jax.vmap(jax.vmap(run_likelihood))(
+        rollout.carry, transitions.observation.agents, transitions.pre_squash
+    )

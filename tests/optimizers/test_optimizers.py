@@ -79,7 +79,7 @@ def test_jit_changes_nothing_and_unknown_extra_arguments_are_ignored(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_vmap_over_theta(name):
-    thetas = [perturbed_theta(name, seed) for seed in (1, 2, 3, 4)]  # a chooser has but two answers
+    thetas = [perturbed_theta(name, seed) for seed in (1, 2, 3, 4)]  # a selector has but two
     c = case({"b": (3,)})
 
     def first_update(theta):

@@ -1,4 +1,4 @@
-"""Knobs do what they are turned to, and what an agent sees is what there was, by value."""
+"""Knobs do what they are acted to, and what an agent sees is what there was, by value."""
 
 import jax
 import jax.numpy as jnp
@@ -6,13 +6,14 @@ import numpy as np
 import optax
 import pytest
 
-from l2o.policies.controller import scheduler, tensor_controller
 from l2o.policies.observation import (
     NUM_RUN_FEATURES,
     NUM_TENSOR_FEATURES,
     identity_features,
 )
-from l2o.policies.optimizer_selector import chooser
+from l2o.policies.optimizer_selector import optimizer_selector
+from l2o.policies.per_tensor_controller import per_tensor_controller
+from l2o.policies.scheduler import scheduler
 
 PARAMS = {"a": jnp.array([0.5, -2.0]), "b": jnp.array([[1.0, 2.0, -1.0], [0.3, 0.1, -3.0]])}
 GRADS = [
@@ -24,11 +25,11 @@ LOSSES = (4.0, 2.0, 1.0)
 LEARNING_RATE = 0.1
 
 
-def trained(knobs, state, grads=GRADS):
+def trained(controlled, state, grads=GRADS):
     """Updates at one point by these gradients, and the state after them."""
     steps = []
     for grad, loss in zip(grads, LOSSES, strict=True):
-        step, state = knobs.update(grad, state, PARAMS, jnp.float32(loss))
+        step, state = controlled.update(grad, state, PARAMS, jnp.float32(loss))
         steps.append(step)
     return steps, state
 
@@ -62,14 +63,14 @@ TURNED = {
     "weight_decay": lambda action: 1e-4 * np.exp(0.5 * action),
     "max_norm": lambda action: 10.0 * np.exp(0.5 * action),
 }
-"""Where an action takes each knob from its start."""
+"""Where an action takes each hyperparameter from its start."""
 
 ACTIONS = {"momentum": 3.0, "b1": 2.0, "b2": 17.0, "weight_decay": 15.0, "max_norm": -5.0}
 """The first agent's; a later one turns each a little further."""
 
 
 def expected_steps(base, actions, params, grads):
-    """Of plain optax with everything at the value to which it is turned."""
+    """Of plain optax with everything at the value to which it is acted."""
     make, names = PLAIN[base]
     values = [TURNED[name](action) for name, action in zip(names, actions[1:], strict=True)]
     tx = make(LEARNING_RATE * np.exp(0.3 * actions[0]), *values)
@@ -86,21 +87,25 @@ def agree(found, expected):
 
 
 @pytest.mark.parametrize("base", PLAIN)
-def test_turned_knobs_of_a_network_train_as_optax_does_at_their_values(base):
+def test_controlled_hyperparameters_of_a_network_train_as_optax_does_at_their_values(base):
     names = PLAIN[base][1]
     actions = np.array([1.0, *(ACTIONS[name] for name in names)])
-    knobs = scheduler(base, LEARNING_RATE, knobs=names).policy.knobs
-    found, _ = trained(knobs, knobs.turn(knobs.init(PARAMS, 100), jnp.array(actions)[None]))
+    controlled = scheduler(base, LEARNING_RATE, hyperparameters=names).policy.controlled
+    found, _ = trained(
+        controlled, controlled.apply_action(controlled.init(PARAMS, 100), jnp.array(actions)[None])
+    )
     agree(found, expected_steps(base, actions, PARAMS, GRADS))
 
 
 @pytest.mark.parametrize("base", PLAIN)
-def test_turned_knobs_of_a_tensor_train_as_optax_does_at_their_values(base):
+def test_controlled_hyperparameters_of_a_tensor_train_as_optax_does_at_their_values(base):
     """Each tensor at values of its own, clipped by a norm of its own."""
     names = PLAIN[base][1]
     actions = np.outer([1.0, 1.2], [1.0, *(ACTIONS[name] for name in names)])
-    knobs = tensor_controller(base, names, LEARNING_RATE).policy.knobs
-    found, _ = trained(knobs, knobs.turn(knobs.init(PARAMS, 100), jnp.array(actions)))
+    controlled = per_tensor_controller(base, names, LEARNING_RATE).policy.controlled
+    found, _ = trained(
+        controlled, controlled.apply_action(controlled.init(PARAMS, 100), jnp.array(actions))
+    )
     for row, leaf in zip(actions, PARAMS, strict=True):
         of_leaf = lambda tree, leaf=leaf: {leaf: tree[leaf]}
         expected = expected_steps(base, row, of_leaf(PARAMS), [of_leaf(g) for g in GRADS])
@@ -133,20 +138,20 @@ def statistics(grads, params, update):
 
 
 def test_statistics_of_each_tensor_by_value():
-    knobs = tensor_controller().policy.knobs
-    steps, state = trained(knobs, knobs.init(PARAMS, 100))
-    seen = knobs.observe(state)[:, NUM_RUN_FEATURES : NUM_RUN_FEATURES + NUM_TENSOR_FEATURES]
+    controlled = per_tensor_controller().policy.controlled
+    steps, state = trained(controlled, controlled.init(PARAMS, 100))
+    seen = controlled.observe(state)[:, NUM_RUN_FEATURES : NUM_RUN_FEATURES + NUM_TENSOR_FEATURES]
     for row, leaf in zip(seen, PARAMS, strict=True):
         tensors = [np.asarray(tree[leaf]) for tree in (*GRADS, PARAMS, steps[-1])]
         expected = statistics(tensors[:3], *tensors[3:])
         np.testing.assert_allclose(row, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("make", [scheduler, chooser])
+@pytest.mark.parametrize("make", [scheduler, optimizer_selector])
 def test_statistics_of_a_network_are_those_of_its_tensors_laid_end_to_end(make):
-    knobs = make().policy.knobs
-    steps, state = trained(knobs, knobs.init(PARAMS, 100))
-    seen = knobs.observe(state)[0, NUM_RUN_FEATURES : NUM_RUN_FEATURES + NUM_TENSOR_FEATURES]
+    controlled = make().policy.controlled
+    steps, state = trained(controlled, controlled.init(PARAMS, 100))
+    seen = controlled.observe(state)[0, NUM_RUN_FEATURES : NUM_RUN_FEATURES + NUM_TENSOR_FEATURES]
     flat = [
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
         for tree in (*GRADS, PARAMS, steps[-1])
@@ -154,12 +159,12 @@ def test_statistics_of_a_network_are_those_of_its_tensors_laid_end_to_end(make):
     np.testing.assert_allclose(seen, statistics(flat[:3], *flat[3:]), rtol=1e-4)
 
 
-@pytest.mark.parametrize("make", [scheduler, tensor_controller, chooser])
+@pytest.mark.parametrize("make", [scheduler, per_tensor_controller, optimizer_selector])
 def test_progress_and_descent_by_value(make):
     """The descent is of the average over ten steps, from the first loss."""
-    knobs = make().policy.knobs
-    _, state = trained(knobs, knobs.init(PARAMS, 100))
-    seen = knobs.observe(state)
+    controlled = make().policy.controlled
+    _, state = trained(controlled, controlled.init(PARAMS, 100))
+    seen = controlled.observe(state)
     centres = np.array([0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1])
     weights = np.exp([-0.2, -0.1, 0.0])
     recent = np.sum(weights * LOSSES) / np.sum(weights)
@@ -170,18 +175,20 @@ def test_progress_and_descent_by_value(make):
         )
 
 
-def test_an_agent_sees_where_its_knobs_stand():
+def test_an_agent_observes_its_hyperparameters():
     """From -1 to 1 in logarithms; at the start the rate is 3 of 4 decades up, and so on."""
-    knobs = tensor_controller(lowest=1e-4, highest=1.0).policy.knobs
-    state = knobs.init(PARAMS, 100)
+    controlled = per_tensor_controller(lowest=1e-4, highest=1.0).policy.controlled
+    state = controlled.init(PARAMS, 100)
     ends = NUM_RUN_FEATURES + NUM_TENSOR_FEATURES + np.array([0, 4])
-    seen = lambda state: knobs.observe(state)[:, slice(*ends)]
+    seen = lambda state: controlled.observe(state)[:, slice(*ends)]
     start = np.array([2 * 3 / 4 - 1, 2 * 2 / 3 - 1, 2 * 4 / 8 - 1, 2 * 4 / 6 - 1])
     np.testing.assert_allclose(seen(state), [start, start], rtol=1e-5, atol=1e-6)
-    turned = knobs.turn(state, jnp.array([[1.0, -1.0, 2.0, -3.0], [0.0, 0.0, 0.0, 0.0]]))
+    acted = controlled.apply_action(
+        state, jnp.array([[1.0, -1.0, 2.0, -3.0], [0.0, 0.0, 0.0, 0.0]])
+    )
     moved = np.array([0.3, -0.3, 1.0, -1.5]) * 2 / (np.log(10) * np.array([4, 3, 8, 6]))
-    np.testing.assert_allclose(seen(turned), [start + moved, start], rtol=1e-5, atol=1e-6)
-    single = scheduler(lowest=1e-4, highest=1.0).policy.knobs
+    np.testing.assert_allclose(seen(acted), [start + moved, start], rtol=1e-5, atol=1e-6)
+    single = scheduler(lowest=1e-4, highest=1.0).policy.controlled
     seen = single.observe(single.init(PARAMS, 100))[0, ends[0] :]
     np.testing.assert_allclose(seen, start[:1], rtol=1e-5)
 
@@ -191,14 +198,14 @@ def test_an_agent_sees_the_shape_of_its_tensor():
     rank, inputs, outputs = [-1, 0, 1, 2], [1, 1, 5, 4], [1, 3, 7, 6]
     expected = np.stack([rank, 0.2 * np.log1p(inputs), 0.2 * np.log1p(outputs)], axis=1)
     np.testing.assert_allclose(identity_features(tree), expected, rtol=1e-6)
-    knobs = tensor_controller(knobs=[]).policy.knobs
-    seen = knobs.observe(knobs.init(tree, 100))
+    controlled = per_tensor_controller(hyperparameters=[]).policy.controlled
+    seen = controlled.observe(controlled.init(tree, 100))
     np.testing.assert_allclose(seen[:, -3:], expected, rtol=1e-6)
 
 
-def test_a_chooser_sees_its_choice():
-    knobs = chooser(["sgdm", "adam", "sgdm"], [0.1, 0.01, 0.001]).policy.knobs
-    state = knobs.init(PARAMS, 100)
+def test_a_selector_sees_its_choice():
+    controlled = optimizer_selector(["sgdm", "adam", "sgdm"], [0.1, 0.01, 0.001]).policy.controlled
+    state = controlled.init(PARAMS, 100)
     for choice in range(3):
-        seen = knobs.observe(knobs.turn(state, jnp.array([[1.0 * choice]])))
+        seen = controlled.observe(controlled.apply_action(state, jnp.array([[1.0 * choice]])))
         np.testing.assert_array_equal(seen[0, -3:], np.eye(3)[choice])

@@ -11,17 +11,18 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from user_module import bowl_with_splits
 
-from l2o.policies.controller import scheduler, tensor_controller
-from l2o.policies.optimizer_selector import chooser
+from l2o.policies.optimizer_selector import optimizer_selector
+from l2o.policies.per_tensor_controller import per_tensor_controller
+from l2o.policies.scheduler import scheduler
 from l2o.rl.gymnax_env import TrainingEnv, gymnasium_env
 from l2o.rl.reward import LOG_FLOOR, Reward
 from l2o.tasks.digits import digits
 from l2o.tasks.image_mlp import image_mlp
 
 DESIGNS = {
-    "scheduler": scheduler(interval=5),
-    "tensor_controller": tensor_controller("adam", ["b1"], interval=5),
-    "chooser": chooser(interval=5),
+    "scheduler": scheduler(action_interval=5),
+    "per_tensor_controller": per_tensor_controller("adam", ["b1"], action_interval=5),
+    "optimizer_selector": optimizer_selector(action_interval=5),
 }
 
 
@@ -66,7 +67,7 @@ def test_both_dialects_play_the_same_episode(name):
 
 
 def test_episodes_start_anew_under_scan_and_vmap():
-    """Four decisions a run: ends after each fourth, and a final observation from before it."""
+    """Four actions a run: ends after each fourth, and a final observation from before it."""
     env = make("scheduler", horizon=20)
 
     def play(key):
@@ -95,7 +96,7 @@ def test_actions_are_bounded_and_a_reward_is_what_was_asked_for():
     env = make("scheduler", reward=Reward(("loss",)))
     _, state = env.reset(jax.random.key(0))
     turned = [env.step_env(jax.random.key(1), state, jnp.array([a]))[0] for a in (1.0, 50.0)]
-    np.testing.assert_array_equal(*(s.knobs.positions for s in turned))
+    np.testing.assert_array_equal(*(s.run.opt_state.codes for s in turned))
     _, reward, _, info = env.step_env(jax.random.key(1), state, jnp.zeros(1))
     assert set(info) == {"loss"} and reward == info["loss"] < 0
 
@@ -109,12 +110,12 @@ def test_gymnasium_is_told_of_mistakes():
 
 
 def test_a_choice_beyond_the_range_is_the_nearest():
-    env = make("chooser")
+    env = make("optimizer_selector")
     _, state = env.reset(jax.random.key(0))
     step = jax.jit(env.step_env)
     for action, chosen in ((50, 3), (2, 2), (-2, 0)):
         after, *_ = step(jax.random.key(1), state, jnp.int32(action))
-        assert after.knobs.chosen == chosen
+        assert after.run.opt_state.selected == chosen
 
 
 def test_the_first_reward_counts_from_the_loss_at_the_start():
@@ -151,7 +152,7 @@ def test_an_outside_agent_learns_in_it():
     """PPO of Stable-Baselines3 finds that the rate, which begins too low, should rise."""
     ppo = pytest.importorskip("stable_baselines3").PPO
     task = image_mlp("tiny", digits(), (16,))
-    slow = scheduler(learning_rate=0.003, interval=10)
+    slow = scheduler(learning_rate=0.003, action_interval=10)
     gym = gymnasium_env(TrainingEnv(task, slow, horizon=100, reward=Reward(penalty=0.0)))
     agent = ppo("MlpPolicy", gym, n_steps=250, batch_size=125, learning_rate=1e-3, seed=0)
 

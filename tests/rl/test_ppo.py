@@ -1,0 +1,193 @@
+"""Proximal policy optimization."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from walk import HEAD, LINEAR, theta_for, walk, window_of
+
+from l2o.estimators.estimator import key_of
+from l2o.policies.policy import gru_actor
+from l2o.rl.ppo import minibatch_orders, ppo_learner, ppo_loss
+from l2o.rl.reinforce import estimate_advantages, reinforce_loss
+from l2o.rl.rollout import (
+    rollout_worker,
+)
+
+LOSS = {
+    "clip_ratio": 0.2,
+    "value_clip": 0.2,
+    "value_weight": 0.5,
+    "entropy_weight": 0.0,
+    "standardize": True,
+}
+"""What `ppo_loss` takes, as `ppo_learner` does by default."""
+
+
+@pytest.mark.parametrize("actor", [LINEAR, gru_actor(1, 1, 3)], ids=["linear", "gru"])
+def test_one_pass_of_ppo_without_clipping_is_reinforce(actor):
+    environment = walk(4, horizon=8)
+    theta = theta_for(environment, actor, critic_scale=0.3)
+    noise = optax.tree.random_like(jax.random.key(5), theta.actor)
+    theta = theta._replace(actor=jax.tree.map(lambda t, z: t + 0.3 * z, theta.actor, noise))
+    learner = ppo_learner(
+        {"walk": environment},
+        actor,
+        HEAD,
+        optax.sgd(1.0),
+        num_pairs=8,
+        epochs=1,
+        minibatches=1,
+        clip_ratio=np.inf,
+        value_clip=np.inf,
+        standardize=False,
+        gae_lambda=0.8,
+    )
+    state = learner.init(jax.random.key(2), theta.actor)._replace(theta=theta)
+    after, _ = learner.step(jax.random.key(3), state, learner.data)
+    k_act, _ = jax.random.split(jax.random.key(3))
+    population = rollout_worker(
+        environment, actor, HEAD, num_groups=8, group_size=2, antithetic=True
+    )
+    _, rollout, _ = population.collect(
+        key_of(k_act, "walk"), theta, state.estimator_state["walk"], ()
+    )
+    credit = estimate_advantages(theta, rollout, discount=1.0, gae_lambda=0.8)
+    gradient, _ = jax.grad(reinforce_loss, has_aux=True)(
+        theta, actor, HEAD, rollout, credit, value_weight=0.5, entropy_weight=0.0
+    )
+    moved = jax.tree.map(jnp.subtract, theta, after.theta)
+    for x, y in zip(jax.tree.leaves(moved), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
+    assert optax.tree.norm(gradient.actor) > 0.01
+
+
+def test_ppo_gives_nothing_for_ratios_beyond_the_bounds():
+    """Ratio 2 for a gain and a half for a loss: no gradient; the other way round there is one."""
+    environment = walk(1)
+    theta = theta_for(environment)
+    population = rollout_worker(
+        environment, LINEAR, HEAD, num_groups=4, group_size=1, antithetic=False
+    )
+    _, rollout, _ = population.collect(
+        jax.random.key(1), theta, population.init(jax.random.key(0)), ()
+    )
+    credit = estimate_advantages(theta, rollout, discount=1.0, gae_lambda=1.0)
+
+    def gradient(ratio: float, advantage: float):
+        transitions = rollout.transitions
+        older = transitions._replace(log_prob=transitions.log_prob - np.log(ratio))
+        cost = functools.partial(
+            ppo_loss,
+            actor=LINEAR,
+            head=HEAD,
+            rollout=rollout._replace(transitions=older),
+            advantages=credit._replace(advantages=jnp.full_like(credit.advantages, advantage)),
+            **LOSS | {"standardize": False, "value_weight": 0.0},
+        )
+        return float(optax.tree.norm(jax.grad(cost, has_aux=True)(theta)[0].actor))
+
+    assert gradient(2.0, 1.0) == gradient(0.5, -1.0) == 0.0
+    assert gradient(2.0, -1.0) > 0.01 and gradient(0.5, 1.0) > 0.01
+
+
+def test_ppo_standardizes_the_advantages_of_a_minibatch():
+    environment = walk(3)
+    theta = theta_for(environment, critic_scale=0.3)
+    rollout, credit = window_of(environment, theta)
+    settings = LOSS | {"value_weight": 0.0}
+    moved = credit._replace(advantages=5.0 + 3.0 * credit.advantages)
+    cost = lambda theta, credit: ppo_loss(theta, LINEAR, HEAD, rollout, credit, **settings)[0]
+    found, same = (jax.grad(cost)(theta, c).actor for c in (credit, moved))
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
+    assert optax.tree.norm(found) > 1e-3
+
+
+def test_the_critic_of_ppo_is_not_drawn_on_beyond_its_clip():
+    """Beyond it, towards the target there is no gradient; away from the target there is."""
+    environment = walk(3)
+    theta = theta_for(environment, critic_scale=0.3)
+    rollout, credit = window_of(environment, theta)
+    settings = LOSS | {"standardize": False, "value_clip": 0.2}
+
+    def gradient(target: float):
+        older = credit._replace(
+            advantages=jnp.zeros_like(credit.advantages),
+            values=credit.values - 1.0,  # it has moved up by 1 since
+            targets=credit.values + target,
+        )
+        cost = lambda theta: ppo_loss(theta, LINEAR, HEAD, rollout, older, **settings)[0]
+        return float(optax.tree.norm(jax.grad(cost)(theta).critic))
+
+    assert gradient(5.0) == 0.0
+    assert gradient(-5.0) > 0.1
+
+
+def one_step_of_ppo(environments, **changes):
+    """The learner, its state before one step of plain gradient descent, after it, and metrics."""
+    learner = ppo_learner(
+        environments,
+        LINEAR,
+        HEAD,
+        optax.sgd(1.0),
+        num_pairs=2,
+        epochs=1,
+        minibatches=1,
+        gae_lambda=0.95,
+        **changes,
+    )
+    state = learner.init(jax.random.key(2), LINEAR.init(jax.random.key(0)))
+    after, metrics = jax.jit(learner.step)(jax.random.key(3), state, learner.data)
+    return learner, state, after, metrics
+
+
+def test_environments_of_ppo_count_by_their_weights():
+    """One always pays 1, the other 5: by hand what a critic that says 0 learns, and all means."""
+    pays = lambda much: walk(1, spoil=lambda reward, state: 0.0 * reward + much)
+    _, state, after, metrics = one_step_of_ppo(
+        {"one": pays(1.0), "other": pays(5.0)}, weights={"one": 2.0, "other": 6.0}
+    )
+    moved = after.theta.critic["b2"] - state.theta.critic["b2"]
+    np.testing.assert_allclose(moved, 0.5 * (0.25 * 1.0 + 0.75 * 5.0), rtol=1e-5)
+    np.testing.assert_allclose(metrics["meta_loss"], -4.0, rtol=1e-5)
+    np.testing.assert_allclose(metrics["value_loss"], 0.5 * (0.25 + 0.75 * 25.0), rtol=1e-5)
+
+
+def test_ppo_gives_back_the_running_average():
+    """Whose decay is a tenth at the first step."""
+    learner, state, after, _ = one_step_of_ppo({"walk": walk(2)}, ema_decay=0.9)
+    for name, first in state.theta.actor.items():
+        last = after.theta.actor[name]
+        np.testing.assert_allclose(learner.theta(after)[name], 0.1 * first + 0.9 * last, rtol=1e-5)
+        assert abs(last - first) > 0.001
+
+
+@pytest.mark.parametrize("name", ["ppo", "reinforce"])
+def test_entropy_is_rewarded(name):
+    environment = walk(3)
+    theta = theta_for(environment)
+    rollout, credit = window_of(environment, theta)
+    nothing = credit._replace(advantages=jnp.zeros_like(credit.advantages))
+    if name == "ppo":
+        settings = {"value_weight": 0.0, "entropy_weight": 0.1, "standardize": False}
+        cost = functools.partial(ppo_loss, **LOSS | settings)
+    else:
+        cost = functools.partial(reinforce_loss, value_weight=0.0, entropy_weight=0.1)
+    gradient, metrics = jax.grad(cost, has_aux=True)(theta, LINEAR, HEAD, rollout, nothing)
+    entropy = lambda log_std: HEAD.entropy(jnp.zeros(1), log_std)
+    slope = jax.grad(entropy)(theta.log_std)
+    np.testing.assert_allclose(gradient.log_std, -0.1 * slope, rtol=1e-5)
+    np.testing.assert_allclose(metrics["entropy"], entropy(theta.log_std), rtol=1e-5)
+    assert slope > 0
+
+
+def test_every_pass_takes_each_group_once_in_an_order_of_its_own():
+    orders = minibatch_orders(jax.random.key(0), epochs=3, minibatches=4, num_groups=16)
+    assert orders.shape == (12, 4)
+    passes = np.asarray(orders).reshape(3, 16)
+    np.testing.assert_array_equal(np.sort(passes, axis=1), np.tile(np.arange(16), (3, 1)))
+    assert len({tuple(order) for order in passes} | {tuple(range(16))}) == 4

@@ -1,0 +1,53 @@
+"""A small policy and a small task, and episodes of them."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o.policies.scheduler import scheduler
+from l2o.tasks.digits import digits
+from l2o.tasks.image_mlp import image_mlp
+
+
+def tiny_task():
+    return image_mlp("tiny", digits(), (4,), batch_size=16)
+
+
+HORIZON, WINDOW, INTERVAL = 20, 10, 5
+
+
+def small_policy(**changes):
+    return scheduler(**{"action_interval": INTERVAL, "hidden_size": 4, **changes})
+
+
+def noisy_theta(lopt, scale=0.5, seed=0):
+    theta = lopt.init(jax.random.key(seed))
+    noise = optax.tree.random_like(jax.random.key(seed + 1), theta)
+    return jax.tree.map(lambda t, z: t + scale * z, theta, noise)
+
+
+def with_params(state, params):
+    return state._replace(run=state.run._replace(params=params))
+
+
+def at_step(state, step):
+    return state._replace(run=state.run._replace(step=jnp.int32(step)))
+
+
+def episode(environment, policy, theta, key, *, shift=0.0):
+    """A whole run with the policy's most likely actions; states and outcomes."""
+    k_start, k_enter, k_steps = jax.random.split(key, 3)
+    state = environment.enter(k_enter, environment.start(k_start), environment.data)
+    carry = policy.actor.start(environment.observe(state).agents.shape[0])
+    states, outcomes = [state], []
+    step = jax.jit(environment.step)
+    for k in itertools.count():
+        outputs, carry = policy.actor.apply(theta, environment.observe(state).agents, carry)
+        action = policy.head.squash(policy.head.mode(outputs)) + shift
+        state, outcome = step(jax.random.fold_in(k_steps, k), state, action, environment.data)
+        states.append(state)
+        outcomes.append(outcome)
+        if outcome.done:
+            return states, outcomes
