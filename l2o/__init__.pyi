@@ -1,3 +1,4 @@
+from . import testing as testing
 from .batches import batch_fraction as batch_fraction
 from .estimators.es_single import es_single as es_single
 from .estimators.estimator import Estimator as Estimator

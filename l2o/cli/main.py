@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     try:
         if arguments[0] not in verbs:
-            raise registry.unknown("verb", arguments[0], verbs)
+            raise registry.unknown_name_error("verb", arguments[0], verbs)
         return verbs[arguments[0]](arguments[1:], console)
     except (ValueError, RunError, OSError) as error:
         print(f"error: {as_flags(str(error))}", file=sys.stderr)
@@ -156,7 +156,7 @@ def meta_train(arguments: list[str], console: Console) -> int:
     if arguments and not arguments[0].startswith("-"):
         preset = arguments.pop(0)
         if preset not in PRESETS:
-            raise registry.unknown("preset", preset, PRESETS)
+            raise registry.unknown_name_error("preset", preset, PRESETS)
         default = PRESETS[preset]
     default = replace(default, run_dir=f"runs/{preset}")
     settings = tyro.cli(
@@ -318,7 +318,7 @@ def data(arguments: list[str], console: Console) -> int:
         case ["fetch", *names] if names:
             for name in names:
                 if name not in SOURCES:
-                    raise registry.unknown("data", name, SOURCES)
+                    raise registry.unknown_name_error("data", name, SOURCES)
             for name in names:
                 console.print(f"{name}: {fetch(name)}", soft_wrap=True, markup=False)
         case _:

@@ -18,7 +18,7 @@ from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import Learner
 from l2o.problem import check_can_train
 from l2o.rng import check_seed, stream
-from l2o.task import Key, Task, TaskFamily, check_task
+from l2o.task import Key, Task, TaskFamily, validate_task
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def resolve(settings: MetaTraining) -> Plan:
     jax.eval_shape(learner.init, jax.random.key(0), trained)  # whether theta suits it
     evaluation = registry.evaluation_tasks(families, settings.eval_tasks)
     for task in evaluation:
-        check_task(task)
+        validate_task(task)
         if settings.evaluate:
             check_can_train(lopt, task, settings.horizon[-1])
     at_most = min(settings.log_every, settings.steps)

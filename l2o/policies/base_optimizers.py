@@ -127,7 +127,7 @@ def base_of(name: str) -> Base:
         return BASES[name]
     if ":" not in name:
         if name not in release.names():
-            raise registry.unknown("base", name, (*BASES, *release.names()))
+            raise registry.unknown_name_error("base", name, (*BASES, *release.names()))
         lopt, theta = release.load(name)
 
         def direction(learning_rate: Any, horizon: Any) -> optax.GradientTransformation:
@@ -135,7 +135,7 @@ def base_of(name: str) -> Base:
             return optax.chain(tx, optax.scale(learning_rate))
 
         return Base(name, direction, (), sha256=release.checksum(name))
-    make = registry.attribute("base", name, BASES)
+    make = registry.import_by_path("base", name, BASES)
     try:
         taken = inspect.signature(make).parameters
     except (TypeError, ValueError):

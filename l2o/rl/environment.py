@@ -23,7 +23,7 @@ from l2o.optimizers.per_tensor import as_float32
 from l2o.policies.policy import Policy
 from l2o.problem import check_horizon, start_of_drawn_run
 from l2o.rl.reward import Reward, check_reward, measure, paid
-from l2o.task import Data, Instance, Key, Task, check_task
+from l2o.task import Data, Instance, Key, Task, validate_task
 
 EnvState = Any
 
@@ -165,7 +165,7 @@ def training_environment(
         ValueError: if the task is malformed or cannot pay the reward, `horizon`, `window` and the
             policy's interval do not fit, or the credit or the reward do not suit the policy.
     """
-    check_task(task)
+    validate_task(task)
     check_reward(reward, task)
     interval, knobs = policy.interval, policy.knobs
     shortest, longest = (horizon, horizon) if isinstance(horizon, int) else horizon

@@ -11,7 +11,7 @@ import optax
 import pytest
 from sklearn.metrics import f1_score
 
-from l2o.task import Task, TaskFamily, check_task
+from l2o.task import Task, TaskFamily, validate_task
 from l2o.tasks.badly_scaled import badly_scaled
 from l2o.tasks.digits import (
     SPLIT_SIZES,
@@ -75,7 +75,7 @@ def differ(a, b) -> bool:
 @pytest.mark.parametrize("name", NAMES)
 def test_deterministic_in_key_with_finite_nonzero_gradients(name, key):
     task = tasks()[name]
-    check_task(task)
+    validate_task(task)
     function = jax.jit(lambda k: draw(task, k))
     first, again, other = function(key), function(key), function(jax.random.key(1))
     assert not differ(first, again)
@@ -370,4 +370,4 @@ def test_macro_f1_is_scikit_learns(size):
 
 def test_a_loss_scale_must_be_positive():
     with pytest.raises(ValueError, match="`loss_scale` of task rosenbrock must be positive"):
-        check_task(replace(rosenbrock(), loss_scale=0.0))
+        validate_task(replace(rosenbrock(), loss_scale=0.0))
