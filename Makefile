@@ -1,5 +1,5 @@
 # make demo   from nothing to a learned optimizer, compared with tuned Adam (about 8 minutes)
-# make test   format, lint, types, tests, notebook and wheel
+# make test   format, lint, types, tests, examples in docstrings, notebook and wheel
 # make slow   the long tests
 # make bench  how fast updates and meta-training are, each beside Adam, and whether the bars hold
 #
@@ -25,6 +25,7 @@ lint: $(VENV)/.installed-dev
 
 unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest --doctest-modules l2o tasks --ignore=l2o/tasks
 
 notebook: $(VENV)/.installed-dev
 	L2O_FAST=1 XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 notebooks

@@ -1,3 +1,4 @@
+from . import testing as testing
 from .estimators.es_single import es_single as es_single
 from .estimators.estimator import Estimator as Estimator
 from .estimators.estimator import average_estimators as average_estimators

@@ -1,4 +1,4 @@
-"""What trains: a function from meta-parameters theta to an optax transformation."""
+"""Learned optimizers: functions from meta-parameters theta to an optax transformation."""
 
 import dataclasses
 import functools
@@ -14,32 +14,51 @@ import optax
 from l2o.task import Key
 
 Theta = Any
-"""Meta-parameters: a pytree of float arrays (nested dicts and lists, for release files)."""
+"""Meta-parameters, a pytree of float arrays (nested dicts and lists, for release files)."""
 
 Horizon = int | jax.Array | None
 """Number of inner steps of the whole training run."""
 
 
 class TransformFn(Protocol):
-    """`(theta, *, horizon=None) -> optax transformation`."""
+    """Function `(theta, *, horizon=None) -> optax transformation`."""
 
     def __call__(
         self, theta: Theta, *, horizon: Horizon = None
     ) -> optax.GradientTransformationExtraArgs:
-        """The transformation that theta stands for, in a run of `horizon` steps."""
+        """Make the transformation that theta stands for, in a run of `horizon` steps."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class LearnedOptimizer:
-    """A learned-optimizer design: how theta looks, and the optax transformation it stands for.
+    """Learned-optimizer design: how theta looks, and the optax transformation it stands for.
+
+    `l2o.testing.check_optimizer` checks that it behaves as optax and meta-training expect.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import l2o
+    >>> import optax
+    >>> lopt = l2o.LearnedOptimizer(
+    ...     name="learned_rate",
+    ...     init=lambda key: {"log_rate": jnp.log(0.1)},
+    ...     transform=lambda theta, *, horizon=None: optax.with_extra_args_support(
+    ...         optax.sgd(jnp.exp(theta["log_rate"]))
+    ...     ),
+    ... )
+    >>> tx = lopt.transform(lopt.init(jax.random.key(0)))
+    >>> params = {"x": jnp.ones(2)}
+    >>> updates, state = tx.update({"x": jnp.ones(2)}, tx.init(params), params)
+    >>> optax.apply_updates(params, updates)["x"].tolist() == [0.9, 0.9]
+    [0.8999999761581421, 0.8999999761581421]
 
     Attributes:
-        name: the design, as in `l2o list` and in release files.
-        init: `(key) -> theta`.
-        transform: `(theta, *, horizon=None) -> optax.GradientTransformationExtraArgs`; its
+        name: Name of the design, as in `l2o list` and in release files.
+        init: Function `(key) -> theta` that draws initial meta-parameters.
+        transform: Function `(theta, *, horizon=None) -> optax.GradientTransformationExtraArgs`; its
             `update` needs `params` and takes the loss as `value=` (optax's own keyword).
-        config: the JSON-able keyword arguments that rebuild this design by its constructor.
+        config: JSON-able keyword arguments that rebuild this design by its constructor.
     """
 
     name: str
@@ -85,7 +104,15 @@ def design(constructor: Callable[P, L]) -> Callable[P, L]:
 
 
 def require_params(params: optax.Params | None, design: str) -> optax.Params:
-    """`params`, or a `ValueError` that tells the caller how to pass them."""
+    """Return `params`, or raise an error that tells the caller how to pass them.
+
+    Args:
+        params: Parameters that `update` was given.
+        design: Name of the design that needs them.
+
+    Raises:
+        ValueError: If they are None.
+    """
     if params is None:
         raise ValueError(
             f"`params` is needed by {design}; got None. "
@@ -95,7 +122,15 @@ def require_params(params: optax.Params | None, design: str) -> optax.Params:
 
 
 def require_horizon(horizon: Horizon, design: str) -> int | jax.Array:
-    """`horizon`, or a `ValueError` that tells the caller how to pass it."""
+    """Return `horizon`, or raise an error that tells the caller how to pass it.
+
+    Args:
+        horizon: Number of training steps that `transform` was given.
+        design: Name of the design that needs it.
+
+    Raises:
+        ValueError: If it is None.
+    """
     if horizon is None:
         raise ValueError(
             f"`horizon` is needed by {design}, whose step size follows the progress of the run; "
@@ -105,7 +140,15 @@ def require_horizon(horizon: Horizon, design: str) -> int | jax.Array:
 
 
 def require_value(value: Any, design: str) -> jax.Array:
-    """The loss in float32, or a `ValueError` that tells the caller how to pass it."""
+    """Return the loss in float32, or raise an error that tells the caller how to pass it.
+
+    Args:
+        value: Loss that `update` was given.
+        design: Name of the design that needs it.
+
+    Raises:
+        ValueError: If it is None.
+    """
     if value is None:
         raise ValueError(
             f"`value` is needed by {design}, which follows the loss; got None. "

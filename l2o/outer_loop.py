@@ -70,6 +70,18 @@ def fit(
     In several processes (see `l2o.distributed.processes`) all call it alike. Process 0 alone
     reads and writes the run folder and reports; what one process is asked to stop, all stop.
 
+    >>> import jax
+    >>> import l2o
+    >>> import optax
+    >>> from l2o.tasks.quadratic import rosenbrock
+    >>> lopt = l2o.learnable_sgd()
+    >>> problem = l2o.inner_problem(rosenbrock(), lopt, horizon=10, window=5)
+    >>> learner = l2o.gradient_learner(l2o.pes(problem, num_pairs=2, std=0.1), optax.adam(0.01))
+    >>> key, theta = jax.random.key(0), lopt.init(jax.random.key(1))
+    >>> state = l2o.fit(key, learner, theta, num_steps=2, log_every=1, checkpoint_every=1)
+    >>> int(state.step), sorted(learner.theta(state))
+    (2, ['log_learning_rate'])
+
     Args:
         key: of the whole run.
         learner: what takes the outer steps.

@@ -19,7 +19,7 @@ from l2o.objective import (
     cost_on_batch,
     on_fresh_batches,
 )
-from l2o.task import Data, Instance, Key, Task, check_task
+from l2o.task import Data, Instance, Key, Task, validate_task
 
 State = TypeVar("State")
 
@@ -167,7 +167,7 @@ def inner_problem(
         ValueError: If the task is malformed or lacks what the objective measures or the optimizer
             needs, or `horizon` and `window` do not fit.
     """
-    check_task(task)
+    validate_task(task)
     check_objective(objective, task)
     shortest, longest = (horizon, horizon) if isinstance(horizon, int) else horizon
     check_horizon(shortest, longest, window)

@@ -1,6 +1,6 @@
-"""What there is by name: tasks, designs, estimators and strategies, imported when asked for.
+"""Registries of tasks, designs, estimators and strategies, which are imported when asked for.
 
-A name stands for `module:attribute`, which is also how users name things of their own.
+A name stands for a path, `module:attribute`, which is also how users name things of their own.
 """
 
 import difflib
@@ -20,10 +20,13 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """A mapping from names to what is found at their paths; looking a name up imports it.
+    """Mapping from names to the objects at their paths; looking a name up imports its object.
+
+    >>> Registry({"pi": "math:pi"})["pi"]
+    3.141592653589793
 
     Args:
-        paths: `module:attribute` of each name.
+        paths: Path `module:attribute` of each name.
     """
 
     def __init__(self, paths: Mapping[str, str]) -> None:
@@ -100,7 +103,7 @@ EVOLUTION: "Registry[Callable[..., Estimator]]" = Registry(
         "es_single": "l2o.estimators.es_single:es_single",
     }
 )
-"""Evolution strategies, which take antithetic pairs, a standard deviation and a shaping."""
+"""Evolution strategies as estimators; they take antithetic pairs, a std and a shaping."""
 
 BACKPROP: "Registry[Callable[..., Estimator]]" = Registry(
     {
@@ -108,12 +111,12 @@ BACKPROP: "Registry[Callable[..., Estimator]]" = Registry(
         "truncated_grad": "l2o.estimators.truncated_grad:truncated_grad",
     }
 )
-"""Estimators that backpropagate, which take a number of runs."""
+"""Estimators that backpropagate through training runs; they take a number of runs."""
 
 MIXED: "Registry[Callable[..., Estimator]]" = Registry(
     {"variance_weighted": "l2o.estimators.variance_weighted:variance_weighted"}
 )
-"""Both, which take antithetic pairs and a standard deviation."""
+"""Estimators that combine both; they take antithetic pairs and a standard deviation."""
 
 ESTIMATORS: "Registry[Callable[..., Estimator]]" = Registry(
     {**EVOLUTION.paths, **BACKPROP.paths, **MIXED.paths}
@@ -129,22 +132,25 @@ STRATEGIES: Mapping[str, str] = {
     "PGPE": "Open_ES that learns a std for each number.",
     "SimpleGA": "The better half of a population, mutated at a given std.",
 }
-"""Evolution strategies by evosax's names for them, with one line about each."""
+"""Evolution strategies by their names in evosax, with one line about each."""
 
 POLICY_GRADIENTS: Mapping[str, str] = {
     "reinforce": "Scores of actions times their advantage, with one of three baselines.",
     "ppo": "Clipped steps on generalized advantages, several passes over each window.",
 }
-"""Ways to meta-train a policy from what its actions earned, with one line about each."""
+"""Policy gradients, which meta-train a policy from rewards, with one line about each."""
 
 
 def task_family(name: str) -> TaskFamily:
-    """A family by name or `module:attribute`; a single task becomes a family of its own.
+    """Make the family of this name or path; a single task becomes a family of its own.
+
+    Args:
+        name: Name in `TASKS`, or `module:attribute` of a task, a family or a function.
 
     Raises:
-        ValueError: if there is none, with the nearest names.
+        ValueError: If there is none, with the nearest names.
     """
-    found = TASKS[name] if name in TASKS else attribute("task", name, TASKS)
+    found = TASKS[name] if name in TASKS else import_by_path("task", name, TASKS)
     found = found if isinstance(found, Task | TaskFamily) else _call("task", name, found)
     if isinstance(found, Task):
         return TaskFamily(name=found.name, train=(found,), evaluation=())
@@ -157,31 +163,39 @@ def task_family(name: str) -> TaskFamily:
 
 
 def task_lines() -> dict[str, str]:
-    """Each built-in task with one line about it."""
+    """Return one line about each built-in task, by its name."""
     return {name: first_line(make) for name, make in TASKS.items()}
 
 
 def evaluation_tasks(
     families: Sequence[TaskFamily], names: Sequence[str] = (), argument: str = "eval_tasks"
 ) -> tuple[Task, ...]:
-    """The families' evaluation tasks of these names, or all; train tasks where a family has none.
+    """Select evaluation tasks of families by name, or all; train tasks where a family has none.
+
+    Args:
+        families: Families to select from.
+        names: Names of the tasks; all tasks without any.
+        argument: Argument that held the names, for error messages.
 
     Raises:
-        ValueError: if a name is not among them, with the nearest ones.
+        ValueError: If a name is not among them, with the nearest ones.
     """
     tasks = [task for family in families for task in family.evaluation or family.train]
     known = {task.name: task for task in tasks}
     for name in names:
         if name not in known:
-            raise unknown(argument, name, known)
+            raise unknown_name_error(argument, name, known)
     return tuple(known[name] for name in names) if names else tuple(known.values())
 
 
 def tasks_to_evaluate(names: Sequence[str]) -> tuple[Task, ...]:
-    """Tasks by the name of a family, of one of its evaluation tasks, or `module:attribute`.
+    """Find the tasks to evaluate on.
+
+    Args:
+        names: Names of families or of their evaluation tasks, or paths `module:attribute`.
 
     Raises:
-        ValueError: if there is none, with the nearest names.
+        ValueError: If there is none, with the nearest names.
     """
     tasks: list[Task] = []
     for name in names:
@@ -192,15 +206,18 @@ def tasks_to_evaluate(names: Sequence[str]) -> tuple[Task, ...]:
 
 
 def families_of(names: Sequence[str]) -> tuple[str, ...]:
-    """The families of such tasks, each once."""
+    """Return the name of the family of each task, each once."""
     return tuple(dict.fromkeys(map(_family_name, names)))
 
 
 def training_task(name: str) -> Task:
-    """One task: the first that a family is meta-trained on, or any of its tasks by name.
+    """Find one task to meta-train on.
+
+    Args:
+        name: Name of a family, for the first that it is meta-trained on, or of any of its tasks.
 
     Raises:
-        ValueError: if there is none, with the nearest names.
+        ValueError: If there is none, with the nearest names.
     """
     family_name = _family_name(name)
     if family_name == name:
@@ -208,25 +225,31 @@ def training_task(name: str) -> Task:
     family = task_family(family_name)
     known = {task.name: task for task in (*family.train, *family.evaluation)}
     if name not in known:
-        raise unknown("task", name, known)
+        raise unknown_name_error("task", name, known)
     return known[name]
 
 
 def _family_name(name: str) -> str:
-    """The family that a task's name begins with; the name itself if there is none."""
+    """Return the name of the family that a task's name begins with, or the name itself."""
     families = [family for family in TASKS if name.startswith(f"{family}_")]
     return name if name in TASKS or ":" in name or not families else families[0]
 
 
 def design(name: str) -> Callable[..., LearnedOptimizer]:
-    """The constructor of a design by name or `module:attribute`.
+    """Find the constructor of a design.
+
+    >>> design("learnable_sgd")(learning_rate=0.2).config
+    {'learning_rate': 0.2}
+
+    Args:
+        name: Name in `DESIGNS`, or `module:attribute`.
 
     Raises:
-        ValueError: if there is none, with the nearest names.
+        ValueError: If there is none, with the nearest names.
     """
     if name in DESIGNS:
         return DESIGNS[name]
-    found = attribute("optimizer", name, DESIGNS)
+    found = import_by_path("optimizer", name, DESIGNS)
     if isinstance(found, LearnedOptimizer):
 
         def as_it_is(**config: Any) -> LearnedOptimizer:
@@ -244,12 +267,15 @@ def design(name: str) -> Callable[..., LearnedOptimizer]:
 
 
 def learned_optimizer(name: str) -> LearnedOptimizer:
-    """A design with its default configuration, by name or `module:attribute`.
+    """Make a design with its default configuration.
+
+    Args:
+        name: Name in `DESIGNS`, or `module:attribute`.
 
     Raises:
-        ValueError: if there is none, with the nearest names.
+        ValueError: If there is none, with the nearest names.
     """
-    found = attribute("optimizer", name, DESIGNS) if name not in DESIGNS else None
+    found = import_by_path("optimizer", name, DESIGNS) if name not in DESIGNS else None
     lopt = found if isinstance(found, LearnedOptimizer) else _call("optimizer", name, design(name))
     if not isinstance(lopt, LearnedOptimizer):
         raise ValueError(
@@ -260,14 +286,27 @@ def learned_optimizer(name: str) -> LearnedOptimizer:
 
 
 def check_estimator(name: str) -> None:
-    """Raises a `ValueError` with the nearest names unless there is such a way to meta-train."""
+    """Raise an error with the nearest names unless there is a way to meta-train of this name.
+
+    Args:
+        name: Name of an estimator, a strategy or a policy gradient.
+
+    Raises:
+        ValueError: If there is none.
+    """
     known = {*ESTIMATORS, *POLICY_GRADIENTS, *STRATEGIES}
     if name not in known:
-        raise unknown("estimator", name, known)
+        raise unknown_name_error("estimator", name, known)
 
 
-def unknown(argument: str, name: str, known: Iterable[str]) -> ValueError:
-    """The error for a name that is not known, with the nearest ones whatever their case."""
+def unknown_name_error(argument: str, name: str, known: Iterable[str]) -> ValueError:
+    """Make the error for a name that is not known, with the nearest ones whatever their case.
+
+    Args:
+        argument: Argument that held the name.
+        name: Name that was given.
+        known: Names that are known.
+    """
     known = set(known)
     if (renamed := RENAMED.get(name)) in known:
         return ValueError(f"`{argument}` must be a known name; got {name}. Try {renamed}.")
@@ -279,19 +318,24 @@ def unknown(argument: str, name: str, known: Iterable[str]) -> ValueError:
 
 
 def first_line(thing: Callable[..., Any]) -> str:
-    """The first line of a docstring."""
+    """Return the first line of a docstring."""
     return (thing.__doc__ or "").strip().split("\n")[0]
 
 
-def attribute(argument: str, path: str, known: Iterable[str]) -> Any:
-    """What a `module:attribute` names.
+def import_by_path(argument: str, path: str, known: Iterable[str]) -> Any:
+    """Import the object at a path.
+
+    Args:
+        argument: Argument that held the path, for error messages.
+        path: Path of the object, `module:attribute`.
+        known: Names that could have been given instead.
 
     Raises:
-        ValueError: if it cannot be imported; with the nearest of the known names if it is no path.
+        ValueError: If it cannot be imported; with the nearest of the known names if it is no path.
     """
     module, _, attribute = path.partition(":")
     if not attribute or not module.strip("."):
-        raise unknown(argument, path, known)
+        raise unknown_name_error(argument, path, known)
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, TypeError) as error:

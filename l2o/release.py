@@ -61,6 +61,14 @@ def save(
 ) -> None:
     """Writes a release file, atomically.
 
+    >>> import jax, l2o, os, tempfile
+    >>> lopt, folder = l2o.learnable_sgd(), tempfile.TemporaryDirectory()
+    >>> path = os.path.join(folder.name, "mine.safetensors")
+    >>> l2o.save(path, lopt, lopt.init(jax.random.key(0)), {"trained_on": ["bowl"]})
+    >>> l2o.load(path)[0].name
+    'learnable_sgd'
+    >>> folder.cleanup()
+
     Args:
         path: of the file.
         lopt: the design; `lopt.config` must rebuild it.
@@ -113,6 +121,11 @@ def load(
 ) -> tuple[LearnedOptimizer, Theta]:
     """The learned optimizer of a release file, and its theta.
 
+    >>> import l2o
+    >>> lopt, theta = l2o.load("digits")
+    >>> lopt.name
+    'nominal_mlp'
+
     Args:
         name_or_path: the name of one that comes with l2o, the path of a release file, or that of
             a run folder.
@@ -134,6 +147,14 @@ def optimizer(
     name_or_path: str | Path, horizon: Horizon = None
 ) -> optax.GradientTransformationExtraArgs:
     """A ready optax transformation from a release file; see `load`.
+
+    >>> import jax.numpy as jnp
+    >>> import l2o
+    >>> tx = l2o.optimizer("digits", horizon=100)
+    >>> params = {"w": jnp.ones((2, 3))}
+    >>> updates, state = tx.update(params, tx.init(params), params, value=1.0)
+    >>> updates["w"].shape
+    (2, 3)
 
     Args:
         name_or_path: as for `load`.

@@ -1,4 +1,4 @@
-"""What is trained: a distribution over inner problems, as a bundle of pure functions."""
+"""Tasks: distributions over inner problems, as bundles of pure functions."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,10 +9,10 @@ import jax
 import optax
 
 Key = jax.Array
-"""A typed PRNG key, as made by `jax.random.key`."""
+"""Typed PRNG key, as made by `jax.random.key`."""
 
 Split = Literal["train", "valid", "test"]
-"""Rows of the data; no row belongs to two splits."""
+"""Part of the data; no row belongs to two."""
 
 Instance = Any
 """Pytree of arrays that describes one sampled problem (scale, subset of the data, ...)."""
@@ -25,37 +25,54 @@ Batch = Any
 
 
 def no_metrics(params: optax.Params, batch: Batch, instance: Instance) -> dict[str, jax.Array]:
-    """The metrics of a task that has only a loss."""
+    """Return no metrics, for a task that has only a loss."""
     del params, batch, instance
     return {}
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A distribution over inner problems that share their shapes.
+    """Distribution over inner problems that share their shapes.
 
     All randomness of the loss lives in `batch`, so that two parameter vectors can be compared on
-    the same draw. Every function is pure, traceable and vmappable.
+    the same draw. Every function is pure, traceable and vmappable; `l2o.testing.check_task` checks
+    that, and more.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import l2o
+    >>> bowl = l2o.Task(
+    ...     name="bowl",
+    ...     sample=lambda key: {"minimum": jax.random.normal(key, (3,))},
+    ...     init=lambda key, instance: {"x": jnp.zeros(3)},
+    ...     batch=lambda key, instance, data, split: 0.1 * jax.random.normal(key, (3,)),
+    ...     loss=lambda params, noise, instance: jnp.sum(
+    ...         (params["x"] - instance["minimum"] - noise) ** 2
+    ...     ),
+    ...     loss_cap=30.0,
+    ... )
+    >>> bowl.init(jax.random.key(0), bowl.sample(jax.random.key(1)))["x"].shape
+    (3,)
 
     Attributes:
-        name: how reports and release files call the task.
-        family: name that variants of a task share; empty for the task's own name. An optimizer has
+        name: Name of the task in reports and release files.
+        family: Name that variants of a task share; empty for the task's own name. An optimizer has
             seen a task if it was meta-trained on one of the same family, data and shapes.
-        sample: `(key) -> instance`, draws one problem.
-        init: `(key, instance) -> params`, a pytree of float arrays.
-        batch: `(key, instance, data, split) -> batch`.
-        loss: `(params, batch, instance) -> scalar`, in nats per example for classifiers.
-        loss_cap: what a diverged run costs: losses above it, and NaN, count as this much in a
+        sample: Function `(key) -> instance` that draws one problem.
+        init: Function `(key, instance) -> params` that draws a pytree of float arrays.
+        batch: Function `(key, instance, data, split) -> batch` that draws a batch of a split.
+        loss: Function `(params, batch, instance) -> scalar`, in nats per example for classifiers.
+        loss_cap: Cost of a diverged run: losses above it, and NaN, count as this much in a
             meta-loss. With `inf` a non-finite member is masked instead.
-        data: arrays that `batch` reads, passed to compiled functions as an argument.
-        metrics: `(params, batch, instance) -> {name: scalar}`; they need no gradient.
-        maximized: names of the metrics that are the better the larger.
-        metric_caps: the worst that a metric can cost, by name: what is worse, and NaN, counts as
-            this. Without one a non-finite metric masks its member.
-        loss_scale: a typical loss at initialisation, by which losses of different tasks are made
+        data: Arrays that `batch` reads, passed to compiled functions as an argument.
+        metrics: Function `(params, batch, instance) -> {name: scalar}`; it needs no gradient.
+        maximized: Names of the metrics that are better the larger they are.
+        metric_caps: Worst value of each metric, by name: worse values, and NaN, count as this.
+            Without a cap a non-finite metric masks its member.
+        loss_scale: Typical loss at initialisation, by which losses of different tasks are made
             comparable.
-        shrink: `(batch, fraction) -> batch` of the same shapes in which about this fraction of the
-            rows counts, at least one; None if the task has no such batches.
+        shrink: Function `(batch, fraction) -> batch` of the same shapes in which about this
+            fraction of the rows counts, at least one; None if the task has no such batches.
     """
 
     name: str
@@ -73,11 +90,16 @@ class Task:
     family: str = ""
 
 
-def check_task(task: Task) -> None:
-    """Checks by abstract evaluation that a task can be meta-trained on.
+def validate_task(task: Task) -> None:
+    """Raise an error unless a task is well formed, which abstract evaluation tells.
+
+    `l2o.testing.check_task` also runs it.
+
+    Args:
+        task: Task to validate.
 
     Raises:
-        ValueError: if parameters are not all floating point, the loss is not a float scalar, or
+        ValueError: If parameters are not all floating point, the loss is not a float scalar, or
             `loss_cap` or `loss_scale` is not positive.
     """
 
@@ -113,12 +135,22 @@ def check_task(task: Task) -> None:
 
 @dataclass(frozen=True, eq=False)
 class TaskFamily:
-    """Tasks that belong together: the variants to meta-train on, and those to report on.
+    """Tasks that belong together: variants to meta-train on, and tasks to report results on.
+
+    >>> import l2o
+    >>> from l2o.tasks.quadratic import rotated_quadratic
+    >>> small, large = rotated_quadratic(dim=2), rotated_quadratic(dim=10)
+    >>> family = l2o.TaskFamily(name="quadratics", train=(small,), evaluation=(large,))
+    >>> [task.name for task in family.evaluation]
+    ['quadratic_10']
 
     Attributes:
-        name: how the command line calls the family.
-        train: variants of different shapes, meta-trained on side by side.
-        evaluation: what results are reported on; no name in common with `train`.
+        name: Name of the family at the command line.
+        train: Variants of different shapes, meta-trained on side by side.
+        evaluation: Tasks that results are reported on; they share no name with `train`.
+
+    Raises:
+        ValueError: If a name is used twice.
     """
 
     name: str

@@ -109,7 +109,9 @@ def bowl_task() -> Task:
 
 
 class Toy(NamedTuple):
-    """The recursion of algorithms.md §25.8: s ← s + θ², loss 0.1 s; six steps a run.
+    """The recursion s ← s + θ² from s = 0 with loss 0.1 s, six steps a run.
+
+    The mean loss of a run is 0.1 · 3.5 θ², whose derivative is 0.7 θ, 0.49 at θ = 0.7.
 
     A run ends inside a window of four, and the step that follows resets it and does not count.
     """
@@ -158,7 +160,7 @@ class Toy(NamedTuple):
 
 
 def pes_pair(delta, done, mask, accumulated, perturbation, std, credit=credit_window):
-    """A pair's gradient and its next ξ, in the notation of algorithms.md §13; `delta` by step."""
+    """A pair's gradient and its next ξ, in the notation of Vicol et al. 2021; `delta` by step."""
     delta = jnp.where(mask, delta, 0.0) / jnp.sum(mask)
     score = perturbation / std**2
     gradient, carried = credit(delta, done, accumulated / std**2 + score, score)

@@ -9,7 +9,7 @@ from l2o.learned_optimizer import LearnedOptimizer
 from l2o.objective import Objective, capped
 from l2o.optimizers.learnable import learnable_sgd
 from l2o.problem import inner_problem, reset_run
-from l2o.task import Task, check_task
+from l2o.task import Task, validate_task
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
 
@@ -267,7 +267,7 @@ def test_malformed_tasks(changes, message):
 
 
 def test_a_task_may_have_an_infinite_cap():
-    check_task(bad_task(loss_cap=float("inf")))
+    validate_task(bad_task(loss_cap=float("inf")))
 
 
 def test_a_run_that_starts_draws_from_another_key_than_the_window(key):

@@ -23,7 +23,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
         case ["fetch", *names] if names:
             for name in names:
                 if name not in SOURCES:
-                    raise registry.unknown("data", name, SOURCES)
+                    raise registry.unknown_name_error("data", name, SOURCES)
             for name in names:
                 console.print(f"{name}: {fetch(name)}", soft_wrap=True, markup=False)
         case _:

@@ -83,7 +83,7 @@ def run_diagnosis(settings: Diagnose, console: Console) -> int:
     check_pairs(1, settings.std, "none")
     for name in settings.estimator:
         if name not in registry.ESTIMATORS:
-            raise registry.unknown("estimator", name, registry.ESTIMATORS)
+            raise registry.unknown_name_error("estimator", name, registry.ESTIMATORS)
     check_writable(settings.out)
     lopt, theta = design_and_theta(settings)
     task = registry.training_task(settings.task)

@@ -32,7 +32,7 @@ def check_ways(names: Sequence[str]) -> None:
     """Raises a `ValueError` that says what to type unless all are known and differ."""
     for name in names:
         if name not in WAYS:
-            raise registry.unknown("policies", name, WAYS)
+            raise registry.unknown_name_error("policies", name, WAYS)
     if len(set(names)) < len(names):
         raise ValueError(f"`policies` must differ; got {' '.join(names)}. Drop one.")
 

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     try:
         if arguments[0] not in COMMANDS:
-            raise registry.unknown("COMMAND", arguments[0], COMMANDS)
+            raise registry.unknown_name_error("COMMAND", arguments[0], COMMANDS)
         module = importlib.import_module(COMMANDS[arguments[0]])
         return module.command(arguments[1:], console)
     except (ValueError, RunError, OSError) as error:

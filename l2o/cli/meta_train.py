@@ -58,7 +58,7 @@ def parse_settings(arguments: Sequence[str]) -> MetaTraining:
     if words and not words[0].startswith("-") and words[0] not in METHODS:
         preset = words.pop(0)
         if preset not in PRESETS:
-            raise registry.unknown("PRESET", preset, (*PRESETS, *METHODS))
+            raise registry.unknown_name_error("PRESET", preset, (*PRESETS, *METHODS))
         default = PRESETS[preset]
     methods = {name: alike(method, default.method) for name, method in METHODS.items()}
     union = tyro.extras.subcommand_type_from_defaults(

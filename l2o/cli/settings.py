@@ -19,7 +19,7 @@ from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import Learner
 from l2o.problem import check_can_train
 from l2o.rng import check_seed, stream
-from l2o.task import Key, Task, TaskFamily, check_task
+from l2o.task import Key, Task, TaskFamily, validate_task
 from l2o.tree import named_leaves
 
 Tracker = Literal["tensorboard", "wandb"]
@@ -196,7 +196,7 @@ class MetaTraining:
         jax.eval_shape(learner.init, jax.random.key(0), theta)  # whether theta suits it
         evaluation = registry.evaluation_tasks(families, self.eval.tasks, "eval.tasks")
         for task in evaluation:
-            check_task(task)
+            validate_task(task)
             if self.evaluate:
                 check_can_train(lopt, task, self.eval.horizon or self.horizon[-1])
         at_most = min(self.log_every, self.steps)

@@ -15,7 +15,7 @@ import optax
 from l2o.evaluation.seen import check_unseen
 from l2o.evaluation.statistics import capped_losses, is_diverged
 from l2o.inner_step import inner_step
-from l2o.task import Batch, Data, Instance, Key, Split, Task, check_task
+from l2o.task import Batch, Data, Instance, Key, Split, Task, validate_task
 
 NUM_BATCHES = 8
 """Batches of a probe of the training loss, and of the test at the end."""
@@ -141,7 +141,7 @@ def draw_starts(key: Key, task: Task, num_seeds: int) -> Start:
     """
     if num_seeds < 1:
         raise ValueError(f"`num_seeds` must be at least 1; got {num_seeds}. Try num_seeds=16.")
-    check_task(task)
+    validate_task(task)
 
     return compiled_draw(task)(key, jnp.arange(num_seeds), task.data)
 

@@ -11,7 +11,7 @@ from l2o.hpo.search import Search
 from l2o.hpo.with_hyperopt import hyperopt_tpe
 from l2o.hpo.with_optuna import optuna_cmaes, optuna_tpe
 from l2o.hpo.with_ray import ray_pbt
-from l2o.registry import unknown
+from l2o.registry import unknown_name_error
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def check_engines(names: Sequence[str]) -> None:
     """Raise a `ValueError` that says what to type unless all engines are known and installed."""
     for name in names:
         if name not in ENGINES:
-            raise unknown("engines", name, ENGINES)
+            raise unknown_name_error("engines", name, ENGINES)
         if ENGINES[name].missing:
             raise ValueError(
                 f"`engines` must be installed; got {name}, which needs "

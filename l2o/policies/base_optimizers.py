@@ -142,7 +142,7 @@ def base_optimizer(name: str) -> BaseOptimizer:
         return BASE_OPTIMIZERS[name]
     if ":" not in name:
         if name not in release.names():
-            raise registry.unknown("base", name, (*BASE_OPTIMIZERS, *release.names()))
+            raise registry.unknown_name_error("base", name, (*BASE_OPTIMIZERS, *release.names()))
         lopt, theta = release.load(name)
 
         def direction(learning_rate: Any, horizon: Any) -> optax.GradientTransformation:
@@ -150,7 +150,7 @@ def base_optimizer(name: str) -> BaseOptimizer:
             return optax.chain(tx, optax.scale(learning_rate))
 
         return BaseOptimizer(name, direction, (), sha256=release.checksum(name))
-    make = registry.attribute("base", name, BASE_OPTIMIZERS)
+    make = registry.import_by_path("base", name, BASE_OPTIMIZERS)
     try:
         taken = inspect.signature(make).parameters
     except (TypeError, ValueError):

@@ -22,7 +22,7 @@ from l2o.inner_step import batch_fraction, check_shrinks, inner_step
 from l2o.policies.policy import ControlledState, Policy, controlled_transform
 from l2o.problem import InnerState, check_horizon, staggered_start, start_run
 from l2o.rl.reward import Reward, check_reward, compute_reward, measure
-from l2o.task import Data, Key, Task, check_task
+from l2o.task import Data, Key, Task, validate_task
 
 EnvState = Any
 
@@ -165,7 +165,7 @@ def training_environment(
         ValueError: If the task is malformed or cannot be rewarded so, `horizon`, `window` and the
             policy's action interval do not fit, or the credit or the reward do not suit the policy.
     """
-    check_task(task)
+    validate_task(task)
     check_reward(reward, task)
     interval, controlled = policy.action_interval, policy.controlled
     shortest, longest = (horizon, horizon) if isinstance(horizon, int) else horizon

@@ -71,7 +71,7 @@ def test_biased_towards_what_a_window_shows(name):
 
 @pytest.mark.parametrize("name", ["pes", "nres"])
 def test_runs_that_end_inside_windows(name):
-    """algorithms.md §25.8."""
+    """Unbiased all the same: the toy's runs of six steps end inside windows of four."""
     toy = Toy()
     estimator = make(name, toy.problem(), num_pairs=64)
     sizes = {"skip": 7, "take": 28, "num_replicates": 100}
@@ -87,7 +87,7 @@ def test_inclusive_credit_is_biased_when_runs_end_inside_windows(monkeypatch):
     sizes = {"skip": 7, "take": 28, "num_replicates": 100}
     mean, error = replicate(inclusive, jnp.float32(toy.theta), **sizes)
     assert toy.gradient - mean > 10 * error
-    assert abs(mean - 0.404) < 0.003 * GATE + GATE * error  # algorithms.md §13
+    assert abs(mean - 0.404) < 0.003 * GATE + GATE * error  # measured with the original's credit
 
 
 def test_noise_reuse_has_less_variance_than_persistent_es_on_long_runs():
@@ -201,7 +201,7 @@ def test_linear_loss_has_no_smoothing_bias(key):
 
 
 def test_exclusive_credit_by_hand():
-    """algorithms.md §23.3: particle 0 has A = (-.1 - .3)/3 and B = -.4/3."""
+    """By hand: mean loss differences are (-0.1 - 0.3)/3 before the end and -0.4/3 after it."""
     delta = jnp.array([-0.1, -0.3, 9.0, -0.4])  # step 2 does not count
     done = jnp.array([False, True, False, False])
     mask = jnp.array([True, True, False, True])

@@ -9,7 +9,7 @@ import optax
 import pytest
 from draws import SPLITS, draw, tasks
 
-from l2o.task import TaskFamily, check_task
+from l2o.task import TaskFamily, validate_task
 from l2o.tasks.quadratic import rosenbrock, rotated_quadratic
 
 NAMES = ["quadratic", "rosenbrock", "images", "images_varied"]
@@ -26,7 +26,7 @@ def differ(a, b) -> bool:
 @pytest.mark.parametrize("name", NAMES)
 def test_deterministic_in_key_with_finite_nonzero_gradients(name, key):
     task = tasks()[name]
-    check_task(task)
+    validate_task(task)
     function = jax.jit(lambda k: draw(task, k))
     first, again, other = function(key), function(key), function(jax.random.key(1))
     assert not differ(first, again)
@@ -85,4 +85,4 @@ def test_family_refuses_a_name_in_both_lists():
 
 def test_a_loss_scale_must_be_positive():
     with pytest.raises(ValueError, match="`loss_scale` of task rosenbrock must be positive"):
-        check_task(replace(rosenbrock(), loss_scale=0.0))
+        validate_task(replace(rosenbrock(), loss_scale=0.0))

@@ -1,0 +1,248 @@
+"""The public checks pass everything that comes with l2o, and catch what is wrong."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import user_module
+
+from l2o.learned_optimizer import LearnedOptimizer
+from l2o.registry import DESIGNS, TASKS, task_family
+from l2o.testing import check_optimizer, check_task
+
+SMALLER = {
+    "mlp_lopt": {"hidden_size": 10},
+    "adafac_mlp": {"hidden_size": 2},
+    "celo": {"hidden_size": 3, "width": 2},
+    "nominal_mlp": {"direction_size": 2, "schedule_size": 4},
+}
+"""Arguments of narrow variants, which compile faster."""
+
+NEEDS_A_DOWNLOAD = {name for name in TASKS if name.startswith(("mnist", "fashion"))}
+"""The same function as digits, on files that a test may not fetch."""
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_designs(name):
+    check_optimizer(DESIGNS[name](**SMALLER.get(name, {})))
+
+
+@pytest.mark.parametrize("name", sorted(set(TASKS) - NEEDS_A_DOWNLOAD))
+def test_tasks(name):
+    family = task_family(name)
+    for task in (family.train[0], *family.evaluation[-1:]):
+        check_task(task)
+
+
+def test_a_design_of_a_users_own():
+    """Theirs is rebuilt by its constructor, if they give it."""
+    design = lambda decay=0.9: momentum(config={"decay": decay})
+    check_optimizer(design(), design=design)
+    with pytest.raises(AssertionError, match="`lopt` momentum: a release file fails"):
+        check_optimizer(design(), design=lambda rate=0.1: design())
+
+
+# What is wrong with a task
+
+counter = itertools.count(1.0)
+
+
+def good_task():
+    def metrics(params, shift, minimum):
+        del shift
+        return {"distance": jnp.linalg.norm(params["x"] - minimum)}
+
+    return dataclasses.replace(user_module.bowl(), metrics=metrics, metric_caps={"distance": 30.0})
+
+
+def replace_batch(shift):
+    def batch(key, instance, data, split):
+        del instance, data
+        return shift(split) * jax.random.normal(key, (3,))
+
+    return batch
+
+
+BAD_TASKS = {
+    "loss differs between two calls": {
+        "loss": lambda params, shift, minimum: jnp.sum(params["x"] ** 2) + next(counter)
+    },
+    "batch differs between two calls": {
+        "batch": lambda key, minimum, data, split: np.float32(next(counter)) * jnp.ones(3)
+    },
+    "init differs between two calls": {
+        "init": lambda key, minimum: {"x": jnp.full(3, next(counter))}
+    },
+    "gradient is not finite at params['x']": {
+        "loss": lambda params, shift, minimum: jnp.sum(jnp.sqrt(0.0 * params["x"]))
+    },
+    "loss on a valid batch is not finite": {
+        "batch": replace_batch(lambda split: jnp.nan if split == "valid" else 0.1)
+    },
+    "the loss must be a float scalar": {"loss": lambda params, shift, minimum: params["x"]},
+    "the key changes neither instance, parameters nor batch": {
+        "sample": lambda key: jnp.ones(3),
+        "init": lambda key, minimum: {"x": jnp.zeros(3)},
+        "batch": lambda key, minimum, data, split: jnp.zeros(3),
+    },
+    "a test batch is not like a train batch: it is float32[2], not float32[3]": {
+        "batch": lambda key, minimum, data, split: jax.random.normal(key, (2 + (split != "test"),)),
+        "loss": lambda params, shift, minimum: jnp.sum((params["x"] - minimum - shift[0]) ** 2),
+    },
+    "is not below its `loss_cap`, 0.001": {"loss_cap": 0.001},
+    "`maximized` of task bowl names accuracy, which `metrics` lacks; it has distance": {
+        "maximized": frozenset({"accuracy"})
+    },
+    "`metric_caps` of task bowl has distance=0.1, which the metric exceeds": {
+        "metric_caps": {"distance": 0.1}
+    },
+    "metric distance must be a finite scalar; got float32(3,)": {
+        "metrics": lambda params, shift, minimum: {"distance": params["x"] - minimum}
+    },
+    "metric distance must be a finite scalar; got float32(), on": {
+        "metrics": lambda params, shift, minimum: {"distance": jnp.nan * params["x"][0]}
+    },
+    "does not change the loss at fraction=0.3": {"shrink": lambda batch, fraction: batch},
+    "must keep shapes and dtypes: it is float32[1], not float32[3]": {
+        "shrink": lambda batch, fraction: batch[:1]
+    },
+    "changes the loss at fraction=1.0": {"shrink": lambda batch, fraction: batch + 1.0},
+    "makes the loss infinite or NaN at fraction=0.000001": {
+        "shrink": lambda batch, fraction: jnp.where(fraction < 1e-3, jnp.nan, fraction) * batch
+    },
+    "steps of Adam do not lower the loss": {
+        "loss": lambda params, shift, minimum: 5.0 + shift[0] - 0.0 * jnp.sum(params["x"])
+    },
+    "gradient is always zero at params['unused']": {
+        "init": lambda key, minimum: {"x": jax.random.normal(key, (3,)), "unused": jnp.ones(2)}
+    },
+}
+
+
+def test_a_good_task_passes():
+    check_task(good_task(), num_steps=50)
+
+
+@pytest.mark.parametrize("message", BAD_TASKS)
+def test_bad_tasks_are_caught(message):
+    with pytest.raises((AssertionError, ValueError)) as caught:
+        check_task(dataclasses.replace(good_task(), **BAD_TASKS[message]), num_steps=20)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_task_that_vmap_changes_is_caught():
+    @jax.custom_batching.custom_vmap
+    def off(x):
+        return x
+
+    @off.def_vmap
+    def _(axis_size, in_batched, x):
+        del axis_size
+        return x + 1.0, in_batched[0]
+
+    def loss(params, shift, minimum):
+        return jnp.sum((params["x"] - minimum) ** 2) + jax.lax.stop_gradient(off(shift[0]))
+
+    with pytest.raises(AssertionError, match=r"alone and .* under vmap"):
+        check_task(dataclasses.replace(good_task(), loss=loss))
+
+
+# What is wrong with a learned optimizer
+
+
+def momentum(
+    spoil_updates=lambda updates, grads, params, value: updates,
+    spoil_state=lambda state, grads: state,
+    spoil_init=lambda state, theta: state,
+    rate=lambda theta: jnp.exp(theta["log_rate"]),
+    **changes,
+) -> LearnedOptimizer:
+    """Momentum with a learned rate, and what may be wrong with it."""
+
+    def transform(theta, *, horizon=None):
+        del horizon
+
+        def init(params):
+            return spoil_init(jax.tree.map(lambda p: jnp.zeros(p.shape), params), theta)
+
+        def update(grads, state, params=None, *, value=None, **extra_args):
+            del extra_args
+            state = jax.tree.map(lambda m, g: 0.9 * m + g.astype(jnp.float32), state, grads)
+            updates = jax.tree.map(lambda m, g: (-rate(theta) * m).astype(g.dtype), state, grads)
+            return spoil_updates(updates, grads, params, value), spoil_state(state, grads)
+
+        return optax.GradientTransformationExtraArgs(init, update)
+
+    good = LearnedOptimizer("momentum", lambda key: {"log_rate": jnp.log(0.01)}, transform)
+    return dataclasses.replace(good, **changes)
+
+
+def each(function):
+    """A function of a tensor, of a tree."""
+    return lambda tree, *others: jax.tree.map(lambda x: function(x), tree)
+
+
+def halved_by_bfloat16(state, grads):
+    """Accumulators that are stored in the dtype of the gradients."""
+    return jax.tree.map(lambda m, g: m.astype(g.dtype).astype(jnp.float32), state, grads)
+
+
+BAD_DESIGNS = {
+    "the state must stay as `init` makes it": {"spoil_state": each(lambda m: m.astype("float16"))},
+    "updates must be like the gradients": {"spoil_updates": each(lambda u: u[None])},
+    "is float32[2, 3], not bfloat16[2, 3]": {"spoil_updates": each(lambda u: u.astype("float32"))},
+    "the state holds an array of theta": {
+        "spoil_init": lambda state, theta: (
+            jax.tree.map(lambda m: theta["log_rate"], state) if "kernel" not in state else state
+        )
+    },
+    "the update of the kernel is not finite": {"spoil_updates": each(lambda u: u * jnp.nan)},
+    "the update of the kernel is zero": {"spoil_updates": each(jnp.zeros_like)},
+    "zero gradients give updates or a state that is not finite": {
+        "spoil_updates": each(lambda u: u / jnp.linalg.norm(u))
+    },
+    "`update` differs between two calls": {"spoil_updates": each(lambda u: u * next(counter))},
+    "`init` gives another theta": {"init": lambda key: {"log_rate": jnp.float32(next(counter))}},
+    "theta must be finite and floating point; got int32 at theta['n']": {
+        "init": lambda key: {"log_rate": jnp.log(0.01), "n": jnp.int32(3)}
+    },
+    "four random thetas give the same updates": {"rate": lambda theta: 0.1},
+    "vmap over theta fails (": {"rate": lambda theta: float(theta["log_rate"])},
+    "bfloat16 parameters give another state": {"spoil_state": halved_by_bfloat16},
+    "update of float32 parameters fails (": {
+        "spoil_updates": lambda updates, grads, params, value: updates if value > 1.0 else grads
+    },
+    "optax.masked fails (": {
+        "spoil_updates": lambda updates, grads, params, value: (
+            updates | {"b": 1.0 * updates["b"]} if "b" in updates else updates
+        )
+    },
+    "without `params` it fails (": {
+        "spoil_updates": lambda updates, grads, params, value: jax.tree.map(
+            lambda u, p: u - (1e-3 * p).astype(u.dtype), updates, params
+        )
+    },
+    "without `value` it fails (": {
+        "spoil_updates": lambda updates, grads, params, value: each(
+            lambda u: u * value.astype(u.dtype)
+        )(updates)
+    },
+    "a release file fails (ValueError: `summary` and the configuration": {
+        "config": {"activation": jnp.tanh}
+    },
+}
+
+
+def test_a_good_design_passes():
+    check_optimizer(momentum())
+
+
+@pytest.mark.parametrize("message", BAD_DESIGNS)
+def test_bad_designs_are_caught(message):
+    with pytest.raises(AssertionError) as caught:
+        check_optimizer(momentum(**BAD_DESIGNS[message]))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
