@@ -32,9 +32,23 @@ def to_numpy(leaf: Any) -> np.ndarray:
 
 
 def from_numpy(content: np.ndarray, like: Any) -> jax.Array:
-    """What `to_numpy` made from a leaf; `like` is one of its kind, with a dtype and a shape."""
-    if not is_key(like):
-        return jax.numpy.asarray(content)
+    """The array or typed keys from which `to_numpy` made its result.
+
+    Args:
+        content: Result of `to_numpy`.
+        like: Anything with the dtype and shape of the leaf.
+    """
+    array = jax.numpy.asarray(content)
+    return wrap_key_data(array, like) if is_key(like) else array
+
+
+def wrap_key_data(words: jax.Array, like: Any) -> jax.Array:
+    """Typed keys from their words.
+
+    Args:
+        words: Result of `jax.random.key_data`.
+        like: Anything with the dtype and shape of the keys.
+    """
     impl = []
     jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
-    return jax.random.wrap_key_data(jax.numpy.asarray(content), impl=impl[0])
+    return jax.random.wrap_key_data(words, impl=impl[0])
