@@ -231,8 +231,8 @@ def fit(
                 dead.add(task)
                 if processes.is_process_0():
                     on_warning(
-                        f"no member had a finite loss on {task} in the last {bad_steps[task]} outer "
-                        f"steps, up to step {step}; the run goes on with what the others give."
+                        f"no member had a finite loss on {task} in the last {bad_steps[task]} "
+                        f"outer steps, up to step {step}; the run goes on with the other tasks."
                     )
             is_due |= step % checkpoint_every == 0 or step == num_steps or is_stopped
             if is_due and not is_bad:

@@ -178,7 +178,7 @@ def topology(arguments: list[str], console: Console) -> int:
     with _connected(options, {}) as names:
         if options.devices is not None:
             population_mesh(options.devices)  # whether there are as many
-        found, is_main = describe(names), processes.is_main()
+        found, is_main = describe(names), processes.is_process_0()
     if options.json:
         print(json.dumps(found, indent=2))
     elif is_main:
@@ -204,7 +204,7 @@ def _connected(
             f"`connect_timeout` must be at least 1 s; got {options.connect_timeout}. Try 60."
         )
     return processes.connected(
-        launchers.member(**flags) if options.distributed else None,
+        launchers.detect_process(**flags) if options.distributed else None,
         agreed=agreed,
         num_devices=options.devices,
         timeout=options.connect_timeout,

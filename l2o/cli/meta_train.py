@@ -40,11 +40,11 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
         RunError: if the run cannot go on; the last good checkpoint stays.
     """
     settings = dataclasses.replace(settings, devices=num_devices(settings))
-    plan = processes.agree(lambda: resolve(settings))
-    if not processes.is_main():
+    plan = processes.broadcast_errors(lambda: resolve(settings))
+    if not processes.is_process_0():
         console = Console(quiet=True)
     with contextlib.ExitStack() as stack:
-        run = processes.on_main(lambda: open_run(settings, console, stack))
+        run = processes.on_process_0(lambda: open_run(settings, console, stack))
         state = train(settings, plan, run, console)
         step = int(state.step)
         if step < settings.steps:
@@ -118,7 +118,7 @@ def train(settings: MetaTraining, plan: Plan, run: RunFolder | None, console: Co
                     shutil.rmtree(run.path)
                 raise
 
-        tracks = processes.agree(start_trackers)
+        tracks = processes.broadcast_errors(start_trackers)
         show = stack.enter_context(progress(console, settings.steps, quiet=settings.quiet))
         should_stop = stack.enter_context(stop_on_signals())
 
@@ -135,7 +135,7 @@ def train(settings: MetaTraining, plan: Plan, run: RunFolder | None, console: Co
             log_every=plan.log_every,
             checkpoint_every=plan.checkpoint_every,
             run=run,
-            profile=settings.profile and processes.is_main(),
+            profile=settings.profile and processes.is_process_0(),
             on_metrics=on_metrics,
             on_warning=lambda text: _warn(console, text),
             should_stop=should_stop,
