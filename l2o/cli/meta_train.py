@@ -23,7 +23,7 @@ from l2o.learner import MetaState
 from l2o.outer_loop import fit, stop_on_signals
 from l2o.rng import stream
 from l2o.runs.folder import RunError, RunFolder
-from l2o.runs.logging import TRACKERS, Track, check_trackers
+from l2o.runs.logging import TRACKERS, Tracker, check_trackers
 from l2o.runs.progress import progress
 from l2o.task import Task
 
@@ -108,11 +108,20 @@ def train(settings: MetaTraining, plan: Plan, run: RunFolder | None, console: Co
     """
     with contextlib.ExitStack() as stack:
 
-        def start_trackers() -> list[Track]:
+        def start_trackers() -> list[Tracker]:
             if run is None:
                 return []
             try:
-                return [stack.enter_context(TRACKERS[name](run.path)) for name in settings.log]
+                return [
+                    stack.enter_context(
+                        TRACKERS[name](
+                            run.path,
+                            recorded(settings),
+                            on_warning=lambda text: _warn(console, text),
+                        )
+                    )
+                    for name in settings.log
+                ]
             except ValueError:  # a tracker that cannot start must not leave a run behind
                 if not settings.resume:
                     shutil.rmtree(run.path)

@@ -166,7 +166,9 @@ class Tracker:
         except Exception as error:  # whatever a service and its network may raise
             self._has_failed = True
             reason = " ".join(str(error).split())[:300] or type(error).__name__
-            self._on_warning(f"{self._name} has failed and gets no more ({reason}); the run goes on.")
+            self._on_warning(
+                f"{self._name} has failed and gets no more ({reason}); the run goes on."
+            )
 
 
 @contextlib.contextmanager
@@ -218,9 +220,7 @@ def tensorboard(
             writer(last_step + 1).add_scalar(f"results/{name}", value, last_step)
 
     close = lambda: [each.close() for each in writers]
-    tracker = Tracker(
-        "tensorboard", log, summarize=summarize, close=close, on_warning=on_warning
-    )
+    tracker = Tracker("tensorboard", log, summarize=summarize, close=close, on_warning=on_warning)
     try:
         yield tracker
     finally:
