@@ -1,10 +1,10 @@
 """Checkpoints: what orbax writes, with checksums.
 
 A checkpoint is a folder `<step>/`. Under `state/` lie orbax's files: each process writes the shards
-that it holds and reads those that it needs, on whatever devices. `manifest.json` is written last, by
-process 0, and a folder without one is no checkpoint. It holds what orbax lacks: the sha256 of every
-file, as orbax does not notice every flipped bit; the shape and dtype of every array, as orbax casts
-to what it is asked for; and which checkpoint had the lowest score so far.
+that it holds and reads those that it needs, on whatever devices. Process 0 writes `manifest.json`
+last; a folder without one is no checkpoint. It holds what orbax lacks: the sha256 of every file, as
+orbax does not notice every flipped bit; the shape and dtype of every array, as orbax casts to what
+it is asked for; and which checkpoint had the lowest score so far.
 """
 
 import contextlib

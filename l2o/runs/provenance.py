@@ -1,4 +1,4 @@
-"""Provenance: what a run was computed with, recorded when it begins and compared when it resumes."""
+"""Provenance: what a run was computed with, recorded at its beginning, compared when it resumes."""
 
 import hashlib
 import importlib.metadata
@@ -79,7 +79,7 @@ def record_provenance(
 
 
 def git_revision(checkout: Path) -> str | None:
-    """Git revision of a checkout, with `+dirty` if its tracked files differ; None outside of git."""
+    """Find the git revision of a checkout, with `+dirty` if its tracked files differ from it."""
     top, _, head = _git(checkout, "rev-parse", "--show-toplevel", "HEAD").partition("\n")
     if not head or Path(top).resolve() != checkout.resolve():
         return None  # no checkout, or installed somewhere inside another project
