@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from l2o.distributed import processes, transfer
-from l2o.distributed.launchers import Member
+from l2o.distributed.launchers import ProcessSpec
 from l2o.distributed.mesh import population_mesh
 from l2o.estimators.pes import pes
 from l2o.learner import gradient_learner
@@ -102,9 +102,9 @@ def layouts(options: Options) -> list[Layout]:
     return found
 
 
-def child(layout: Layout, options: Options, member: Member | None) -> None:
+def child(layout: Layout, options: Options, process: ProcessSpec | None) -> None:
     """Compiles a chunk of outer steps; then takes and reports one for each line on stdin."""
-    with processes.connected(member, agreed=asdict(layout), num_devices=layout.cores):
+    with processes.connected(process, agreed=asdict(layout), num_devices=layout.cores):
         mesh = population_mesh(layout.cores)
         lopt, task = nominal_mlp(), digits_mlp().train[0]
         problem = inner_problem(task, lopt, horizon=10 * options.window, window=options.window)
@@ -134,7 +134,9 @@ def running(layout: Layout, options: Options) -> Iterator[list[subprocess.Popen[
     children: list[subprocess.Popen[str]] = []
     try:
         for i in range(layout.processes):
-            member = Member("flags", address, layout.processes, i) if layout.processes > 1 else None
+            member = (
+                ProcessSpec("flags", address, layout.processes, i) if layout.processes > 1 else None
+            )
             work = {
                 "layout": asdict(layout),
                 "options": asdict(options) | {"out": ""},
@@ -251,7 +253,7 @@ def main() -> None:
     """Runs the benchmark, or is one of its children."""
     if sys.argv[1:2] == ["--child"]:
         work = json.loads(sys.argv[2])
-        member = Member(**work["member"]) if work["member"] else None
+        member = ProcessSpec(**work["member"]) if work["member"] else None
         child(Layout(**work["layout"]), Options(**work["options"]), member)
         return
     options = tyro.cli(Options)

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -25,14 +26,21 @@ from l2o.task import Data, Key
 
 __all__ = ["RunError", "chunk_of", "fit", "stop_on_signals"]
 
+OVERALL = ""
+"""Name for all tasks together, beside those of single tasks."""
+
 ChunkFn = Callable[[Key, MetaState, Data], tuple[MetaState, dict[str, jax.Array]]]
 
 
 def chunk_of(learner: Learner, num_steps: int) -> ChunkFn:
-    """`(key, state, data) -> (state, metrics)` of `num_steps` outer steps, to be compiled.
+    """Make a function of several outer steps, `(key, state, data) -> (state, metrics)`.
 
     The key of each outer step is folded from `state.step`, so that a run that was interrupted
     continues the stream. Metrics have shape (num_steps,).
+
+    Args:
+        learner: Learner that takes the outer steps.
+        num_steps: Number of outer steps.
     """
 
     def chunk(key: Key, state: MetaState, data: Data):
@@ -56,10 +64,11 @@ def fit(
     run: RunFolder | None = None,
     profile: bool = False,
     on_metrics: Callable[[Mapping[str, Any]], None] | None = None,
+    on_best: Callable[[MetaState], None] | None = None,
     on_warning: Callable[[str], None] = warnings.warn,
     should_stop: Callable[[], bool] | None = None,
 ) -> MetaState:
-    """Meta-trains for `num_steps` outer steps, or goes on to them from the run's last checkpoint.
+    """Meta-train for `num_steps` outer steps, or go on to them from the run's last checkpoint.
 
     A run that was killed and continued ends in the same bytes as one that was not, on the same
     machine. Every `log_every` steps it reports a line: `step`, `inner_steps` (so far, over all
@@ -68,7 +77,7 @@ def fit(
     checkpoint that covers it.
 
     In several processes (see `l2o.distributed.processes`) all call it alike. Process 0 alone
-    reads and writes the run folder and reports; what one process is asked to stop, all stop.
+    reports; all write their part of a checkpoint; what one process is asked to stop, all stop.
 
     >>> import jax
     >>> import l2o
@@ -83,59 +92,58 @@ def fit(
     (2, ['log_learning_rate'])
 
     Args:
-        key: of the whole run.
-        learner: what takes the outer steps.
-        theta: where to start.
-        num_steps: outer steps of the whole run, a multiple of `log_every`.
-        log_every: outer steps of a chunk, which is one compiled program.
-        checkpoint_every: outer steps between checkpoints, a multiple of `log_every`. While the
-            last outer step was bad (see `patience`) none is saved, so a good one stays.
-        patience: consecutive bad outer steps after which to give up: those in which no training
-            loss was finite, or no pair valid.
-        run: where metrics and checkpoints go; without it, nowhere.
-        profile: whether the second chunk (or the first, if it is the only one) is traced to the
+        key: Random key for the whole run.
+        learner: Learner that takes the outer steps.
+        theta: Meta-parameters to start from.
+        num_steps: Number of outer steps of the whole run, a multiple of `log_every`.
+        log_every: Number of outer steps of a chunk, which is one compiled program.
+        checkpoint_every: Number of outer steps between checkpoints, a multiple of `log_every`.
+            While the last outer step was bad (see `patience`) none is saved, so a good one stays.
+        patience: Number of consecutive bad outer steps after which to give up: those in which no
+            training loss was finite, or no pair valid. If that happens on one task of several, the
+            run goes on with a warning that names it.
+        run: Folder for metrics and checkpoints; without it nothing is written. Only that of
+            process 0 counts.
+        profile: Whether the second chunk (or the first, if it is the only one) is traced to the
             run folder's `profile`.
-        on_metrics: takes each line; the first one also holds `compile_seconds`.
-        on_warning: takes a line about each damaged checkpoint; by default `warnings.warn`.
-        should_stop: asked between chunks; at True, saves and returns early.
+        on_metrics: Function called with each line; the first one also holds `compile_seconds`.
+        on_best: Function called with the state when it has been saved with the lowest score so
+            far: the mean of `meta_loss` since the checkpoint before. When a run continues from its
+            best checkpoint, it is called again. What it is given is overwritten after it returns.
+        on_warning: Function called with a line about each damaged checkpoint and each dead task.
+        should_stop: Function called between chunks; at True, saves and returns early.
+
+    Returns:
+        The state after the last step. In several processes, theta and whatever else all devices
+        hold are arrays of this process; what is spread over devices stays so.
 
     Raises:
-        ValueError: if the numbers of steps do not fit, or there is nowhere for the profile.
-        RunError: if the run cannot go on: a full disk, no intact checkpoint, no finite loss, or
+        ValueError: If the numbers of steps do not fit, there is nowhere for the profile, or a
+            process does not see the run folder.
+        RunError: If the run cannot go on: a full disk, no intact checkpoint, no finite loss, or
             another process that has ended.
     """
     _check_steps(num_steps, log_every, checkpoint_every, patience)
-    if profile and run is None and processes.is_main():
+    if profile and run is None and processes.is_process_0():
         raise ValueError("`run` is needed for a profile; got None. Pass a RunFolder.")
-    if not processes.is_main():
-        run = on_metrics = None
+    if not processes.is_process_0():
+        run = on_metrics = on_best = None
     k_init, k_steps = jax.random.split(key)
     abstract = _strong(jax.eval_shape(learner.init, k_init, theta))
     log = MetricsLog(run.metrics) if run else None
-    checkpoints = Checkpoints(run.checkpoints) if run else None
 
-    def restore() -> MetaState | None:
-        step, state = (checkpoints and checkpoints.restore(abstract, on_warning)) or (0, None)
-        if log:
-            log.truncate_after(step)
-        return state
+    def find_checkpoint() -> tuple[str | None, int]:
+        """Where checkpoints are, and the step of the one to continue from, or 0."""
+        if run is None:
+            return None, 0
+        step = Checkpoints(run.checkpoints).find(abstract, on_warning) or 0
+        MetricsLog(run.metrics).truncate_after(step)
+        return str(run.checkpoints), step
 
-    def init(key: Key, theta: Theta) -> MetaState:
-        # Copies, because `theta` may sit in the state twice, and belongs to the caller.
-        return jax.tree.map(jnp.copy, learner.init(key, theta))
-
-    program = jax.jit(chunk_of(learner, log_every), donate_argnums=1)
-    lower = lambda: program.lower(*_strong((k_steps, abstract, learner.data)))
-    state, lowered = processes.on_main(restore), None
-    started = time.perf_counter()
-    if state is None:
-        with ThreadPoolExecutor(1) as pool:  # XLA compiles one program while JAX traces the other
-            compiling = pool.submit(jax.jit(init).lower(k_init, theta).compile)
-            lowered = lower()
-        state = compiling.result()(k_init, theta)
-    with processes.all_present():
-        state, is_saved = transfer.from_main((state, jnp.bool_(run is not None)))
-    step, is_saved = int(state.step), bool(is_saved)
+    folder, step = processes.from_process_0(find_checkpoint)
+    checkpoints = Checkpoints(Path(folder)) if folder else None
+    if checkpoints:
+        processes.check_shared(checkpoints.folder.parent)
     last_saved = step
     if step > num_steps or (num_steps - step) % log_every:
         raise ValueError(
@@ -143,30 +151,59 @@ def fit(
             f"got num_steps={num_steps}, a checkpoint at {step}, log_every={log_every}. "
             f"Try num_steps={step + max(1, (num_steps - step) // log_every) * log_every}."
         )
-    if step == num_steps:
-        return state
+
+    def report_best(state: MetaState) -> None:
+        if on_best:
+            on_best(transfer.local(state))
 
     def last_good() -> str:
-        if not is_saved:
+        if not checkpoints:
             return "nothing was saved"
         at = f"the last good checkpoint is at step {last_saved}"
         return at if last_saved else "none is saved yet"
 
     def where() -> str:
-        advice = "Continue all with --resume" if is_saved else "Start all again"
+        advice = "Continue all with --resume" if checkpoints else "Start all again"
         return f"{last_good()}. {advice}."
 
-    bad_steps = 0
-    losses: list[float] = []
-    is_due = False
-    saving = last_saved
-    with processes.all_present(where):
+    def init(key: Key, theta: Theta) -> MetaState:
+        # Copies, because `theta` may sit in the state twice, and belongs to the caller.
+        return jax.tree.map(jnp.copy, learner.init(key, theta))
+
+    with processes.peer_guard(where):
+        if checkpoints and step == num_steps:
+            state = checkpoints.read(step, abstract)
+            if run and checkpoints.is_best(step):
+                report_best(state)
+            return state
+
+        program = jax.jit(chunk_of(learner, log_every), donate_argnums=1)
+        lower = lambda: program.lower(*_strong((k_steps, abstract, learner.data)))
+        state = lowered = None
+        started = time.perf_counter()
+        if not step and jax.process_count() == 1:
+            with ThreadPoolExecutor(1) as pool:  # XLA compiles one program, JAX traces the other
+                compiling = pool.submit(jax.jit(init).lower(k_init, theta).compile)
+                lowered = lower()
+            state = compiling.result()(k_init, theta)
         # Ahead of time: nothing can compile a second time.
         compiled = (lowered or lower()).compile(long_running())
         layout = compiled.input_shardings[0]
+        if checkpoints and step:
+            state = checkpoints.read(step, _placed(abstract, layout[1]))
+            if run and checkpoints.is_best(step):
+                report_best(state)
+        elif state is None:  # no process need hold the population whole
+            theta = transfer.broadcast(theta)
+            state = jax.jit(init, out_shardings=layout[1])(k_init, theta)
         k_steps, state, data = transfer.place((k_steps, state, learner.data), layout)
         extra = {"compile_seconds": time.perf_counter() - started}
 
+        bad_steps: Mapping[str, int] = {}
+        dead: set[str] = set()
+        losses: list[float] = []
+        is_due = False
+        saving = last_saved
         traced = min(step + 2 * log_every, num_steps)
         while step < num_steps:
             started = time.perf_counter()
@@ -193,39 +230,51 @@ def fit(
 
             losses.append(line.get("meta_loss", np.nan))
             bad_steps = _bad_steps(metrics, bad_steps)
+            is_bad = bad_steps.get(OVERALL, 0)
             is_stopped = processes.any_process(should_stop is not None and should_stop())
             last_saved = saving  # process 0 has answered, so it is on the disk
-            if bad_steps >= patience or (bad_steps and step == num_steps):
+            if is_bad >= patience or (is_bad and step == num_steps):
                 processes.disconnect()  # all of them stop here
                 raise RunError(
-                    f"no member had a finite loss in the last {bad_steps} outer steps: stopped at "
+                    f"no member had a finite loss in the last {is_bad} outer steps: stopped at "
                     f"step {step}; {last_good()}. Try a smaller --std or --learning-rate."
                 )
+            for task in sorted(t for t, n in bad_steps.items() if n >= patience and t not in dead):
+                dead.add(task)
+                if processes.is_process_0():
+                    on_warning(
+                        f"no member had a finite loss on {task} in the last {bad_steps[task]} "
+                        f"outer steps, up to step {step}; the run goes on with the other tasks."
+                    )
             is_due |= step % checkpoint_every == 0 or step == num_steps or is_stopped
-            if is_due and not bad_steps:
-                if is_saved:
-                    whole, saving = transfer.gather(state), step
-                    if checkpoints:
-                        checkpoints.save(step, whole, score=_mean(np.array(losses)))
+            if is_due and not is_bad:
+                if checkpoints:
+                    saving = step
+                    if checkpoints.save(step, state, score=_mean(np.array(losses))):
+                        report_best(state)
+                    if run:
                         last_saved = step
                 losses, is_due = [], False
             if is_stopped:
                 break
-        return transfer.gather(state)
+        return transfer.local(state)
 
 
 def traced_to(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Traces what is done inside, on the host and on devices, to a file for ui.perfetto.dev."""
+    """Trace what is done inside, on the host and on devices, to a file for ui.perfetto.dev."""
     return jax.profiler.trace(folder, create_perfetto_trace=True)
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """A `should_stop` that turns True at SIGINT or SIGTERM.
+    """Make a `should_stop` that turns True at SIGINT or SIGTERM.
 
-    A second signal does what it does by default: Ctrl-C raises `KeyboardInterrupt`. Only in the
-    main thread.
+    A second signal does what it does by default: Ctrl-C raises `KeyboardInterrupt`. Outside the
+    main thread, which alone gets signals, it stays False.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
     is_stopped = False
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -272,6 +321,14 @@ def _strong(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), shapes)
 
 
+def _placed(tree: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        tree,
+        shardings,
+    )
+
+
 def _mean(values: np.ndarray) -> float:
     """The mean over what is not NaN, or NaN."""
     values = np.asarray(values, np.float64)
@@ -279,15 +336,24 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(values)) if values.size else float("nan")
 
 
-def _bad_steps(metrics: Mapping[str, np.ndarray], before: int) -> int:
-    """How many outer steps in a row, up to the last one, had no finite member."""
-    is_good = [
-        np.asarray(values) > 0
-        for name, values in metrics.items()
-        if name.rpartition("/")[2] in ("finite", "valid")
-    ]
-    if not is_good:
-        return 0
-    good = np.flatnonzero(np.all(is_good, axis=0))
-    length = len(is_good[0])
-    return before + length if not good.size else length - 1 - int(good[-1])
+def _bad_steps(metrics: Mapping[str, np.ndarray], before: Mapping[str, int]) -> dict[str, int]:
+    """Count the outer steps in a row, up to the last one, that had no finite or no valid member.
+
+    Args:
+        metrics: Metrics of a chunk, by name; `finite` and `valid` are those of the whole
+            population, `digits/finite` and `digits/valid` those on a task.
+        before: Result for the chunk before.
+
+    Returns:
+        The numbers of steps by task, and that of the whole population as `OVERALL`.
+    """
+    is_good: dict[str, np.ndarray] = {}
+    for name, values in metrics.items():
+        task, _, field = name.rpartition("/")
+        if field in ("finite", "valid"):
+            is_good[task] = is_good.get(task, np.bool_(True)) & (np.asarray(values) > 0)
+    counts = {}
+    for task, good in is_good.items():
+        at = np.flatnonzero(good)
+        counts[task] = len(good) - 1 - int(at[-1]) if at.size else before.get(task, 0) + len(good)
+    return counts

@@ -1,4 +1,4 @@
-"""Release files: the weights of a learned optimizer, and what is needed to rebuild it.
+"""Release files: the weights of a learned optimizer, and all that is needed to rebuild it.
 
 A release file is a safetensors file with one metadata entry, `l2o`: a JSON object with the
 format, the design's name and keyword arguments, the version of its features, a summary of its
@@ -31,7 +31,7 @@ FORMAT = 1
 FEATURE_CONTRACT = 1
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 LARGEST_SIZE = 1024
-"""Above this, an integer argument must be the size of an array in the file."""
+"""Largest integer argument that need not be the size of an array in the file."""
 
 HEADER_TYPES = {
     "format": int,
@@ -50,16 +50,23 @@ ARGUMENT_TYPES = {
     tuple: (list,),
     list: (list,),
 }
-"""What JSON may hold for an argument, by the type of its default."""
+"""Types that JSON may hold for an argument, by the type of its default."""
 
 Design = Callable[..., LearnedOptimizer]
-"""The constructor of a design."""
+"""Constructor of a design."""
 
 
 def save(
     path: str | Path, lopt: LearnedOptimizer, theta: Theta, summary: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes a release file, atomically.
+    """Write a release file, atomically.
+
+    >>> import tempfile, l2o
+    >>> lopt = l2o.learnable_sgd(learning_rate=0.5)
+    >>> path = Path(tempfile.mkdtemp()) / "mine.safetensors"
+    >>> save(path, lopt, lopt.init(jax.random.key(0)), {"steps": 10})
+    >>> summary(path)
+    {'steps': 10}
 
     >>> import jax, l2o, os, tempfile
     >>> lopt, folder = l2o.learnable_sgd(), tempfile.TemporaryDirectory()
@@ -70,13 +77,13 @@ def save(
     >>> folder.cleanup()
 
     Args:
-        path: of the file.
-        lopt: the design; `lopt.config` must rebuild it.
-        theta: its meta-parameters; nested dicts and lists give names such as `layers/0/w`.
+        path: Path of the file.
+        lopt: Learned optimizer; `lopt.config` must rebuild it.
+        theta: Meta-parameters; nested dicts and lists give names such as `layers/0/w`.
         summary: JSON-able facts about the meta-training.
 
     Raises:
-        ValueError: if theta is not finite or not the design's, the configuration or the summary
+        ValueError: If theta is not finite or not the design's, the configuration or the summary
             is not JSON-able, or the file cannot be written.
     """
     path = Path(path)
@@ -119,7 +126,10 @@ def save(
 def load(
     name_or_path: str | Path, *, design: Design | None = None
 ) -> tuple[LearnedOptimizer, Theta]:
-    """The learned optimizer of a release file, and its theta.
+    """Load a learned optimizer and its theta from a release file.
+
+    >>> lopt, theta = load("digits")
+    >>> transform = lopt.transform(theta, horizon=100)
 
     >>> import l2o
     >>> lopt, theta = l2o.load("digits")
@@ -127,12 +137,12 @@ def load(
     'nominal_mlp'
 
     Args:
-        name_or_path: the name of one that comes with l2o, the path of a release file, or that of
-            a run folder.
-        design: the constructor, for a design that does not come with l2o.
+        name_or_path: Name of an optimizer that comes with l2o, path of a release file, or path of a
+            run folder.
+        design: Constructor, for a design that does not come with l2o.
 
     Raises:
-        ValueError: if there is no such file; if it is damaged, no release file, or of a newer
+        ValueError: If there is no such file; if it is damaged, no release file, or of a newer
             format; if it is of an unknown design or another than `design`; or if its configuration
             or weights do not fit the design.
     """
@@ -146,7 +156,9 @@ def load(
 def optimizer(
     name_or_path: str | Path, horizon: Horizon = None
 ) -> optax.GradientTransformationExtraArgs:
-    """A ready optax transformation from a release file; see `load`.
+    """Make an optax transformation from a release file; see `load`.
+
+    >>> transform = optimizer("digits", horizon=100)
 
     >>> import jax.numpy as jnp
     >>> import l2o
@@ -157,8 +169,9 @@ def optimizer(
     (2, 3)
 
     Args:
-        name_or_path: as for `load`.
-        horizon: number of steps of the training run, for designs that follow its progress.
+        name_or_path: Name of an optimizer that comes with l2o, path of a release file, or path of a
+            run folder.
+        horizon: Number of steps of the training run, for designs that follow its progress.
     """
     lopt, theta = load(name_or_path)
     return lopt.transform(theta, horizon=horizon)
@@ -174,27 +187,27 @@ def read(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray
 
 
 def summary(name_or_path: str | Path) -> dict[str, Any]:
-    """What a release file says of its meta-training, for instance `trained_on`; see `load`.
+    """Read what a release file says of its meta-training, for instance `trained_on`; see `load`.
 
     Raises:
-        ValueError: if there is no such file, or it is damaged.
+        ValueError: If there is no such file, or it is damaged.
     """
     header, _ = _parse(_find(name_or_path))
     return header["summary"]
 
 
 def checksum(name_or_path: str | Path) -> str:
-    """The sha256 of what a release file holds; see `load`.
+    """Read the sha256 of what a release file holds; see `load`.
 
     Raises:
-        ValueError: if there is no such file, or it is damaged.
+        ValueError: If there is no such file, or it is damaged.
     """
     header, _ = _parse(_find(name_or_path))
     return header["sha256"]
 
 
 def names() -> list[str]:
-    """Names of the learned optimizers that come with l2o."""
+    """List the names of the learned optimizers that come with l2o."""
     return sorted(path.stem for path in _packaged_folder().glob("*.safetensors"))
 
 

@@ -1,4 +1,4 @@
-"""Random streams of a run: one seed, and a tag for what the stream is used for."""
+"""Random streams of a run: one seed, and a tag for the use of each stream."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -10,20 +10,27 @@ from l2o.task import Key
 Purpose = Literal["meta_training", "evaluation", "diagnosis"]
 
 TAGS: Mapping[Purpose, int] = {"meta_training": 1, "evaluation": 2, "diagnosis": 3}
-"""What is folded into the seed; distinct, so that nothing evaluated on was meta-trained on."""
+"""Numbers folded into the seed; distinct, so that nothing evaluated on was meta-trained on."""
 
 
 def stream(seed: int, purpose: Purpose) -> Key:
-    """The key that everything random in one part of a run derives from.
+    """Derive the random key for one part of a run.
+
+    >>> bool(stream(0, "evaluation") == stream(0, "meta_training"))
+    False
+
+    Args:
+        seed: Seed of the whole run.
+        purpose: Part of the run.
 
     Raises:
-        ValueError: if the seed is not one of the 2³² that JAX tells apart.
+        ValueError: If the seed is not one of the 2³² that JAX tells apart.
     """
     check_seed(seed)
     return jax.random.fold_in(jax.random.key(seed), TAGS[purpose])
 
 
 def check_seed(seed: int) -> None:
-    """Raises a `ValueError` unless a seed is one of the 2³² that JAX tells apart."""
+    """Raise a `ValueError` unless a seed is one of the 2³² that JAX tells apart."""
     if not 0 <= seed < 2**32:
         raise ValueError(f"`seed` must be between 0 and 2**32 - 1; got {seed}. Try seed=0.")

@@ -1,4 +1,4 @@
-"""Leaves of a tree as files and messages have them: their names, and their content without JAX."""
+"""Leaves of pytrees as files and messages have them: their names, and their content."""
 
 from typing import Any
 
@@ -7,10 +7,13 @@ import numpy as np
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by name: `layers/0/w` for `tree["layers"][0]["w"]`.
+    """Name the leaves of a tree: `layers/0/w` for `tree["layers"][0]["w"]`.
+
+    >>> named_leaves({"layers": [{"w": 1}, {"w": 2}]})
+    {'layers/0/w': 1, 'layers/1/w': 2}
 
     Raises:
-        ValueError: if two leaves have the same name.
+        ValueError: If two leaves have the same name.
     """
     paths = jax.tree_util.tree_leaves_with_path(tree)
     leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
@@ -27,14 +30,28 @@ def is_key(leaf: Any) -> bool:
 
 
 def to_numpy(leaf: Any) -> np.ndarray:
-    """The content of an array, or the words of typed keys."""
+    """Take the content of an array, or the words of typed keys."""
     return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
 
 
 def from_numpy(content: np.ndarray, like: Any) -> jax.Array:
-    """What `to_numpy` made from a leaf; `like` is one of its kind, with a dtype and a shape."""
-    if not is_key(like):
-        return jax.numpy.asarray(content)
+    """Make the array or typed keys from which `to_numpy` made its result.
+
+    Args:
+        content: Result of `to_numpy`.
+        like: Anything with the dtype and shape of the leaf.
+    """
+    array = jax.numpy.asarray(content)
+    return wrap_key_data(array, like) if is_key(like) else array
+
+
+def wrap_key_data(words: jax.Array, like: Any) -> jax.Array:
+    """Make typed keys from their words.
+
+    Args:
+        words: Result of `jax.random.key_data`.
+        like: Anything with the dtype and shape of the keys.
+    """
     impl = []
     jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
-    return jax.random.wrap_key_data(jax.numpy.asarray(content), impl=impl[0])
+    return jax.random.wrap_key_data(words, impl=impl[0])

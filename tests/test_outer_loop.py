@@ -2,6 +2,7 @@ import dataclasses
 import gzip
 import json
 import signal
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -236,6 +237,87 @@ def test_a_checkpoint_due_in_a_bad_stretch_is_saved_after_it(tmp_path):
     assert Checkpoints(run.checkpoints).steps() == [25, 40]
     state = fit(KEY, learner, THETA, num_steps=40, log_every=5, checkpoint_every=20)
     assert_same(fit(KEY, learner, THETA, num_steps=40, log_every=5, run=run), state)
+
+
+def with_tasks(learner: Learner) -> Learner:
+    """Two tasks, of which `lost` has no finite member from step 3 on, and none valid at step 9."""
+
+    def step(key, state, data):
+        after, metrics = learner.step(key, state, data)
+        lost = jnp.where(state.step < 3, 1.0, 0.0)
+        more = {"lost/finite": lost, "lost/valid": jnp.float32(1.0)}
+        more |= {"fine/finite": 1.0 - lost, "fine/valid": jnp.where(state.step == 9, 0.0, 1.0)}
+        return after, metrics | more
+
+    return dataclasses.replace(learner, step=step)
+
+
+def test_one_dead_task_of_several_is_a_warning_and_no_end():
+    told = []
+    learner = with_tasks(counting_learner())
+    state = fit(KEY, learner, THETA, num_steps=40, log_every=5, patience=6, on_warning=told.append)
+    assert state.step == 40
+    (line,) = told
+    assert "no member had a finite loss on lost in the last 7 outer steps, up to step 10" in line
+    with pytest.raises(RunError, match="no member had a finite loss in the last 10 outer steps"):
+        fit(KEY, with_tasks(counting_learner(bad_from=0)), THETA, num_steps=40, patience=6,
+            on_warning=told.append)  # fmt: skip
+
+
+def scored_learner(scores: dict[int, float]) -> Learner:
+    """Its meta-loss up to each of these steps."""
+    learner = counting_learner()
+    table = jnp.array(list(scores.values()))
+
+    def step(key, state, data):
+        after, metrics = learner.step(key, state, data)
+        return after, metrics | {"meta_loss": table[state.step // 10]}
+
+    return dataclasses.replace(learner, step=step)
+
+
+@pytest.mark.parametrize("killed_at", [10, 20, 25, 40])
+def test_the_best_state_is_handed_over_and_again_after_a_kill(tmp_path, killed_at):
+    learner = scored_learner({10: 3.0, 20: 1.0, 30: 2.0, 40: 0.5})
+    schedule = {"num_steps": 40, "log_every": 5, "checkpoint_every": 10}
+    best = lambda found: lambda state: found.append(jax.device_get(state.theta))
+    whole, killed, resumed = [], [], []
+    fit(KEY, learner, THETA, **schedule, run=RunFolder.open(tmp_path / "whole", {}),
+        on_best=best(whole))  # fmt: skip
+    assert len(whole) == 3  # at 10, 20 and 40
+
+    def kill_in_the_callback(state):
+        if state.step == killed_at:
+            raise Killed
+        best(killed)(state)
+
+    def kill(line):
+        if line["step"] == killed_at == 25:
+            raise Killed
+
+    run = RunFolder.open(tmp_path / "run", {})
+    with pytest.raises(Killed):
+        fit(KEY, learner, THETA, **schedule, run=run, on_metrics=kill,
+            on_best=kill_in_the_callback)  # fmt: skip
+    fit(KEY, learner, THETA, **schedule, run=run, on_best=best(resumed))
+    expected = [theta for i, theta in enumerate(whole) if (10, 20, 40)[i] >= killed_at // 10 * 10]
+    assert len(resumed) == len(expected)
+    for ours, theirs in zip(resumed, expected, strict=True):
+        assert_same(ours, theirs)
+    assert run.checkpoints.exists() and len(Checkpoints(run.checkpoints).steps()) == 2
+
+
+def test_signals_are_left_alone_outside_the_main_thread():
+    before, stopped = signal.getsignal(signal.SIGTERM), []
+
+    def run():
+        with stop_on_signals() as should_stop:
+            stopped.append((should_stop(), signal.getsignal(signal.SIGTERM) is before))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert stopped == [(False, True)]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from user_module import bowl
 
 from l2o import release
 from l2o.estimators.pes import pes
-from l2o.learner import Learner, gradient_learner
+from l2o.learner import Learner, MetaState, gradient_learner
 from l2o.optimizers.learnable import learnable_sgd
 from l2o.outer_loop import fit, stop_on_signals
 from l2o.policies.scheduler import scheduler
@@ -55,6 +55,10 @@ def main(folder: str, num_steps: int, name: str, *, resume: bool) -> None:
     run = RunFolder.open(folder, config, resume=resume)
     lopt, make = LEARNERS[name]
     learner = make()
+
+    def save_best(state: MetaState) -> None:
+        release.save(run.best, lopt, learner.theta(state), {"step": int(state.step)})
+
     with stop_on_signals() as should_stop:
         state = fit(
             jax.random.key(1),
@@ -64,6 +68,7 @@ def main(folder: str, num_steps: int, name: str, *, resume: bool) -> None:
             log_every=5,
             checkpoint_every=10,
             run=run,
+            on_best=save_best,
             on_metrics=lambda line: print(line["step"], flush=True),
             should_stop=should_stop,
         )

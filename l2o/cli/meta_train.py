@@ -31,8 +31,9 @@ from l2o.learner import MetaState
 from l2o.outer_loop import fit, stop_on_signals
 from l2o.rng import stream
 from l2o.runs.folder import RunError, RunFolder
-from l2o.runs.logging import TRACKERS, Track, check_trackers
+from l2o.runs.logging import TRACKERS, Tracker, check_trackers, compute_seconds
 from l2o.runs.progress import progress
+from l2o.runs.provenance import provenance, record_provenance
 
 EXIT_ON_SIGNAL = 128
 
@@ -88,12 +89,13 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
         ValueError: for a mistake in the settings, before anything is written.
         RunError: if the run cannot go on; the last good checkpoint stays.
     """
-    parts = processes.agree(settings.build)
-    if not processes.is_main():
+    parts = processes.broadcast_errors(settings.build)
+    if not processes.is_process_0():
         console = Console(quiet=True)
     with contextlib.ExitStack() as stack:
-        run = processes.on_main(lambda: open_run(settings, console, stack))
-        state = train(settings, parts, run, console)
+        run = processes.on_process_0(lambda: open_run(settings, console, stack))
+        trackers = processes.broadcast_errors(lambda: start_trackers(settings, run, stack, console))
+        state = train(settings, parts, run, trackers, console)
         step = int(state.step)
         if step < settings.steps:
             console.print(
@@ -102,9 +104,9 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
             )
             return EXIT_ON_SIGNAL + signal.SIGINT
         if run:
-            theta = save_theta(settings, parts, run, state)
+            theta = save_theta(run.theta, settings, parts, run, state)
             if settings.evaluate:
-                evaluate(settings, parts, run, theta, console)
+                evaluate(settings, parts, run, theta, trackers, console)
             console.print(str(run.theta), soft_wrap=True, markup=False)
     return 0
 
@@ -115,11 +117,42 @@ def open_run(settings: MetaTraining, console: Console, stack: contextlib.ExitSta
     check_trackers(output.log)
     run = RunFolder.open(output.run_dir or "runs/custom", settings.recorded(), resume=output.resume)
     stack.enter_context(run.locked(warn_on(console)))
+    record_provenance(run, user_modules(settings), on_warning=warn_on(console))
     return run
 
 
+def user_modules(settings: MetaTraining) -> list[str]:
+    """Modules of the user's own that the settings name, as `module:attribute`."""
+    paths = (*settings.task, settings.optimizer[0])
+    return sorted({path.partition(":")[0] for path in paths if ":" in path})
+
+
+def start_trackers(
+    settings: MetaTraining, run: RunFolder | None, stack: contextlib.ExitStack, console: Console
+) -> list[Tracker]:
+    """The trackers of a run, closed when `stack` is left; none in processes other than 0."""
+    output = settings.output
+    if run is None:
+        return []
+    try:
+        return [
+            stack.enter_context(
+                TRACKERS[name](run.path, settings.recorded(), on_warning=warn_on(console))
+            )
+            for name in output.log
+        ]
+    except ValueError:  # a tracker that cannot start must not leave a run behind
+        if not output.resume:
+            shutil.rmtree(run.path)
+        raise
+
+
 def train(
-    settings: MetaTraining, parts: Parts, run: RunFolder | None, console: Console
+    settings: MetaTraining,
+    parts: Parts,
+    run: RunFolder | None,
+    trackers: Sequence[Tracker],
+    console: Console,
 ) -> MetaState:
     """Meta-train until the last step or a signal; then the processes part.
 
@@ -127,23 +160,11 @@ def train(
     """
     output = settings.output
     with contextlib.ExitStack() as stack:
-
-        def start_trackers() -> list[Track]:
-            if run is None:
-                return []
-            try:
-                return [stack.enter_context(TRACKERS[name](run.path)) for name in output.log]
-            except ValueError:  # a tracker that cannot start must not leave a run behind
-                if not output.resume:
-                    shutil.rmtree(run.path)
-                raise
-
-        tracks = processes.agree(start_trackers)
         show = stack.enter_context(progress(console, settings.steps, quiet=output.quiet))
         should_stop = stack.enter_context(stop_on_signals())
 
         def on_metrics(line: Mapping[str, Any]) -> None:
-            for track in (*tracks, show):
+            for track in (*trackers, show):
                 track(line)
 
         _, k_fit = jax.random.split(stream(settings.seed, "meta_training"))
@@ -155,8 +176,9 @@ def train(
             log_every=parts.log_every,
             checkpoint_every=parts.checkpoint_every,
             run=run,
-            profile=output.profile and processes.is_main(),
+            profile=output.profile and processes.is_process_0(),
             on_metrics=on_metrics,
+            on_best=lambda state: save_best(settings, parts, run, state),
             on_warning=warn_on(console),
             should_stop=should_stop,
         )
@@ -164,20 +186,37 @@ def train(
         return state
 
 
-def save_theta(settings: MetaTraining, parts: Parts, run: RunFolder, state: MetaState) -> Theta:
-    """Write the release file; returns its theta."""
+def save_best(
+    settings: MetaTraining, parts: Parts, run: RunFolder | None, state: MetaState
+) -> None:
+    """Write theta of the checkpoint with the lowest meta-loss so far, beside the last one's."""
+    if run:
+        save_theta(run.best, settings, parts, run, state)
+
+
+def save_theta(
+    path: Path, settings: MetaTraining, parts: Parts, run: RunFolder, state: MetaState
+) -> Theta:
+    """Write a release file; returns its theta."""
     theta = parts.unravel(parts.learner.theta(state))
     summary = {
         **settings.recorded(),
         "inner_steps": int(state.step) * parts.learner.steps,
+        "compute_seconds": compute_seconds(run.metrics),
         "trained_on": names_and_signatures(parts.train),
+        "provenance": provenance(user_modules(settings)),
     }
-    release.save(run.theta, parts.lopt, theta, summary)
+    release.save(path, parts.lopt, theta, summary)
     return theta
 
 
 def evaluate(
-    settings: MetaTraining, parts: Parts, run: RunFolder, theta: Theta, console: Console
+    settings: MetaTraining,
+    parts: Parts,
+    run: RunFolder,
+    theta: Theta,
+    trackers: Sequence[Tracker],
+    console: Console,
 ) -> None:
     """Compare what was found with tuned baselines on every evaluation task; write the report."""
     comparisons = compare_on(
@@ -193,6 +232,10 @@ def evaluate(
         console=console,
     )
     write_report(run.path, comparisons, config=settings.recorded())
+    for tracker in trackers:
+        for comparison in comparisons:
+            row = comparison.summary
+            tracker.summary({f"{row['task']}/{k}": v for k, v in row.items()})
     console.print(comparison_table([c.summary for c in comparisons]))
     console.print(str(run.report_html), soft_wrap=True, markup=False)
 

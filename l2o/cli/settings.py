@@ -73,7 +73,7 @@ class Processes:
     connect_timeout: int = 60
     """Seconds to wait for the other processes."""
 
-    def member(self) -> launchers.Member | None:
+    def process(self) -> launchers.ProcessSpec | None:
         """Which process this one is, or None if it is alone.
 
         Raises:
@@ -95,7 +95,7 @@ class Processes:
             )
         if not self.distributed:
             return None
-        return launchers.member(
+        return launchers.detect_process(
             coordinator=self.coordinator,
             num_processes=self.num_processes,
             process_id=self.process_id,

@@ -30,7 +30,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
     with connected(options.processes, {}) as names:
         if options.processes.devices is not None:
             population_mesh(options.processes.devices)  # whether there are as many
-        found, is_main = describe(names), processes.is_main()
+        found, is_main = describe(names), processes.is_process_0()
     if options.json:
         print(json.dumps(found, indent=2))
     elif is_main:
@@ -44,7 +44,7 @@ def connected(
 ) -> contextlib.AbstractContextManager[list[str]]:
     """Connect with the other processes if the options say so, and make this one's devices."""
     return processes.connected(
-        options.member(),
+        options.process(),
         agreed=agreed,
         num_devices=options.devices,
         timeout=options.connect_timeout,

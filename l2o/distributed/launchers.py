@@ -1,4 +1,7 @@
-"""Which of several processes this one is: from flags, SLURM or Open MPI."""
+"""Launchers: which of several processes this one is, from flags, SLURM or Open MPI.
+
+`jax.distributed.initialize` detects both, too, but not before it connects; see docs/scaling.md.
+"""
 
 import os
 import re
@@ -7,24 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
-"""What `srun` sets for each task."""
+"""Variables that `srun` sets for each task."""
 
 OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE")
-"""What `mpirun` of Open MPI sets for each process."""
+"""Variables that `mpirun` of Open MPI sets for each process."""
 
 PORTS = range(61440, 65536)
-"""Where the port of a coordinator is chosen from if none is given."""
+"""Ports of which the coordinator gets one if none is given."""
 
 
 @dataclass(frozen=True)
-class Member:
-    """One process among several that take part in a run.
+class ProcessSpec:
+    """Number and address of one process among several that take part in a run.
 
     Attributes:
-        launcher: what says so, in words.
-        coordinator: HOST:PORT at which process 0 can be reached by the others.
-        num_processes: how many there are.
-        process_id: which one this is, from 0.
+        launcher: Source of this information, in words.
+        coordinator: HOST:PORT at which the others can reach process 0.
+        num_processes: Number of processes.
+        process_id: Number of this process, from 0.
     """
 
     launcher: str
@@ -34,7 +37,7 @@ class Member:
 
 
 def launcher(environ: Mapping[str, str] = os.environ) -> str | None:
-    """What started this process as one of several, in words, or None."""
+    """Name what started this process as one of several, or None."""
     # Open MPI first: inside a job of SLURM its processes see the variables of both.
     if all(name in environ for name in OPEN_MPI):
         return "Open MPI"
@@ -43,17 +46,26 @@ def launcher(environ: Mapping[str, str] = os.environ) -> str | None:
     return None
 
 
-def member(
+def detect_process(
     *,
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
     environ: Mapping[str, str] = os.environ,
-) -> Member:
-    """Which process this is. What is given goes before what SLURM or Open MPI say.
+) -> ProcessSpec:
+    """Find out which process this is.
+
+    >>> detect_process(coordinator="127.0.0.1:29500", num_processes=2, process_id=1).process_id
+    1
+
+    Args:
+        coordinator: HOST:PORT of process 0; by default what SLURM or Open MPI say.
+        num_processes: Number of processes; by default what SLURM or Open MPI say.
+        process_id: Number of this process; by default what SLURM or Open MPI say.
+        environ: Environment variables.
 
     Raises:
-        ValueError: if something is missing or does not fit; says what to type.
+        ValueError: If something is missing or does not fit; says what to type.
     """
     found = launcher(environ)
     if found is not None:
@@ -79,14 +91,14 @@ def member(
             "Try process_id=0, and count up."
         )
     split_address(coordinator)
-    return Member(found or "flags", coordinator, num_processes, process_id)
+    return ProcessSpec(found or "flags", coordinator, num_processes, process_id)
 
 
 def split_address(coordinator: str) -> tuple[str, int]:
-    """The host, without brackets, and the port of HOST:PORT.
+    """Split HOST:PORT into the host, without brackets, and the port.
 
     Raises:
-        ValueError: if it is not one.
+        ValueError: If it is not one.
     """
     match = re.fullmatch(r"(\[[^\]]+\]|[^:\s]+):(\d{1,5})", coordinator)
     if match is None or not 0 < int(match[2]) < 65536:

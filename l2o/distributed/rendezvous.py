@@ -1,8 +1,8 @@
-"""Where processes meet before they compute together.
+"""Rendezvous: processes exchange their settings before JAX connects them.
 
-`jax.distributed` ends the interpreter where a process cannot be reached or a port is taken. So
-processes first meet by plain sockets at the same address: each tells process 0 about itself,
-process 0 tells all about all, and every mistake becomes an exception in every process.
+`jax.distributed` aborts the interpreter if another process cannot be reached, and does not compare
+anything. So processes first meet by plain sockets at the same address: each tells process 0 about
+itself, process 0 tells all about all, and every mistake becomes an exception in every process.
 """
 
 import contextlib
@@ -12,43 +12,45 @@ import socket
 import time
 from typing import Any
 
-from l2o.distributed.launchers import Member, split_address
+from l2o.distributed.launchers import ProcessSpec, split_address
 from l2o.runs.folder import RunError
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-"""Hosts that are reached from this machine alone."""
+"""Names of hosts that are reached from this machine alone."""
 
 FORMAT = "l2o 1"
 SECONDS_TO_SPEAK = 5.0
 SECONDS_BETWEEN_TRIES = 0.2
 
-About = dict[str, Any]
-"""What a process tells about itself: JSON."""
+ProcessInfo = dict[str, Any]
+"""Host, cores, GPUs and settings of a process; JSON."""
 
 
-def meet(
-    member: Member, about: About, *, timeout: float
-) -> tuple[list[About], dict[int, socket.socket]]:
-    """What each process tells about itself, and connections to the others, by number.
-
-    Process 0 has one to each, the others have one to process 0.
+def rendezvous(
+    process: ProcessSpec, info: ProcessInfo, *, timeout: float
+) -> tuple[list[ProcessInfo], dict[int, socket.socket]]:
+    """Exchange information with all other processes.
 
     Args:
-        member: which process this is; with one process there is nobody to wait for.
-        about: what to tell.
-        timeout: seconds to wait for the others.
+        process: Number and address of this process; with one process there is nobody to wait for.
+        info: Information to send.
+        timeout: Seconds to wait for the others.
+
+    Returns:
+        The information of each process, and the connections, by number: of process 0 one to each,
+        of the others one to process 0.
 
     Raises:
-        ValueError: in every process that was reached, if `num_processes` differs, two have one
+        ValueError: In every process that was reached, if `num_processes` differs, two have one
             number, the address is not free or another process does not come in time.
     """
-    if member.process_id == 0:
-        return _host(member, about, timeout)
-    return _visit(member, about, timeout)
+    if process.process_id == 0:
+        return _host(process, info, timeout)
+    return _visit(process, info, timeout)
 
 
 def bind_address(coordinator: str) -> str:
-    """Where process 0 listens: on all its addresses, unless its own machine is all that is asked.
+    """Choose where process 0 listens: everywhere, unless its own machine is all that is asked for.
 
     In a trusted network: whoever reaches the port can disturb the run.
     """
@@ -57,20 +59,20 @@ def bind_address(coordinator: str) -> str:
 
 
 def _host(
-    member: Member, about: About, timeout: float
-) -> tuple[list[About], dict[int, socket.socket]]:
+    process: ProcessSpec, info: ProcessInfo, timeout: float
+) -> tuple[list[ProcessInfo], dict[int, socket.socket]]:
     deadline = time.monotonic() + timeout
-    abouts: dict[int, About] = {0: about}
+    infos: dict[int, ProcessInfo] = {0: info}
     visitors: dict[int, socket.socket] = {}
-    with contextlib.ExitStack() as stack, _listen(member.coordinator) as server:
+    with contextlib.ExitStack() as stack, _listen(process.coordinator) as server:
         try:
-            while len(abouts) < member.num_processes:
+            while len(infos) < process.num_processes:
                 server.settimeout(max(deadline - time.monotonic(), 1e-3))
                 try:
                     visitor = stack.enter_context(server.accept()[0])
                 except TimeoutError:
-                    _forget_the_gone(visitors, abouts)
-                    raise ValueError(_missing(member, abouts, timeout)) from None
+                    _forget_the_gone(visitors, infos)
+                    raise ValueError(_missing(process, infos, timeout)) from None
                 visitor.settimeout(SECONDS_TO_SPEAK)
                 try:
                     message = _received(visitor)
@@ -80,18 +82,18 @@ def _host(
                     visitor.close()  # somebody else, who came to this port by mistake
                     continue
                 number = message["process_id"]
-                _forget_the_gone(visitors, abouts)
+                _forget_the_gone(visitors, infos)
                 try:
-                    _check_visitor(member, message, abouts)
+                    _check_visitor(process, message, infos)
                 except ValueError as error:
                     _send(visitor, {"error": str(error)})
                     raise
-                visitors[number], abouts[number] = visitor, message["about"]
+                visitors[number], infos[number] = visitor, message["info"]
         except ValueError as error:
             for visitor in visitors.values():
                 _send(visitor, {"error": str(error)})
             raise
-        met = [abouts[i] for i in range(member.num_processes)]
+        met = [infos[i] for i in range(process.num_processes)]
         for visitor in visitors.values():
             _send(visitor, {"met": met})
         stack.pop_all()  # they stay open
@@ -99,31 +101,31 @@ def _host(
 
 
 def _visit(
-    member: Member, about: About, timeout: float
-) -> tuple[list[About], dict[int, socket.socket]]:
+    process: ProcessSpec, info: ProcessInfo, timeout: float
+) -> tuple[list[ProcessInfo], dict[int, socket.socket]]:
     with contextlib.ExitStack() as stack:
-        connection = stack.enter_context(_connection(member.coordinator, timeout))
+        connection = stack.enter_context(_connection(process.coordinator, timeout))
         connection.settimeout(timeout + SECONDS_TO_SPEAK)  # so that process 0 is the first to tell
         _send(
             connection,
             {
                 "format": FORMAT,
-                "num_processes": member.num_processes,
-                "process_id": member.process_id,
-                "about": about,
+                "num_processes": process.num_processes,
+                "process_id": process.process_id,
+                "info": info,
             },
         )
         try:
             answer = _received(connection)
         except TimeoutError:
             raise ValueError(
-                f"`connect_timeout` must be long enough for all {member.num_processes} processes "
+                f"`connect_timeout` must be long enough for all {process.num_processes} processes "
                 f"to start; got {timeout:g} s, and process 0 waits longer. Start all of them, or "
                 "try a longer --connect-timeout."
             ) from None
         if answer is None:
             raise RunError(
-                f"process 0 at {member.coordinator} ended before all {member.num_processes} "
+                f"process 0 at {process.coordinator} ended before all {process.num_processes} "
                 "processes had met. See what it says, then start all again."
             )
         if "error" in answer:
@@ -166,38 +168,40 @@ def _listen(coordinator: str) -> socket.socket:
         ) from error
 
 
-def _check_visitor(member: Member, message: dict[str, Any], abouts: dict[int, About]) -> None:
+def _check_visitor(
+    process: ProcessSpec, message: dict[str, Any], infos: dict[int, ProcessInfo]
+) -> None:
     """Raises a `ValueError` if a process cannot be one of those that process 0 waits for."""
     number = message["process_id"]
-    if message["num_processes"] != member.num_processes:
+    if message["num_processes"] != process.num_processes:
         raise ValueError(
-            f"`num_processes` must be the same in every process; got {member.num_processes} in "
+            f"`num_processes` must be the same in every process; got {process.num_processes} in "
             f"process 0 and {message['num_processes']} in process {number}. "
-            f"Try num_processes={member.num_processes} in all."
+            f"Try num_processes={process.num_processes} in all."
         )
-    if number in abouts:
-        free = min(set(range(member.num_processes)) - abouts.keys())
+    if number in infos:
+        free = min(set(range(process.num_processes)) - infos.keys())
         raise ValueError(
             f"`process_id` must differ between processes; got {number} twice. "
             f"Try process_id={free} in one of them."
         )
 
 
-def _missing(member: Member, abouts: dict[int, About], timeout: float) -> str:
-    missing = sorted(set(range(member.num_processes)) - abouts.keys())
+def _missing(process: ProcessSpec, infos: dict[int, ProcessInfo], timeout: float) -> str:
+    missing = sorted(set(range(process.num_processes)) - infos.keys())
     return (
-        f"`num_processes` must all meet at {member.coordinator}; got {len(abouts)} of "
-        f"{member.num_processes} within {timeout:g} s, without process "
+        f"`num_processes` must all meet at {process.coordinator}; got {len(infos)} of "
+        f"{process.num_processes} within {timeout:g} s, without process "
         f"{', '.join(map(str, missing))}. Start all of them, or try a longer --connect-timeout."
     )
 
 
-def _forget_the_gone(visitors: dict[int, socket.socket], abouts: dict[int, About]) -> None:
+def _forget_the_gone(visitors: dict[int, socket.socket], infos: dict[int, ProcessInfo]) -> None:
     """Removes processes that have closed their connections; they may be started again."""
     gone = select.select(list(visitors.values()), [], [], 0)[0]
     for number in [number for number, visitor in visitors.items() if visitor in gone]:
         visitors.pop(number).close()
-        del abouts[number]
+        del infos[number]
 
 
 def _send(connection: socket.socket, message: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a run would run on: devices, processes, hosts."""
+"""Topology: the devices, processes and hosts that a run would use."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,12 +10,16 @@ from l2o.distributed import launchers, processes
 
 
 def describe(host_names: Sequence[str]) -> dict[str, Any]:
-    """What JAX and the launcher say, JSON-able, given the host of each process.
+    """Describe the topology, JSON-able.
 
-    Fields: `platform`; `device_kinds`, how many devices of each kind over all processes;
-    `processes`, and `process`, which one this is; `devices_per_process` and `hosts`, by process;
-    `cores` that this process may use; `launcher`, what started it as one of several, or null;
-    `jax`, its version.
+    Args:
+        host_names: Host name of each process.
+
+    Returns:
+        `platform`; `device_kinds`, the number of devices of each kind over all processes;
+        `processes`, their number, and `process`, that of this one; `devices_per_process` and
+        `hosts`, by process; `cores`, the number that this process may use; `launcher`, what started
+        it as one of several, or null; `jax`, its version.
     """
     devices = jax.devices()
     of_process = Counter(device.process_index for device in devices)
@@ -33,7 +37,7 @@ def describe(host_names: Sequence[str]) -> dict[str, Any]:
 
 
 def in_words(found: dict[str, Any]) -> dict[str, str]:
-    """The lines of a description, by title."""
+    """Put a description in words, by title."""
     kinds = [f"{count} x {kind}" for kind, count in found["device_kinds"].items()]
     each = sorted(set(found["devices_per_process"]))
     used = found["processes"] > 1

@@ -1,8 +1,7 @@
 """Trees of arrays between process 0, every process and the devices of all.
 
-Process 0 alone reads files, so a state starts there, is sent to the others, placed on the devices
-and gathered again to be saved. All processes call these functions at the same point. With one
-process nothing is sent.
+All processes call `broadcast`, `place` and `gather` at the same point. With one process nothing is
+sent.
 """
 
 from typing import TypeVar
@@ -12,16 +11,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from l2o.tree import from_numpy, is_key, to_numpy
+from l2o.tree import from_numpy, is_key, to_numpy, wrap_key_data
 
 Tree = TypeVar("Tree")
 
 
-def from_main(tree: Tree) -> Tree:
-    """The tree of process 0, to the bit, in every process.
+def broadcast(tree: Tree) -> Tree:
+    """Send the tree of process 0 to every process, to the bit.
 
     Args:
-        tree: arrays or typed keys of the same shapes and dtypes in every process.
+        tree: Pytree of arrays or typed keys, of the same shapes and dtypes in every process.
     """
     if jax.process_count() == 1:
         return tree
@@ -39,23 +38,34 @@ def from_main(tree: Tree) -> Tree:
 
 
 def place(tree: Tree, shardings: Tree) -> Tree:
-    """The tree on the devices of all processes, as a compiled program takes it.
+    """Place a tree on the devices of all processes, as a compiled program takes it.
 
     Args:
-        tree: what every process has whole, or what such a program returned.
-        shardings: one for each leaf, None where the program does not use it.
+        tree: Pytree that every process has whole, or that such a program returned.
+        shardings: Pytree with a sharding for each leaf, None where the program does not use it.
     """
     return jax.tree.map(_place, tree, shardings)
 
 
 def gather(tree: Tree) -> Tree:
-    """What is spread over the devices of all processes, whole in every process.
+    """Gather what is spread over the devices of all processes, whole in every process.
 
     One leaf after the other, each of which every device must have room for.
     """
     if jax.process_count() == 1:
         return tree
     return jax.tree.map(_gather, tree)
+
+
+def local(tree: Tree) -> Tree:
+    """Take what every device holds whole, such as theta, as arrays of this process alone.
+
+    Such arrays outlive `processes.disconnect`. What is spread over devices stays as it is. Nothing
+    is sent and nothing is copied.
+    """
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(_local, tree)
 
 
 def _place(leaf: jax.Array, sharding: Sharding | None) -> jax.Array:
@@ -75,6 +85,14 @@ def _place(leaf: jax.Array, sharding: Sharding | None) -> jax.Array:
 
 def _same(leaf: jax.Array) -> jax.Array:
     return leaf  # one function, so that it compiles once
+
+
+def _local(leaf: jax.Array) -> jax.Array:
+    if leaf.is_fully_addressable or not leaf.is_fully_replicated:
+        return leaf
+    if is_key(leaf):
+        return wrap_key_data(_local(jax.random.key_data(leaf)), leaf)
+    return leaf.addressable_data(0)
 
 
 def _gather(leaf: jax.Array) -> jax.Array:

@@ -1,7 +1,8 @@
-"""What ends a process when another one has ended.
+"""Watchdog: ends a process when another one has ended.
 
-A process that waits for numbers from one that is gone waits long, or for ever. But the connections
-by which the processes met close with the process that holds them.
+The connections by which the processes met close with the process that holds them, at once and
+however it ends. JAX's heartbeats notice after their timeout, and abort without saying which process
+it was or where to go on.
 """
 
 import os
@@ -14,17 +15,17 @@ from collections.abc import Callable, Mapping
 from rich.console import Console
 
 GOODBYE = b"\0"
-"""What a process says before it parts in good order; anything else is why it ended."""
+"""Message of a process that parts in good order; any other is the reason why it ended."""
 
 
-class Watch:
-    """A thread that ends this process, with one line and exit status 2, when another one ends.
+class Watchdog:
+    """Thread that ends this process, with one line and exit status 2, when another one ends.
 
     If a process closes its connection in good order, so may the others without an error.
 
     Args:
-        links: connections to other processes, by number.
-        where: words about where the run can continue, for the line.
+        links: Connections to other processes, by number.
+        where: Function that says where the run can continue, for the line.
     """
 
     def __init__(self, links: Mapping[int, socket.socket], where: Callable[[], str]) -> None:
@@ -36,7 +37,7 @@ class Watch:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def part(self, reason: str = "") -> None:
-        """Tells the others that this process ends: in good order, or for a reason."""
+        """Tell the others that this process ends: in good order, or for a reason."""
         self.is_over = True
         for link in self.links:
             try:

@@ -4,7 +4,6 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +13,20 @@ from l2o.evaluation import plots
 from l2o.evaluation.compare import Comparison
 from l2o.evaluation.html import DEFINITIONS, cells, number, page
 from l2o.runs.folder import atomic_write
+from l2o.runs.provenance import provenance
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def environment() -> dict[str, str | int]:
-    """Versions and devices that figures were computed with."""
+def environment() -> dict[str, Any]:
+    """Versions, revision and devices that figures were computed with."""
+    found = provenance()
+    del found["modules"]
     return {
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "optax": metadata.version("optax"),
+        **found,
         "platform": platform.platform(),
         "backend": jax.default_backend(),
-        "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
     }
 

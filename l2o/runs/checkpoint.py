@@ -1,8 +1,10 @@
-"""Checkpoints: written by orbax, complete only with a manifest, verified when read.
+"""Checkpoints: what orbax writes, with checksums.
 
-A checkpoint is a folder `<step>/` with orbax's files under `state/` and, written last, a
-`manifest.json`: the sha256 of every file, the shape and dtype of every array (orbax would cast
-silently), and the score that decides which checkpoint is the best. The manifest has its own sha256.
+A checkpoint is a folder `<step>/`. Under `state/` lie orbax's files: each process writes the shards
+that it holds and reads those that it needs, on whatever devices. Process 0 writes `manifest.json`
+last; a folder without one is no checkpoint. It holds what orbax lacks: the sha256 of every file, as
+orbax does not notice every flipped bit; the shape and dtype of every array, as orbax casts to what
+it is asked for; and which checkpoint had the lowest score so far.
 """
 
 import contextlib
@@ -12,27 +14,38 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
-from l2o.tree import from_numpy, is_key, named_leaves, to_numpy
 from l2o.runs.folder import RunError, atomic_write, sync_folder
+from l2o.tree import is_key, named_leaves, wrap_key_data
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 STATE = "state"
 
 
 class Checkpoints:
-    """The checkpoints of a run: the last `keep`, and the one with the lowest score.
+    """The latest checkpoints of a run.
+
+    In several processes, which share the folder, all call `save` and `read`; the rest is for
+    process 0.
+
+    >>> import tempfile
+    >>> checkpoints = Checkpoints(Path(tempfile.mkdtemp()))
+    >>> checkpoints.save(10, {"w": jax.numpy.ones(3)}, score=0.5)
+    True
+    >>> checkpoints.restore({"w": jax.ShapeDtypeStruct((3,), "float32")}, on_warning=print)
+    (10, {'w': Array([1., 1., 1.], dtype=float32)})
 
     Args:
-        folder: where they lie; made with the first one.
-        keep: how many of the latest to keep.
+        folder: Folder for the checkpoints; created by the first one.
+        keep: Number of checkpoints to keep.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
@@ -45,52 +58,81 @@ class Checkpoints:
         """Steps of the complete checkpoints, ascending."""
         return sorted(int(p.name) for p in self._folders() if (p / MANIFEST).exists())
 
-    def save(self, step: int, state: Any, *, score: float | None = None) -> None:
-        """Saves a state, then removes what need not be kept.
+    def save(self, step: int, state: Any, *, score: float | None = None) -> bool:
+        """Save a state, then remove checkpoints that need not be kept.
 
         Args:
-            step: its name; a checkpoint of that step is replaced.
-            state: any pytree of arrays and typed keys.
-            score: the lower the better; None or non-finite is never the best.
+            step: Number of the outer step; a checkpoint of the same step is replaced.
+            state: Pytree of arrays and typed keys.
+            score: Score of the checkpoint, the lower the better; None or a number that is not
+                finite is never the best.
+
+        Returns:
+            Whether the score is the lowest so far; always False in processes other than 0.
 
         Raises:
-            RunError: if it cannot be written; the checkpoints from before stay.
+            RunError: If it cannot be written; earlier checkpoints stay.
         """
         path = self.folder / str(step)
+        is_main = jax.process_index() == 0
+        arrays = {name: _plain(leaf) for name, leaf in named_leaves(state).items()}
+        arrays = {name: array for name, array in arrays.items() if array.size}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _remove(path)
-            arrays = {name: to_numpy(leaf) for name, leaf in named_leaves(state).items()}
-            _reserve(path, sum(array.nbytes for array in arrays.values()))
-            _orbax_save(path / STATE, {k: v for k, v in arrays.items() if v.size})
+            if is_main:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _remove(path)
+                _reserve(path, sum(array.nbytes for array in arrays.values()))
+            with _orbax() as (checkpointer, args):  # which waits for all processes first
+                checkpointer.save(path / STATE, args=args.StandardSave(arrays))
+            if not is_main:
+                return False
+            best = {"step": step, "score": score} if _is_finite(score) else None
+            before = self._best_before(step)
+            if before and (best is None or before["score"] <= best["score"]):
+                best = before
             manifest = {
                 "format": FORMAT,
-                "score": score if score is not None and math.isfinite(score) else None,
+                "best": best,
                 "leaves": _signature(state),
                 "files": {name: _sha256(path / name, sync=True) for name in _files(path)},
             }
             atomic_write(path / MANIFEST, _sealed(manifest))
             sync_folder(self.folder)
         except Exception as error:  # orbax and tensorstore raise many kinds
-            shutil.rmtree(path, ignore_errors=True)
+            if is_main:
+                shutil.rmtree(path, ignore_errors=True)
             raise RunError(
                 f"checkpoint {path} could not be written ({_reason(error)}); {self.last_good()}. "
                 "Free space, then continue with --resume."
             ) from error
-        self._prune()
+        for old in self.steps()[: -self.keep]:
+            _remove(self.folder / str(old))
+        return best is not None and best["step"] == step
 
     def restore(self, target: Any, on_warning: Callable[[str], None]) -> tuple[int, Any] | None:
-        """The newest intact checkpoint as (step, state), or None if there is no checkpoint.
+        """Read the newest intact checkpoint; see `find` and `read`.
+
+        Returns:
+            Its step and its state, or None if there is no checkpoint.
+        """
+        step = self.find(target, on_warning)
+        return None if step is None else (step, self.read(step, target))
+
+    def find(self, target: Any, on_warning: Callable[[str], None]) -> int | None:
+        """Find the newest intact checkpoint.
 
         Remains of interrupted saves are removed. A damaged checkpoint is reported and passed
-        over; it is removed once an older one has been read, from which it will be made again.
+        over; it is removed if there is an intact older one, from which it will be made again.
 
         Args:
-            target: the state's tree, with anything that has a shape and dtype at its leaves.
-            on_warning: takes one line for each damaged checkpoint.
+            target: Pytree like the state, with anything that has a shape and dtype at its leaves.
+            on_warning: Function called with one line for each damaged checkpoint.
+
+        Returns:
+            Its step, or None if there is no checkpoint.
 
         Raises:
-            RunError: if all are damaged, or one holds other arrays than `target`.
+            RunError: If all are damaged, or one holds other arrays than `target`.
         """
         for path in self._folders():
             if not (path / MANIFEST).exists():
@@ -100,24 +142,57 @@ class Checkpoints:
             path = self.folder / str(step)
             try:
                 manifest = _verified(path)
-                _check_signature(path, manifest["leaves"], _signature(target))
-                state = _read(path / STATE, target)
-            except RunError:
-                raise
-            except Exception as error:  # orbax and tensorstore raise many kinds
+            except (ValueError, OSError, KeyError) as error:
                 damaged.append(f"checkpoint {path} is damaged ({_reason(error)})")
                 continue
+            _check_signature(path, manifest["leaves"], _signature(target))
             for message in damaged:
                 on_warning(f"{message}: continuing from step {step} instead, to the same result.")
             for later in (s for s in self.steps() if s > step):
                 _remove(self.folder / str(later))
-            return step, state
+            return step
         if damaged:
             raise RunError(
                 f"{'; '.join(damaged)}; no intact checkpoint is left. "
                 f"Remove {self.folder} to start the run anew with --resume, or use a copy."
             )
         return None
+
+    def read(self, step: int, target: Any) -> Any:
+        """Read a checkpoint that `find` has found.
+
+        Args:
+            step: Number of the outer step.
+            target: Pytree like the state, with `jax.ShapeDtypeStruct`s at its leaves. The arrays
+                are placed by their shardings; where there is none, on the first device of each
+                process.
+
+        Raises:
+            RunError: If it cannot be read.
+        """
+        path = self.folder / str(step)
+        leaves = named_leaves(target)
+        plain = {name: _plain_target(leaf) for name, leaf in leaves.items()}
+        try:
+            with _orbax() as (checkpointer, args):
+                wanted = {name: leaf for name, leaf in plain.items() if leaf.size}
+                arrays = checkpointer.restore(path / STATE, args=args.StandardRestore(wanted))
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            raise RunError(
+                f"checkpoint {path} could not be read ({_reason(error)}). Remove it to continue "
+                "from the one before."
+            ) from error
+        arrays |= {name: _empty(leaf) for name, leaf in plain.items() if not leaf.size}
+        restored = (
+            wrap_key_data(arrays[name], leaf) if is_key(leaf) else arrays[name]
+            for name, leaf in leaves.items()
+        )
+        return jax.tree.structure(target).unflatten(restored)
+
+    def is_best(self, step: int) -> bool:
+        """Whether a checkpoint had the lowest score so far when it was saved."""
+        best = self._manifest(step)["best"]
+        return best is not None and best["step"] == step
 
     def last_good(self) -> str:
         """Words for error messages: which checkpoint a run can continue from."""
@@ -127,27 +202,26 @@ class Checkpoints:
     def _folders(self) -> list[Path]:
         return [path for path in self.folder.glob("*") if path.name.isdecimal()]
 
-    def _prune(self) -> None:
-        steps = self.steps()
-        scores = {step: self._score(step) for step in steps}
-        best = min(steps, key=lambda step: (scores[step], -step))
-        for step in steps[: -self.keep]:
-            if step != best:
-                _remove(self.folder / str(step))
+    def _manifest(self, step: int) -> dict[str, Any]:
+        return _unsealed((self.folder / str(step) / MANIFEST).read_bytes())
 
-    def _score(self, step: int) -> float:
-        try:
-            score = _unsealed((self.folder / str(step) / MANIFEST).read_bytes())["score"]
-        except (OSError, ValueError):
-            return math.inf
-        return math.inf if score is None else score
+    def _best_before(self, step: int) -> dict[str, Any] | None:
+        """Step and score of the best checkpoint, as the newest before `step` recorded them."""
+        for older in reversed([s for s in self.steps() if s < step]):
+            with contextlib.suppress(OSError, ValueError):
+                return self._manifest(older)["best"]
+        return None
 
 
 def _remove(path: Path) -> None:
-    """Removes a checkpoint; without its manifest it counts as none, however far this gets."""
+    """Remove a checkpoint; without its manifest it counts as none, however far this gets."""
     with contextlib.suppress(OSError):
         (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_finite(score: float | None) -> bool:
+    return score is not None and math.isfinite(score)
 
 
 def _signature(tree: Any) -> dict[str, str]:
@@ -164,39 +238,35 @@ def _check_signature(path: Path, found: dict[str, str], wanted: dict[str, str]) 
             )
 
 
-def _read(path: Path, target: Any) -> Any:
-    names, tree = list(named_leaves(target)), jax.tree.structure(target)
-    leaves = jax.tree.leaves(target)
-    as_data = lambda x: jax.eval_shape(jax.random.key_data, x) if is_key(x) else x
-    empty = {
-        name: np.empty(shape.shape, shape.dtype)
-        for name, shape in zip(names, map(as_data, leaves), strict=True)
-    }
-    arrays = empty | _orbax_restore(path, {k: v for k, v in empty.items() if v.size})
-    return tree.unflatten(from_numpy(arrays[n], x) for n, x in zip(names, leaves, strict=True))
+def _plain(leaf: Any) -> Any:
+    """An array as it is, or the words of typed keys: what orbax takes."""
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf
 
 
-def _orbax_save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    import orbax.checkpoint as ocp
-
-    log = logging.getLogger("absl")
-    log.addFilter(_silent)  # what goes wrong in orbax's threads also comes as an exception
-    try:
-        with _checkpointer() as checkpointer:
-            checkpointer.save(path, args=ocp.args.StandardSave(arrays))
-    finally:
-        log.removeFilter(_silent)
+def _plain_target(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
+    plain = jax.eval_shape(_plain, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+    return jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=sharding)
 
 
-def _checkpointer() -> Any:
-    """Orbax's, of this process alone: the others have no part in what process 0 writes."""
+def _empty(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """An array without elements, which orbax refuses."""
+    whole = np.empty(leaf.shape, leaf.dtype)
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, whole.__getitem__)
+
+
+@contextlib.contextmanager
+def _orbax() -> Iterator[tuple[Any, Any]]:
+    """Orbax's checkpointer and arguments; what goes wrong in its threads is raised, not logged."""
     import orbax.checkpoint as ocp  # half a second, which those who only apply need not wait
 
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=jax.process_index(), active_processes={jax.process_index()}
-    )
-    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+    log = logging.getLogger("absl")
+    log.addFilter(_silent)
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            yield checkpointer, ocp.args
+    finally:
+        log.removeFilter(_silent)
 
 
 def _silent(record: logging.LogRecord) -> bool:
@@ -211,13 +281,6 @@ def _reserve(path: Path, num_bytes: int) -> None:
         if hasattr(os, "posix_fallocate"):  # not on macOS
             os.posix_fallocate(file.fileno(), 0, num_bytes + 65536)
     (path / ".room.tmp").unlink()
-
-
-def _orbax_restore(path: Path, target: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    import orbax.checkpoint as ocp
-
-    with _checkpointer() as checkpointer:
-        return checkpointer.restore(path, args=ocp.args.StandardRestore(target))
 
 
 def _files(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""How XLA compiles, and what it has compiled once, kept on disk for later processes.
+"""Compilation: XLA's options, and the cache of compiled programs on disk.
 
 The cache is JAX's own, switched on by the command line: a second run with the same shapes, and
 one that is continued, compile nothing anew. It lies beside the data sets, in `xla`; delete it at
@@ -16,7 +16,7 @@ import jax
 from l2o.datasets.fetch import cache_folder
 
 SECONDS_WORTH_KEEPING = 0.02
-"""Programs that compile faster are not kept."""
+"""Compile time below which a program is not kept."""
 
 
 ON_CPUS: Mapping[str, str | bool] = {
@@ -28,14 +28,14 @@ ON_CPUS: Mapping[str, str | bool] = {
     "xla_cpu_fast_math_honor_division": True,
     "xla_cpu_fast_math_honor_functions": True,
 }
-"""How XLA compiles for CPUs what runs for long: in less time, with vectors as wide as there are and
-with sums in any order, which lets it vectorise the statistics of a tensor. NaN and infinity are
-told from numbers as ever, but algebra is that of real numbers: 0 x, x - x and (x + y) - x are 0, 0
-and y even for an x that is not finite or so large that y is lost in it."""
+"""XLA's options on CPUs for programs that run for long: compiled in less time, with vectors as wide
+as there are and with sums in any order, which lets XLA vectorise the statistics of a tensor. NaN and
+infinity are told from numbers as ever, but algebra is that of real numbers: 0 x, x - x and
+(x + y) - x are 0, 0 and y even for an x that is not finite or so large that y is lost in it."""
 
 
 def long_running() -> dict[str, str | bool]:
-    """XLA's options for a program that is compiled once and runs for long.
+    """Choose XLA's options for a program that is compiled once and runs for long.
 
     Those that the environment's `XLA_FLAGS` names are left to it, so that
     `XLA_FLAGS=--xla_cpu_enable_fast_math=false` gives the algebra of floating-point numbers.
@@ -47,7 +47,7 @@ def long_running() -> dict[str, str | bool]:
 
 
 def use_compilation_cache() -> None:
-    """Keeps what this process compiles, unless the environment names a folder.
+    """Keep what this process compiles, unless the environment names a folder.
 
     Where the folder cannot be written nothing is kept.
     """

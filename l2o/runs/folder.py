@@ -1,8 +1,7 @@
-"""Where the files of a run lie, and how they are written: whole or not at all."""
+"""Run folders: where the files of a run lie, written whole or not at all."""
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -11,18 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
 
 class RunError(RuntimeError):
-    """A run in progress cannot go on; the message is one line that says what to do."""
+    """Error of a run that cannot go on; the message is one line that says what to do."""
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name, makes it durable, and renames it.
+    """Write a file under a temporary name, make it durable, and rename it.
 
     After a crash at any moment `path` holds its old content or the new one.
 
     Raises:
-        OSError: if it cannot be written; what was there before stays.
+        OSError: If it cannot be written; what was there before stays.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -39,7 +43,9 @@ def atomic_write(path: Path, content: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Makes the names in a folder durable."""
+    """Make the names in a folder durable, where folders can be opened."""
+    if os.name == "nt":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -49,61 +55,76 @@ def sync_folder(path: Path) -> None:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The layout of a run on disk; `RunFolder.open` starts or continues one.
+    """Layout of a run on disk; `RunFolder.open` starts or continues one.
+
+    >>> RunFolder(Path("runs/mine")).theta.name
+    'theta.safetensors'
 
     Attributes:
-        path: the folder.
+        path: Path of the folder.
     """
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """The resolved configuration."""
+        """Resolved configuration."""
         return self.path / "config.json"
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line."""
+        """Metrics, one JSON object a line."""
         return self.path / "metrics.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """One folder a checkpoint, named by its step."""
+        """Checkpoints, one folder each, named by its step."""
         return self.path / "checkpoints"
 
     @property
     def profile(self) -> Path:
-        """A trace of what takes how long."""
+        """Profiler trace of one chunk of outer steps."""
         return self.path / "profile"
 
     @property
     def theta(self) -> Path:
-        """The release file."""
+        """Release file of the last outer step."""
         return self.path / "theta.safetensors"
 
     @property
+    def best(self) -> Path:
+        """Release file of the checkpoint with the lowest score."""
+        return self.path / "best.safetensors"
+
+    @property
+    def provenance(self) -> Path:
+        """Versions and device with which the run began."""
+        return self.path / "provenance.json"
+
+    @property
     def report_json(self) -> Path:
-        """The figures of the evaluation."""
+        """Results of the evaluation."""
         return self.path / "report.json"
 
     @property
     def report_html(self) -> Path:
-        """The same, to look at."""
+        """Results of the evaluation, to look at."""
         return self.path / "report.html"
 
     @contextlib.contextmanager
     def locked(self, on_warning: Callable[[str], None]) -> Iterator[None]:
-        """Keeps the folder from other processes; however this one ends, they have it again.
+        """Keep other processes out of the folder until this one leaves the context or ends.
 
         Args:
-            on_warning: takes one line if the file system cannot lock.
+            on_warning: Function called with one line if the file system cannot lock.
 
         Raises:
-            ValueError: if another process has it.
+            ValueError: If another process has the folder.
         """
         with open(self.config, "rb+") as file:  # written once, so that all lock the same file
             try:
+                if fcntl is None:
+                    raise OSError(errno.ENOSYS, "this system has no flock")
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
@@ -125,18 +146,18 @@ class RunFolder:
         resume: bool = False,
         ignored: Collection[str] = (),
     ) -> "RunFolder":
-        """Starts a run in a new or empty folder or, with `resume`, continues one.
+        """Start a run in a new or empty folder or, with `resume`, continue one.
 
         A run that was killed before its first checkpoint continues from the start.
 
         Args:
-            path: the folder; made, with its parents, if it is not there.
-            config: the resolved configuration, JSON-able; nested fields are named `a.b`.
-            resume: whether to continue.
-            ignored: fields that may differ from the run's when it continues.
+            path: Path of the folder; created, with its parents, if it is not there.
+            config: Resolved configuration, JSON-able; nested fields are named `a.b`.
+            resume: Whether to continue.
+            ignored: Names of fields that may differ from the run's when it continues.
 
         Raises:
-            ValueError: if the folder holds files already, cannot be written, holds no run to
+            ValueError: If the folder holds files already, cannot be written, holds no run to
                 continue, or holds one with another configuration. Nothing has been written then.
         """
         folder = RunFolder(Path(path).absolute())
@@ -179,7 +200,7 @@ def _create(folder: RunFolder, config: str) -> None:
 
 
 def _is_empty(path: Path) -> bool:
-    """Whether a folder holds nothing but what a crash while it was made may have left."""
+    """Whether a folder holds nothing but what a crash may have left while it was created."""
     return all(p.name.startswith(".") and p.suffix == ".tmp" for p in path.iterdir())
 
 

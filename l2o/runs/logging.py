@@ -1,10 +1,12 @@
-"""What a run reports: one JSON line a chunk, and other people's trackers on request."""
+"""Logging: metrics as JSON lines, and trackers of other projects on request."""
 
 import contextlib
 import importlib.util
 import json
 import math
 import os
+import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,23 +14,30 @@ from typing import Any
 from l2o.runs.folder import RunError, atomic_write
 
 TIMING_FIELDS = ("seconds", "inner_steps_per_second", "compile_seconds")
-"""Fields of a line that differ when a run is repeated; no others do."""
-
-Track = Callable[[Mapping[str, Any]], None]
-"""Takes a line, as `fit` hands it to `on_metrics`."""
+"""Names of the fields of a line that differ when a run is repeated; no others do."""
 
 
 class MetricsLog:
-    """A file of JSON lines, each with its `step`, in which every line written is durable."""
+    """File of JSON lines, each with its `step`, in which every line written is durable.
+
+    >>> import tempfile
+    >>> log = MetricsLog(Path(tempfile.mkdtemp()) / "metrics.jsonl")
+    >>> log.write({"step": 10, "meta_loss": float("nan"), "seconds": 2.5})
+    >>> read_metrics(log.path)
+    [{'step': 10, 'meta_loss': None, 'seconds': 2.5}]
+
+    Args:
+        path: Path of the file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Appends a line; NaN and infinities become null.
+        """Append a line; NaN and infinities become null.
 
         Raises:
-            RunError: if it cannot be written. A torn line is dropped by `truncate_after`.
+            RunError: If it cannot be written. A torn line is dropped by `truncate_after`.
         """
         numbers = {name: _finite_or_none(value) for name, value in line.items()}
         try:
@@ -43,10 +52,10 @@ class MetricsLog:
             ) from error
 
     def truncate_after(self, step: int) -> None:
-        """Drops a torn last line and every line after `step`, by an atomic rewrite.
+        """Drop a torn last line and every line after `step`, by an atomic rewrite.
 
         Raises:
-            RunError: if the file cannot be read or written, or a line before the last is no JSON.
+            RunError: If the file cannot be read or written, or a line before the last is no JSON.
         """
         try:
             if not self.path.exists():
@@ -63,12 +72,23 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a `metrics.jsonl`, in order.
+    """Read the complete lines of a `metrics.jsonl`, in order.
 
     Raises:
-        RunError: if a line before the last is no JSON.
+        RunError: If a line before the last is no JSON.
     """
     return [line for _, line in _parse(path, path.read_bytes())]
+
+
+def compute_seconds(path: Path) -> float:
+    """Sum the seconds that the outer steps in a `metrics.jsonl` took, over all sessions.
+
+    Compilation, and steps that were made again after a crash, are not counted.
+
+    Raises:
+        RunError: If a line before the last is no JSON.
+    """
+    return sum(line["seconds"] or 0.0 for line in read_metrics(path))
 
 
 def _parse(path: Path, content: bytes) -> list[tuple[bytes, dict[str, Any]]]:
@@ -95,49 +115,153 @@ def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in line.items() if isinstance(value, int | float)}
 
 
+class Tracker:
+    """A tracking service that gets a run's metrics and results; calling it logs a line.
+
+    A service that fails does not end the run: the first failure is one warning, and from then on
+    nothing is sent.
+
+    >>> tracker = Tracker("mine", log=lambda line: print(dict(line)))
+    >>> tracker({"step": 10, "meta_loss": 0.5})
+    {'step': 10, 'meta_loss': 0.5}
+
+    Args:
+        name: Name of the service, for the warning.
+        log: Function called with each line of metrics, as `fit` hands it to `on_metrics`.
+        summarize: Function called at the end with the results of the evaluation, JSON-able.
+        close: Function called when the run ends.
+        on_warning: Function called with one line if the service fails.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        log: Callable[[Mapping[str, Any]], object],
+        *,
+        summarize: Callable[[Mapping[str, Any]], object] = lambda results: None,
+        close: Callable[[], object] = lambda: None,
+        on_warning: Callable[[str], None] = warnings.warn,
+    ) -> None:
+        self._name, self._log, self._summarize, self._close = name, log, summarize, close
+        self._on_warning = on_warning
+        self._has_failed = False
+
+    def __call__(self, line: Mapping[str, Any]) -> None:
+        """Log a line of metrics."""
+        self._try(lambda: self._log(line))
+
+    def summary(self, results: Mapping[str, Any]) -> None:
+        """Log the results of the evaluation, at the end of the run."""
+        self._try(lambda: self._summarize(results))
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._try(self._close)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        if self._has_failed:
+            return
+        try:
+            action()
+        except Exception as error:  # whatever a service and its network may raise
+            self._has_failed = True
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            self._on_warning(
+                f"{self._name} has failed and gets no more ({reason}); the run goes on."
+            )
+
+
 @contextlib.contextmanager
-def tensorboard(folder: Path, config: Mapping[str, Any] | None = None) -> Iterator[Track]:
-    """Event files for TensorBoard under `folder`, with the configuration as a text.
+def tensorboard(
+    folder: Path,
+    config: Mapping[str, Any] | None = None,
+    *,
+    on_warning: Callable[[str], None] = warnings.warn,
+) -> Iterator[Tracker]:
+    """Track a run in event files for TensorBoard.
+
+    A resumed run continues in the same folder; TensorBoard drops the steps that it makes again.
+
+    Args:
+        folder: Folder for the event files.
+        config: Configuration of the run, shown as a text.
+        on_warning: Function called with one line if writing fails.
 
     Raises:
-        ValueError: if tensorboardX is not installed.
+        ValueError: If tensorboardX is not installed.
     """
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise ValueError(_missing("tensorboard", "tensorboardX")) from error
-    writer = SummaryWriter(str(folder), flush_secs=10)
-    writer.add_text("config", json.dumps(dict(config or {})))
+    writers: list[Any] = []
 
-    def track(line: Mapping[str, Any]) -> None:
+    def writer(step: int) -> Any:
+        """The writer, which is told at its first step what to drop."""
+        if not writers:
+            is_resumed = any(folder.glob("events.out.tfevents.*"))
+            options = {"purge_step": step} if is_resumed else {}
+            writers.append(SummaryWriter(str(folder), flush_secs=10, **options))
+            writers[0].add_text("config", json.dumps(dict(config or {})))
+        return writers[0]
+
+    last_step = 0
+
+    def log(line: Mapping[str, Any]) -> None:
+        nonlocal last_step
+        last_step = line["step"]
         for name, value in _scalars(line).items():
             if name != "step":
-                writer.add_scalar(name, value, line["step"])
+                writer(last_step).add_scalar(name, value, last_step)
 
+    def summarize(results: Mapping[str, Any]) -> None:
+        writer(last_step + 1).add_text("results", json.dumps(dict(results)), last_step)
+        for name, value in _scalars(results).items():
+            writer(last_step + 1).add_scalar(f"results/{name}", value, last_step)
+
+    close = lambda: [each.close() for each in writers]
+    tracker = Tracker("tensorboard", log, summarize=summarize, close=close, on_warning=on_warning)
     try:
-        yield track
+        yield tracker
     finally:
-        writer.close()
+        tracker.close()
 
 
 @contextlib.contextmanager
-def wandb(folder: Path, config: Mapping[str, Any] | None = None) -> Iterator[Track]:
-    """A Weights & Biases run, with its files under `folder`; WANDB_MODE=offline needs no account.
+def wandb(
+    folder: Path,
+    config: Mapping[str, Any] | None = None,
+    *,
+    on_warning: Callable[[str], None] = warnings.warn,
+) -> Iterator[Tracker]:
+    """Track a run with Weights & Biases; WANDB_MODE=offline needs no account.
+
+    A resumed run continues the W&B run whose id lies in the folder, as `wandb/run_id`.
+
+    Args:
+        folder: Folder of the run, in which W&B keeps its files.
+        config: Configuration of the run.
+        on_warning: Function called with one line if logging fails.
 
     Raises:
-        ValueError: if wandb is not installed, or cannot start.
+        ValueError: If wandb is not installed, or cannot start.
     """
     try:
         import wandb as client
     except ImportError as error:
         raise ValueError(_missing("wandb", "wandb")) from error
-    folder.mkdir(parents=True, exist_ok=True)
+    id_file = folder / "wandb" / "run_id"
+    id_file.parent.mkdir(parents=True, exist_ok=True)
+    if not id_file.exists():
+        atomic_write(id_file, uuid.uuid4().hex[:12].encode())
     try:
         run = client.init(
             project="l2o",
             name=folder.name,
             dir=str(folder),
             config=dict(config or {}),
+            id=id_file.read_text(),
+            resume="allow",
             settings=client.Settings(console="off", silent=True),
         )
     except client.Error as error:
@@ -146,15 +270,21 @@ def wandb(folder: Path, config: Mapping[str, Any] | None = None) -> Iterator[Tra
             f"`log` wandb must be able to start; got {reason} "
             "Run `wandb login`, or set WANDB_MODE=offline."
         ) from error
-
+    tracker = Tracker(
+        "wandb",
+        lambda line: run.log(_scalars(line), step=line["step"]),
+        summarize=run.summary.update,
+        close=run.finish,
+        on_warning=on_warning,
+    )
     try:
-        yield lambda line: run.log(_scalars(line), step=line["step"])
+        yield tracker
     finally:
-        run.finish()
+        tracker.close()
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raises a `ValueError` that says what to install unless every tracker can be imported."""
+    """Raise a `ValueError` that says what to install unless every tracker can be imported."""
     for name in names:
         if importlib.util.find_spec(PACKAGES[name]) is None:
             raise ValueError(_missing(name, PACKAGES[name]))
@@ -168,10 +298,10 @@ def _missing(name: str, package: str) -> str:
 
 
 PACKAGES: Mapping[str, str] = {"tensorboard": "tensorboardX", "wandb": "wandb"}
-"""What each tracker needs to import."""
+"""Package that each tracker imports."""
 
-TRACKERS: Mapping[str, Callable[..., contextlib.AbstractContextManager[Track]]] = {
+TRACKERS: Mapping[str, Callable[..., contextlib.AbstractContextManager[Tracker]]] = {
     "tensorboard": tensorboard,
     "wandb": wandb,
 }
-"""Context managers by name, each from a folder and a configuration to an `on_metrics`."""
+"""Context managers by name, each from a folder and a configuration to a `Tracker`."""

@@ -12,7 +12,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 def describe(line: Mapping[str, Any]) -> str:
-    """A line of metrics in words."""
+    """Describe a line of metrics in words."""
     return (
         f"meta-loss {line['meta_loss']:.4g}  finite {line['finite']:.0%}  "
         f"{line['inner_steps_per_second']:,.0f} inner steps/s"
@@ -23,13 +23,16 @@ def describe(line: Mapping[str, Any]) -> str:
 def progress(
     console: Console, num_steps: int, *, quiet: bool
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A function that takes each line of metrics and shows how far the run is.
+    """Show how far a run is.
 
     Args:
-        console: where to show it.
-        num_steps: outer steps of the whole run.
-        quiet: plain lines, as on what is not a terminal: the first, the last and one every
-            few seconds.
+        console: Console on which to show it.
+        num_steps: Number of outer steps of the whole run.
+        quiet: Whether to print plain lines (the first, the last and one every few seconds), as
+            where the console is no terminal.
+
+    Yields:
+        Function to call with each line of metrics.
     """
     if quiet or not console.is_terminal:
         shown_at = -SECONDS_BETWEEN_LINES

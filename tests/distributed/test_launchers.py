@@ -2,7 +2,7 @@
 
 import pytest
 
-from l2o.distributed.launchers import PORTS, launcher, member, split_address
+from l2o.distributed.launchers import PORTS, detect_process, launcher, split_address
 
 SLURM = {
     "SLURM_JOB_ID": "4711",
@@ -30,36 +30,38 @@ URI = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911"}
     ],
 )
 def test_slurm(nodes, first):
-    found = member(environ=SLURM | {"SLURM_STEP_NODELIST": nodes})
+    found = detect_process(environ=SLURM | {"SLURM_STEP_NODELIST": nodes})
     host, port = split_address(found.coordinator)
     assert (found.launcher, found.num_processes, found.process_id) == ("SLURM job 4711", 8, 3)
     assert host == first and port in PORTS
-    others = member(environ=SLURM | {"SLURM_STEP_NODELIST": nodes, "SLURM_PROCID": "0"})
+    others = detect_process(environ=SLURM | {"SLURM_STEP_NODELIST": nodes, "SLURM_PROCID": "0"})
     assert others.coordinator == found.coordinator and others.process_id == 0
 
 
 def test_open_mpi_on_one_host():
-    found = member(environ=OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4", "PMIX_NAMESPACE": "a@1"})
+    found = detect_process(
+        environ=OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4", "PMIX_NAMESPACE": "a@1"}
+    )
     host, port = split_address(found.coordinator)
     assert (found.launcher, found.num_processes, found.process_id) == ("Open MPI", 4, 2)
     assert host == "127.0.0.1" and port in PORTS
 
 
 def test_open_mpi_inside_a_job_of_slurm():
-    found = member(environ=SLURM | OPEN_MPI | URI)
+    found = detect_process(environ=SLURM | OPEN_MPI | URI)
     assert (found.launcher, found.num_processes, found.process_id) == ("Open MPI", 4, 2)
 
 
 def test_open_mpi_on_several_hosts():
-    assert member(environ=OPEN_MPI | URI).coordinator.startswith("10.96.0.1:")
+    assert detect_process(environ=OPEN_MPI | URI).coordinator.startswith("10.96.0.1:")
     with pytest.raises(ValueError, match=r"`distributed` needs `coordinator`:.*Open MPI"):
-        member(environ=OPEN_MPI)
-    given = member(coordinator="node1:29500", environ=OPEN_MPI)
+        detect_process(environ=OPEN_MPI)
+    given = detect_process(coordinator="node1:29500", environ=OPEN_MPI)
     assert given.coordinator == "node1:29500" and given.process_id == 2
 
 
 def test_what_is_given_goes_first():
-    found = member(coordinator="h:1", num_processes=2, process_id=1, environ=SLURM)
+    found = detect_process(coordinator="h:1", num_processes=2, process_id=1, environ=SLURM)
     assert (found.coordinator, found.num_processes, found.process_id) == ("h:1", 2, 1)
 
 
@@ -67,9 +69,9 @@ def test_neither():
     assert launcher({}) is None and launcher(OPEN_MPI) == "Open MPI"
     message = r"`distributed` needs `coordinator`, `num_processes`, `process_id`: .* Try --coord"
     with pytest.raises(ValueError, match=message):
-        member(environ={})
+        detect_process(environ={})
     with pytest.raises(ValueError, match="needs `process_id`: "):
-        member(coordinator="h:1", num_processes=2, environ={})
+        detect_process(coordinator="h:1", num_processes=2, environ={})
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_neither():
 def test_mistakes(given, message):
     coordinator, num_processes, process_id = given
     with pytest.raises(ValueError, match=message):
-        member(
+        detect_process(
             coordinator=coordinator, num_processes=num_processes, process_id=process_id, environ={}
         )
 

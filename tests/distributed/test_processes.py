@@ -19,8 +19,8 @@ import tyro
 
 from l2o.cli import main as cli
 from l2o.distributed import processes
-from l2o.distributed.launchers import Member
-from l2o.distributed.rendezvous import FORMAT, meet
+from l2o.distributed.launchers import ProcessSpec
+from l2o.distributed.rendezvous import FORMAT, rendezvous
 from l2o.runs.checkpoint import Checkpoints
 from l2o.runs.folder import RunFolder
 from l2o.runs.logging import read_metrics
@@ -275,12 +275,12 @@ import sys
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from l2o.distributed import processes, transfer
-from l2o.distributed.launchers import Member
+from l2o.distributed.launchers import ProcessSpec
 from l2o.tree import to_numpy
 from l2o.distributed.mesh import population_mesh
 
 number = int(sys.argv[2])
-with processes.connected(Member("flags", sys.argv[1], 2, number), agreed={}, num_devices=4):
+with processes.connected(ProcessSpec("flags", sys.argv[1], 2, number), agreed={}, num_devices=4):
     tree = {
         "f": jnp.array([-0.0, jnp.nan, 1.5, number]),
         "b": jnp.array([True, False, number == 0, True]),
@@ -290,7 +290,7 @@ with processes.connected(Member("flags", sys.argv[1], 2, number), agreed={}, num
         "n": jnp.arange(3),
     }
     bits = lambda t: {n: (to_numpy(x).tobytes(), str(x.dtype), x.shape) for n, x in t.items()}
-    theirs = transfer.from_main(tree)
+    theirs = transfer.broadcast(tree)
     all_bits = processes.exchange(repr(bits(theirs)))
     assert all_bits[0] == all_bits[1] and (number == 1) == (bits(theirs) != bits(tree))
     mesh = population_mesh(4)
@@ -302,7 +302,7 @@ with processes.connected(Member("flags", sys.argv[1], 2, number), agreed={}, num
     moved = transfer.place(placed, layout | {"f": whole})
     assert moved["f"].is_fully_replicated and bits(transfer.gather(moved)) == bits(theirs)
     assert processes.any_process(number == 1) and not processes.any_process(False)
-    assert processes.on_main(lambda: "main") == ("main" if number == 0 else None)
+    assert processes.on_process_0(lambda: "main") == ("main" if number == 0 else None)
     assert processes.exchange("") == ["", ""] and processes.exchange("ä" * number) == ["", "ä"]
 """
 
@@ -336,7 +336,7 @@ def test_trees_arrive_to_the_bit(start):
     ],
 )
 def test_gpus_of_the_processes_of_a_host(gpus, num_gpus, own):
-    members = [Member("SLURM job 1", "h:1", 2, i) for i in range(2)]
+    members = [ProcessSpec("SLURM job 1", "h:1", 2, i) for i in range(2)]
     met = [{"host": "here", "gpus": [visible, None]} for visible in gpus]
     assert [processes.own_gpus(member, met, num_gpus) for member in members] == own
     elsewhere = [about | {"host": f"host{i}"} for i, about in enumerate(met)]
@@ -345,7 +345,7 @@ def test_gpus_of_the_processes_of_a_host(gpus, num_gpus, own):
 
 def test_gpus_that_no_launcher_has_bound_are_not_used_twice():
     met = [{"host": "here", "gpus": ["0", None]}] * 2  # typed alike by hand
-    members = [Member("flags", "h:1", 2, i) for i in range(2)]
+    members = [ProcessSpec("flags", "h:1", 2, i) for i in range(2)]
     assert [processes.own_gpus(member, met, 1) for member in members] == [[0], [1]]  # JAX says no 1
 
 
@@ -419,7 +419,9 @@ def test_members_that_do_not_fit_are_told(members, says):
 
     def come(num_processes, process_id):
         with pytest.raises(ValueError, match=says) as error:
-            meet(Member("flags", coordinator, num_processes, process_id), {}, timeout=20.0)
+            rendezvous(
+                ProcessSpec("flags", coordinator, num_processes, process_id), {}, timeout=20.0
+            )
         told.append(error)
 
     threads = [threading.Thread(target=come, args=member) for member in members]
@@ -435,22 +437,22 @@ def test_who_waits_less_than_process_0_says_so(monkeypatch):
     coordinator = f"127.0.0.1:{free_port()}"
     first = threading.Thread(
         target=pytest.raises,
-        args=(ValueError, meet, Member("flags", coordinator, 3, 0), {}),
+        args=(ValueError, rendezvous, ProcessSpec("flags", coordinator, 3, 0), {}),
         kwargs={"timeout": 3.0},
     )
     first.start()
     with pytest.raises(ValueError, match="`connect_timeout` must be long enough for all 3 proc"):
-        meet(Member("flags", coordinator, 3, 1), {}, timeout=0.5)
+        rendezvous(ProcessSpec("flags", coordinator, 3, 1), {}, timeout=0.5)
     first.join()
 
 
 def meet_all(port: int, first_comes: bytes, *, stays: bool) -> None:
     """Three processes meet, but process 0 and then somebody who says this come first."""
-    members = [Member("flags", f"127.0.0.1:{port}", 3, i) for i in range(3)]
+    members = [ProcessSpec("flags", f"127.0.0.1:{port}", 3, i) for i in range(3)]
     met = {}
 
     def come(member):
-        met[member.process_id] = meet(member, {"number": member.process_id}, timeout=20.0)
+        met[member.process_id] = rendezvous(member, {"number": member.process_id}, timeout=20.0)
 
     threads = [threading.Thread(target=come, args=(member,)) for member in members]
     threads[0].start()
@@ -472,7 +474,7 @@ def meet_all(port: int, first_comes: bytes, *, stays: bool) -> None:
 
 
 def test_a_process_started_again_takes_its_place():
-    hello = {"format": FORMAT, "num_processes": 3, "process_id": 1, "about": {"number": "gone"}}
+    hello = {"format": FORMAT, "num_processes": 3, "process_id": 1, "info": {"number": "gone"}}
     meet_all(free_port(), json.dumps(hello).encode() + b"\n", stays=False)
 
 

@@ -2,8 +2,11 @@ import contextlib
 import errno
 import gc
 import json
+import os
 import resource
 import shutil
+import subprocess
+import sys
 from typing import NamedTuple
 
 import jax
@@ -11,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from l2o.runs.checkpoint import Checkpoints
+from l2o.distributed.mesh import AXIS, population_mesh
+from l2o.runs.checkpoint import MANIFEST, Checkpoints
 from l2o.runs.folder import RunError, RunFolder
 
 
@@ -76,11 +81,46 @@ def test_no_checkpoint_is_none(tmp_path):
     assert Checkpoints(tmp_path / "none").restore(TARGET, pytest.fail) is None
 
 
-def test_keeps_the_last_two_and_the_best(tmp_path):
+def test_keeps_the_last_two_and_knows_the_best(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    for step, score in [(10, 3.0), (20, 1.0), (30, float("nan")), (40, 2.0), (50, None), (60, 1.5)]:
-        checkpoints.save(step, make_state(step), score=score)
-    assert checkpoints.steps() == [20, 50, 60]
+    scores = {10: 3.0, 20: 1.0, 30: float("nan"), 40: 2.0, 50: None, 60: 1.5, 70: 1.0, 80: 0.5}
+    is_best = {}
+    for step, score in scores.items():
+        is_best[step] = checkpoints.save(step, make_state(step), score=score)
+        again = Checkpoints(tmp_path)  # as after a restart
+        assert again.steps() == [s for s in (step - 10, step) if s]
+        assert again.is_best(step) == is_best[step]
+    assert [step for step, best in is_best.items() if best] == [10, 20, 80]
+
+
+def test_the_best_score_is_that_of_the_checkpoint_continued_from(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.save(10, make_state(10), score=2.0)
+    assert checkpoints.save(20, make_state(20), score=1.0)
+    (checkpoints.folder / "20" / MANIFEST).write_text("{}")
+    warnings = []
+    assert checkpoints.find(TARGET, warnings.append) == 10 and len(warnings) == 1
+    assert checkpoints.save(20, make_state(20), score=1.0)
+
+
+def test_a_checkpoint_moves_to_other_devices(tmp_path):
+    spread = NamedSharding(population_mesh(2), PartitionSpec(AXIS))
+    state = {
+        "population": jnp.arange(8.0),
+        "keys": jax.random.split(jax.random.key(0), 4),
+        "none": jnp.zeros((2, 0)),
+    }
+    on_two = jax.device_put(state, spread)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, on_two)
+    for sharding in (None, spread):
+        target = jax.tree.map(
+            lambda x, s=sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state
+        )
+        _, restored = checkpoints.restore(target, pytest.fail)
+        assert_same(restored, state)
+        num_devices = {len(x.sharding.device_set) for x in jax.tree.leaves(restored)}
+        assert num_devices == {2 if sharding else 1}
 
 
 def test_keep_must_be_positive(tmp_path):
@@ -171,10 +211,10 @@ def test_another_dtype_shape_or_structure_is_never_cast(tmp_path, change, messag
 
 
 def test_another_format_is_not_guessed_at(tmp_path, monkeypatch):
-    monkeypatch.setattr("l2o.runs.checkpoint.FORMAT", 2)
+    monkeypatch.setattr("l2o.runs.checkpoint.FORMAT", 3)
     checkpoints = saved(tmp_path, [10])
     monkeypatch.undo()
-    with pytest.raises(RunError, match="has format 2, not 1"):
+    with pytest.raises(RunError, match="has format 3, not 2"):
         checkpoints.restore(TARGET, pytest.fail)
 
 
@@ -318,3 +358,35 @@ def test_a_file_system_that_cannot_lock_is_reported(tmp_path, monkeypatch):
     with RunFolder.open(tmp_path, CONFIG).locked(warnings.append):
         (text,) = warnings
     assert "cannot be locked (No locks available)" in text and "second run" in text
+
+
+WITHOUT_FCNTL = """
+import os, sys, pathlib
+sys.modules["fcntl"] = None
+sys.modules["resource"] = None
+del os.posix_fallocate, os.sched_getaffinity
+import jax
+from tiny_run import THETA, tiny_learner
+import l2o
+from l2o.distributed.processes import cores
+from l2o.runs.folder import RunFolder
+
+assert cores()
+run, told = RunFolder.open(sys.argv[1], {}), []
+with run.locked(told.append):
+    l2o.fit(jax.random.key(0), tiny_learner(), THETA, num_steps=2, log_every=1,
+            checkpoint_every=1, run=run)
+print(*told)
+"""
+
+
+def test_a_run_on_a_system_without_locks(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_FCNTL, str(tmp_path / "run")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "cannot be locked (this system has no flock)" in result.stdout
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [1, 2]

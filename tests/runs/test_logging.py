@@ -78,19 +78,77 @@ def test_a_missing_extra_says_what_to_install(tmp_path, monkeypatch, name, modul
         pass
 
 
-def test_tensorboard_writes_events(tmp_path):
+def scalars_of(folder) -> tuple[dict[str, list[int]], list[int]]:
+    """Steps by name, and steps at which a reader is told to drop what it has, in TensorBoard."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    steps, purged = {}, []
+    for path in sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime_ns):
+        content, at = path.read_bytes(), 0
+        while at < len(content):
+            size = int.from_bytes(content[at : at + 8], "little")
+            event = Event.FromString(content[at + 12 : at + 12 + size])
+            at += 16 + size
+            if event.HasField("session_log"):
+                purged.append(event.step)
+            for value in event.summary.value:
+                steps.setdefault(value.tag, []).append(event.step)
+    return steps, purged
+
+
+def test_tensorboard_writes_events_and_goes_on(tmp_path):
     pytest.importorskip("tensorboardX")
-    with metrics.tensorboard(tmp_path / "tb") as track:
-        track({"step": 10, "meta_loss": 0.5, "nothing": None})
-    (events,) = (tmp_path / "tb").iterdir()
-    assert b"meta_loss" in events.read_bytes()
+    folder = tmp_path / "tb"
+    with metrics.tensorboard(folder, {"seed": 3}) as track:
+        for step in (10, 20, 30):
+            track({"step": step, "meta_loss": 0.5, "nothing": None})
+    (events,) = folder.iterdir()
+    assert b"meta_loss" in events.read_bytes() and b'{"seed": 3}' in events.read_bytes()
+    assert scalars_of(folder)[1] == []
+    events.rename(f"{events}.first")  # in the same second the next has the same name
+    with metrics.tensorboard(folder, {"seed": 3}) as track:  # continued from step 20
+        for step in (30, 40):
+            track({"step": step, "meta_loss": 0.5})
+        track.summary({"speed_up": 2.0, "task": "bowl"})
+    steps, purged = scalars_of(folder)
+    assert steps["meta_loss"] == [10, 20, 30, 30, 40] and purged == [30]  # the first 30 is dropped
+    assert steps["results/speed_up"] == [40] and "results/text_summary" in steps
+
+
+def test_a_tracker_that_fails_is_one_warning():
+    told, seen = [], []
+
+    def log(line):
+        if line["step"] == 2:
+            raise OSError("the service\nis away")
+        seen.append(line["step"])
+
+    tracker = metrics.Tracker("mine", log, close=lambda: seen.append(0), on_warning=told.append)
+    for step in (1, 2, 3):
+        tracker({"step": step})
+    tracker.summary({})
+    tracker.close()
+    assert seen == [1]
+    assert told == ["mine has failed and gets no more (the service is away); the run goes on."]
+
+
+def test_seconds_are_summed(tmp_path):
+    log = MetricsLog(tmp_path / "m.jsonl")
+    for step, seconds in ((1, 0.5), (2, 0.25), (3, float("nan"))):
+        log.write({"step": step, "seconds": seconds})
+    assert metrics.compute_seconds(log.path) == 0.75
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:wandb")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_wandb_works_offline(tmp_path, monkeypatch):
+def test_wandb_works_offline_and_goes_on_with_the_same_run(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    with metrics.wandb(tmp_path / "run", {"seed": 0}) as track:
-        track({"step": 10, "meta_loss": 0.5})
-    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    folder = tmp_path / "run"
+    for step in (10, 20):
+        with metrics.wandb(folder, {"seed": 0}, on_warning=pytest.fail) as track:
+            track({"step": step, "meta_loss": 0.5})
+            track.summary({"speed_up": 2.0})
+    run_id = (folder / "wandb" / "run_id").read_text()
+    names = {path.name for path in (folder / "wandb").glob("offline-run-*/*.wandb")}
+    assert names == {f"run-{run_id}.wandb"}
