@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_checkpoint import file_size_limit
+from full_disk import file_size_limit
 from tiny_run import THETA, tiny_learner
 
 from l2o.distributed.mesh import population_mesh

@@ -44,7 +44,7 @@ def start(tmp_path_factory):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[1:3])),
     }
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     children = []
@@ -170,7 +170,10 @@ def test_a_process_dies_and_the_run_goes_on(start, on_one_device, tmp_path):
     wait_for_a_line(run, children[0], before=4)
     assert_the_other_ends(children, dies=1, run=run)
     assert not RunFolder(run).theta.exists()
-    assert not other.exists()  # only process 0 writes
+    assert not other.exists()  # the run folder of process 0 is that of the run
+    for step in Checkpoints(RunFolder(run).checkpoints).steps():
+        parts = (RunFolder(run).checkpoints / str(step) / "state").glob("ocdbt.process_*")
+        assert {p.name for p in parts} == {"ocdbt.process_0", "ocdbt.process_1"}
     finish(start(*arguments, "--devices", 1, "--resume"))
     assert_close(run, on_one_device)
 
@@ -272,6 +275,7 @@ def test_a_run_that_is_there_is_one_line_in_every_process(start, on_one_device):
 
 TRANSFER = """
 import sys
+from pathlib import Path
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from l2o.distributed import processes, transfer
@@ -303,7 +307,22 @@ with processes.connected(ProcessSpec("flags", sys.argv[1], 2, number), agreed={}
     assert moved["f"].is_fully_replicated and bits(transfer.gather(moved)) == bits(theirs)
     assert processes.any_process(number == 1) and not processes.any_process(False)
     assert processes.on_process_0(lambda: "main") == ("main" if number == 0 else None)
+    here = transfer.local(moved | {"i": placed["i"]})
+    assert here["f"].is_fully_addressable and bits({"f": here["f"]}) == bits({"f": theirs["f"]})
+    assert here["i"].is_fully_addressable and not here["k"].is_fully_addressable
+    assert processes.from_process_0(lambda: [number, "x"]) == [0, "x"]
     assert processes.exchange("") == ["", ""] and processes.exchange("ä" * number) == ["", "ä"]
+    processes.check_shared(Path.cwd())
+    if number == 1:  # a host of its own
+        Path.exists = lambda path: False
+        processes.SECONDS_TO_SEE_A_FILE = 0.2
+    try:
+        processes.check_shared(Path.cwd())
+    except (ValueError, processes.RunError) as error:
+        assert "`run_dir` must be on a file system that all processes share" in str(error)
+    else:
+        raise AssertionError
+    assert not list(Path.cwd().glob(".shared-*"))
 """
 
 

@@ -1,9 +1,7 @@
-import contextlib
 import errno
 import gc
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -14,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from full_disk import file_size_limit
 from jax.sharding import NamedSharding, PartitionSpec
 
 from l2o.distributed.mesh import AXIS, population_mesh
@@ -216,17 +215,6 @@ def test_another_format_is_not_guessed_at(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(RunError, match="has format 3, not 2"):
         checkpoints.restore(TARGET, pytest.fail)
-
-
-@contextlib.contextmanager
-def file_size_limit(num_bytes: int):
-    """Makes this process's writes beyond a size fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("limit", [0, 100, 1000, 20_000])
