@@ -21,7 +21,7 @@ def run_blocks() -> dict:
     return names
 
 
-@pytest.mark.parametrize(("block", "limit"), zip(BLOCKS, LIMITS.values(), strict=True))
+@pytest.mark.parametrize(("block", "limit"), [*zip(BLOCKS, LIMITS.values(), strict=True)])
 def test_the_examples_are_short(block, limit):
     lines = [line for line in block.splitlines() if line.strip()]
     assert 10 < len(lines) <= limit

@@ -34,7 +34,7 @@ def test_designs(name):
 @pytest.mark.parametrize("name", sorted(set(TASKS) - NEEDS_A_DOWNLOAD))
 def test_tasks(name):
     family = task_family(name)
-    for task in (family.train[0], *family.evaluation[-1:]):
+    for task in (family.train[0], *family.evaluation[:1]):
         check_task(task)
 
 
