@@ -72,7 +72,9 @@ def _trial(task: Task, key: Key, data: Data) -> Trial:
     k_sample, k_init, k_batch = jax.random.split(key, 3)
     instance = task.sample(k_sample)
     params = task.init(k_init, instance)
-    batch = {split: task.batch(k_batch, instance, data, split) for split in SPLITS}
+    batch: dict[Split, Batch] = {
+        split: task.batch(k_batch, instance, data, split) for split in SPLITS
+    }
     return Trial(
         sample=instance,
         init=params,
@@ -331,7 +333,7 @@ def _check_state(lopt: LearnedOptimizer, tx: optax.GradientTransformationExtraAr
         if difference := _difference(updates, case.grads):
             _fail(
                 f"`lopt` {lopt.name}: updates must be like the gradients: {difference}",
-                "Return them in the gradients' shapes and dtypes, as `per_leaf_transform` does",
+                "Return them in the gradients' shapes and dtypes, as `per_tensor_transform` does",
             )
         if difference := _difference(after, state):
             _fail(
@@ -393,7 +395,7 @@ def _check_pure(lopt: LearnedOptimizer, tx: optax.GradientTransformationExtraArg
 def _check_vmap(
     lopt: LearnedOptimizer, thetas: list[Theta], case: Case, horizon: int, rtol: float
 ) -> None:
-    def update(theta: Theta) -> dict[str, jax.Array]:
+    def update(theta: Theta) -> Any:
         tx = lopt.transform(theta, horizon=horizon)
         return tx.update(case.grads, tx.init(case.params), case.params, value=case.value)[0]
 
@@ -413,13 +415,13 @@ def _check_bfloat16(
     lopt: LearnedOptimizer, tx: optax.GradientTransformationExtraArgs, rtol: float
 ) -> None:
     half = _case(SMALL, dtype=jnp.bfloat16)
-    full = Case(*jax.tree.map(lambda x: x.astype(jnp.float32), half))
+    full: Case = jax.tree.map(lambda x: x.astype(jnp.float32), half)
     states = [_run(tx, [case] * 25)[1] for case in (half, full)]
     if difference := _difference(*states) or _distance(*states, rtol):
         _fail(
             f"`lopt` {lopt.name}: bfloat16 parameters give another state than the same in float32 "
             f"after 25 steps: {difference}",
-            "Keep accumulators in float32, as `per_leaf_transform` does",
+            "Keep accumulators in float32, as `per_tensor_transform` does",
         )
 
 

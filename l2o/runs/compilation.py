@@ -28,9 +28,9 @@ ON_CPUS: Mapping[str, str | bool] = {
     "xla_cpu_fast_math_honor_division": True,
     "xla_cpu_fast_math_honor_functions": True,
 }
-"""XLA's options on CPUs for programs that run for long: compiled in less time, with vectors as wide
-as there are and with sums in any order, so that it can vectorise the statistics of a tensor. NaN
-and infinity are told from numbers as ever, but algebra is that of real numbers: 0 x, x - x and
+"""XLA's options on CPUs for programs that run for long: compiled in less time, with vectors as
+wide as there are and with sums in any order, so that it can vectorise the statistics of a tensor.
+NaN and infinity are told from numbers as ever, but algebra is that of real numbers: 0 x, x - x and
 (x + y) - x are 0, 0 and y even for an x that is not finite or so large that y is lost in it."""
 
 
