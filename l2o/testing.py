@@ -415,7 +415,8 @@ def _check_bfloat16(
     lopt: LearnedOptimizer, tx: optax.GradientTransformationExtraArgs, rtol: float
 ) -> None:
     half = _case(SMALL, dtype=jnp.bfloat16)
-    full: Case = jax.tree.map(lambda x: x.astype(jnp.float32), half)
+    in_float32 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+    full = Case(in_float32(half.grads), in_float32(half.params), in_float32(half.value))
     states = [_run(tx, [case] * 25)[1] for case in (half, full)]
     if difference := _difference(*states) or _distance(*states, rtol):
         _fail(
