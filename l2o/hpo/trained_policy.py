@@ -6,8 +6,8 @@ from typing import Any
 
 from l2o import release
 from l2o.learned_optimizer import LearnedOptimizer, Theta
-from l2o.policies.controller import scheduler
 from l2o.policies.policy import PolicyOptimizer
+from l2o.policies.scheduler import scheduler
 
 
 def small_scheduler() -> PolicyOptimizer:
