@@ -203,7 +203,7 @@ def test_an_agent_sees_the_shape_of_its_tensor():
     np.testing.assert_allclose(seen[:, -3:], expected, rtol=1e-6)
 
 
-def test_a_selector_sees_its_choice():
+def test_a_selector_observes_its_choice():
     controlled = optimizer_selector(["sgdm", "adam", "sgdm"], [0.1, 0.01, 0.001]).policy.controlled
     state = controlled.init(PARAMS, 100)
     for choice in range(3):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from small_policies import with_params
 from user_module import bowl_with_splits
 
 from l2o.policies.optimizer_selector import optimizer_selector
@@ -130,7 +131,8 @@ def test_the_first_reward_counts_from_the_loss_at_the_start():
 def test_a_run_that_diverges_pays_the_penalty_that_was_asked_for():
     env = make("scheduler", reward=Reward(("loss",), penalty=7.0))
     _, state = env.reset(jax.random.key(0))
-    broken = state._replace(params=jax.tree.map(lambda p: jnp.nan * p, state.params))
+    spoilt = jax.tree.map(lambda p: jnp.nan * p, state.run.params)
+    broken = with_params(state, spoilt)
     _, reward, terminated, info = env.step_env(jax.random.key(1), broken, jnp.zeros(1))
     np.testing.assert_allclose(reward, info["loss"] - 7.0, rtol=1e-6)
     assert terminated
