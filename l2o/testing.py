@@ -28,10 +28,10 @@ class Trial(NamedTuple):
 
     sample: Instance
     init: optax.Params
-    batch: Mapping[Split, Batch]
+    batch: Mapping[str, Batch]
     gradient: optax.Params
-    loss: Mapping[Split, jax.Array]
-    metrics: Mapping[Split, Mapping[str, jax.Array]]
+    loss: Mapping[str, jax.Array]
+    metrics: Mapping[str, Mapping[str, jax.Array]]
 
 
 def check_task(task: Task, *, num_steps: int = 100, seed: int = 0) -> None:
@@ -395,7 +395,7 @@ def _check_pure(lopt: LearnedOptimizer, tx: optax.GradientTransformationExtraArg
 def _check_vmap(
     lopt: LearnedOptimizer, thetas: list[Theta], case: Case, horizon: int, rtol: float
 ) -> None:
-    def update(theta: Theta) -> Any:
+    def update(theta: Theta) -> Tree:
         tx = lopt.transform(theta, horizon=horizon)
         return tx.update(case.grads, tx.init(case.params), case.params, value=case.value)[0]
 
@@ -404,7 +404,7 @@ def _check_vmap(
     apart = [jax.jit(update)(theta) for theta in thetas]
     expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *apart)
     _check_same(lopt, "under vmap over theta", together, expected, rtol)
-    if all(np.allclose(x, x[:1]) for x in map(np.asarray, together.values())):
+    if all(np.allclose(x, x[:1]) for x in map(np.asarray, jax.tree.leaves(together))):
         _fail(
             f"`lopt` {lopt.name}: four random thetas give the same updates",
             "Use theta in `transform`",
@@ -415,8 +415,7 @@ def _check_bfloat16(
     lopt: LearnedOptimizer, tx: optax.GradientTransformationExtraArgs, rtol: float
 ) -> None:
     half = _case(SMALL, dtype=jnp.bfloat16)
-    in_float32 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
-    full = Case(in_float32(half.grads), in_float32(half.params), in_float32(half.value))
+    full = jax.tree.map(lambda x: x.astype(jnp.float32), half)
     states = [_run(tx, [case] * 25)[1] for case in (half, full)]
     if difference := _difference(*states) or _distance(*states, rtol):
         _fail(
@@ -569,7 +568,7 @@ def _difference(found: Tree, expected: Tree) -> str | None:
     """How structure, shapes or dtypes of two trees differ, in words."""
     left, right = (dict(jax.tree.leaves_with_path(tree)) for tree in (found, expected))
     kind = lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}"
-    for path in left.keys() | right.keys():
+    for path in {**left, **right}:
         one, other = (kind(side[path]) if path in side else "absent" for side in (left, right))
         if one != other:
             return f"{_name(path) or 'it'} is {one}, not {other}"

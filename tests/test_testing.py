@@ -194,7 +194,9 @@ def halved_by_bfloat16(state, grads):
 BAD_DESIGNS = {
     "the state must stay as `init` makes it": {"spoil_state": each(lambda m: m.astype("float16"))},
     "updates must be like the gradients": {"spoil_updates": each(lambda u: u[None])},
-    "is float32[2, 3], not bfloat16[2, 3]": {"spoil_updates": each(lambda u: u.astype("float32"))},
+    "is float32[1, 2, 3, 2], not bfloat16[1, 2, 3, 2]": {
+        "spoil_updates": each(lambda u: u.astype("float32"))
+    },
     "the state holds an array of theta": {
         "spoil_init": lambda state, theta: (
             jax.tree.map(lambda m: theta["log_rate"], state) if "kernel" not in state else state

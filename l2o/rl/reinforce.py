@@ -119,7 +119,7 @@ def reinforce(
         group_size=group_size,
         antithetic=baseline == "antithetic",
         mesh=mesh,
-        name="num_pairs",
+        name="num_groups",
     )
 
     def init(key: Key, theta: ActorCritic):
