@@ -72,7 +72,7 @@ def _trial(task: Task, key: Key, data: Data) -> Trial:
     k_sample, k_init, k_batch = jax.random.split(key, 3)
     instance = task.sample(k_sample)
     params = task.init(k_init, instance)
-    batch: dict[Split, Batch] = {
+    batch: dict[str, Batch] = {
         split: task.batch(k_batch, instance, data, split) for split in SPLITS
     }
     return Trial(
@@ -415,7 +415,8 @@ def _check_bfloat16(
     lopt: LearnedOptimizer, tx: optax.GradientTransformationExtraArgs, rtol: float
 ) -> None:
     half = _case(SMALL, dtype=jnp.bfloat16)
-    full = jax.tree.map(lambda x: x.astype(jnp.float32), half)
+    in_float32 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+    full = Case(in_float32(half.grads), in_float32(half.params), in_float32(half.value))
     states = [_run(tx, [case] * 25)[1] for case in (half, full)]
     if difference := _difference(*states) or _distance(*states, rtol):
         _fail(
