@@ -414,8 +414,8 @@ def _check_bfloat16(
 ) -> None:
     half = _case(SMALL, dtype=jnp.bfloat16)
     full = jax.tree.map(lambda x: x.astype(jnp.float32), half)
-    states = [_run(tx, [case] * 25)[1] for case in (half, full)]
-    if difference := _difference(*states) or _distance(*states, rtol):
+    found, expected = (_run(tx, [case] * 25)[1] for case in (half, full))
+    if difference := _difference(found, expected) or _distance(found, expected, rtol):
         _fail(
             f"`lopt` {lopt.name}: bfloat16 parameters give another state than the same in float32 "
             f"after 25 steps: {difference}",
