@@ -415,10 +415,9 @@ def _check_bfloat16(
     lopt: LearnedOptimizer, tx: optax.GradientTransformationExtraArgs, rtol: float
 ) -> None:
     half = _case(SMALL, dtype=jnp.bfloat16)
-    in_float32 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
-    full = Case(in_float32(half.grads), in_float32(half.params), in_float32(half.value))
-    states = [_run(tx, [case] * 25)[1] for case in (half, full)]
-    if difference := _difference(*states) or _distance(*states, rtol):
+    full = jax.tree.map(lambda x: x.astype(jnp.float32), half)
+    found, expected = (_run(tx, [case] * 25)[1] for case in (half, full))
+    if difference := _difference(found, expected) or _distance(found, expected, rtol):
         _fail(
             f"`lopt` {lopt.name}: bfloat16 parameters give another state than the same in float32 "
             f"after 25 steps: {difference}",
