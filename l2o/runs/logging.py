@@ -200,8 +200,8 @@ def tensorboard(
         """The writer, which is told at its first step what to drop."""
         if not writers:
             is_resumed = any(folder.glob("events.out.tfevents.*"))
-            options = {"purge_step": step} if is_resumed else {}
-            writers.append(SummaryWriter(str(folder), flush_secs=10, **options))
+            purge_step = step if is_resumed else None
+            writers.append(SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10))
             writers[0].add_text("config", json.dumps(dict(config or {})))
         return writers[0]
 
@@ -273,7 +273,7 @@ def wandb(
     tracker = Tracker(
         "wandb",
         lambda line: run.log(_scalars(line), step=line["step"]),
-        summarize=run.summary.update,
+        summarize=lambda results: run.summary.update(dict(results)),
         close=run.finish,
         on_warning=on_warning,
     )
