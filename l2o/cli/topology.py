@@ -13,6 +13,7 @@ from l2o.cli.settings import Processes
 from l2o.distributed import processes
 from l2o.distributed.mesh import population_mesh
 from l2o.distributed.topology import describe, in_words
+from l2o.runs.folder import flatten
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def connected(
     """Connect with the other processes if the options say so, and make this one's devices."""
     return processes.connected(
         options.process(),
-        agreed=agreed,
+        agreed=flatten(agreed),
         num_devices=options.devices,
         timeout=options.connect_timeout,
     )

@@ -226,7 +226,7 @@ def _check_resumable(folder: RunFolder, config: dict, ignored: Collection[str]) 
             f"`run_dir` must be a folder that can be written; got {path} (Permission denied). "
             "Choose another --run-dir."
         )
-    old, new = _flat(before), _flat(config)
+    old, new = flatten(before), flatten(config)
     fields = [f for f in (*old, *(f for f in new if f not in old)) if f not in ignored]
     changed = [
         f"{f}{'=' if f in old else ' '}{_show(old, f)} (now {_show(new, f)})"
@@ -240,11 +240,12 @@ def _check_resumable(folder: RunFolder, config: dict, ignored: Collection[str]) 
         )
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested fields, which are then named `a.b`."""
     fields = {}
     for name, value in config.items():
         if isinstance(value, Mapping) and value:
-            fields |= _flat(value, f"{prefix}{name}.")
+            fields |= flatten(value, f"{prefix}{name}.")
         else:
             fields[f"{prefix}{name}"] = value
     return fields

@@ -26,10 +26,11 @@ from l2o.runs.folder import RunFolder
 from l2o.runs.logging import read_metrics
 
 COMMAND = ("-c", "from l2o.cli.main import run; run()")
-RUN = (
-    *("meta-train", "--task", "user_module:bowl", "--horizon", "8", "--window", "2"),
-    *("--num-pairs", "8", "--std", "0.1", "--steps", "50", "--no-evaluate", "--quiet"),
+BOWL = (
+    *("--task", "user_module:bowl", "--horizon", "8", "--window", "2", "--steps", "50"),
+    *("--no-evaluate", "--quiet", "--num-pairs", "8"),
 )
+RUN = ("meta-train", "pes", "--std", "0.1", *BOWL)
 SMALL = (*RUN, "--optimizer", "learnable_adam", "--learning-rate", "0.03")
 INTERRUPTED = (*SMALL, "--log-every", "1", "--checkpoint-every", "2")
 """The same theta, with time to interrupt it."""
@@ -125,7 +126,7 @@ def test_eight_devices_agree_with_one(start, on_one_device, tmp_path):
 @pytest.mark.slow
 def test_a_policy_on_eight_devices_and_in_two_processes_is_that_of_one(start, tmp_path):
     arguments = (
-        *(*RUN, "--optimizer", "scheduler", "--estimator", "ppo", "--horizon", "50"),
+        *("meta-train", "ppo", *BOWL, "--optimizer", "scheduler", "--horizon", "50"),
         *("--window", "25", "--steps", "5", "--learning-rate", "0.003"),
     )
     layouts = {"one": ("--devices", 1), "eight": ("--devices", 8)}
@@ -256,7 +257,7 @@ def test_layouts_agree(start, tmp_path, design):
 
 @pytest.mark.slow
 def test_process_0_evaluates_after_the_others_have_gone(start, tmp_path):
-    arguments = [*SMALL, "--eval-seeds", 2, "--run-dir", tmp_path / "run"]
+    arguments = [*SMALL, "--eval.seeds", 2, "--run-dir", tmp_path / "run"]
     arguments.remove("--no-evaluate")
     children = start_two(start, *arguments)
     output, errors = children[0].communicate(timeout=240)
@@ -269,8 +270,8 @@ def test_process_0_evaluates_after_the_others_have_gone(start, tmp_path):
 def test_a_run_that_is_there_is_one_line_in_every_process(start, on_one_device):
     children = start_two(start, *SMALL, "--run-dir", on_one_device)
     first, second = finish_two(children, 2)
-    assert first.startswith("error: --run-dir must be new or empty") and first.count("\n") == 1
-    assert second.startswith("error: process 0 stopped: --run-dir must be new or empty")
+    assert first.startswith("error: `run_dir` must be new or empty") and first.count("\n") == 1
+    assert second.startswith("error: process 0 stopped: `run_dir` must be new or empty")
 
 
 TRANSFER = """
@@ -380,29 +381,32 @@ def in_process(arguments, process_id: int, port: int, capsys) -> str:
 def test_nobody_at_the_coordinator(capsys):
     port = free_port()
     error = in_process(SMALL, 1, port, capsys)
-    assert f"--coordinator must be where process 0 listens; got 127.0.0.1:{port}" in error
+    assert f"`coordinator` must be where process 0 listens; got 127.0.0.1:{port}" in error
     assert "not reached within 2 s (Connection refused)" in error
 
 
 def test_nobody_comes_to_the_coordinator(capsys):
     port = free_port()
     error = in_process(SMALL, 0, port, capsys)
-    assert f"--num-processes must all meet at 127.0.0.1:{port}; got 1 of 2 within 2 s" in error
+    assert f"`num_processes` must all meet at 127.0.0.1:{port}; got 1 of 2 within 2 s" in error
     assert "without process 1" in error
 
 
 def test_a_port_that_is_taken(capsys):
     with socket.create_server(("127.0.0.1", 0)) as server:
         error = in_process(SMALL, 0, server.getsockname()[1], capsys)
-    assert "--coordinator must name a free port" in error and "Address already in use" in error
+    assert "`coordinator` must name a free port" in error and "Address already in use" in error
 
 
 @pytest.mark.parametrize(
     ("typed", "says"),
     [
-        ("--std 0.2", "--std must be the same in every process; got 0.2 in process 0 and 0.1"),
-        ("--devices 4", "--devices must be the same in every process; got 4 in process 0 and 2"),
-        ("--horizon 4 8", "--horizon must be the same in every process; got 4 8 in process 0"),
+        (
+            "--std 0.2",
+            "`method.std` must be the same in every process; got 0.2 in process 0 and 0.1",
+        ),
+        ("--devices 4", "`devices` must be the same in every process; got 4 in process 0 and 2"),
+        ("--horizon 4 8", "`horizon` must be the same in every process; got 4 8 in process 0"),
     ],
 )
 def test_settings_that_differ(typed, says, capsys, monkeypatch):
