@@ -134,12 +134,6 @@ STRATEGIES: Mapping[str, str] = {
 }
 """Evolution strategies by their names in evosax, with one line about each."""
 
-POLICY_GRADIENTS: Mapping[str, str] = {
-    "reinforce": "Scores of actions times their advantage, with one of three baselines.",
-    "ppo": "Clipped steps on generalized advantages, several passes over each window.",
-}
-"""Policy gradients, which meta-train a policy from rewards, with one line about each."""
-
 
 def task_family(name: str) -> TaskFamily:
     """Make the family of this name or path; a single task becomes a family of its own.
@@ -168,7 +162,7 @@ def task_lines() -> dict[str, str]:
 
 
 def evaluation_tasks(
-    families: Sequence[TaskFamily], names: Sequence[str] = (), argument: str = "eval_tasks"
+    families: Sequence[TaskFamily], names: Sequence[str], argument: str
 ) -> tuple[Task, ...]:
     """Select evaluation tasks of families by name, or all; train tasks where a family has none.
 
@@ -283,20 +277,6 @@ def learned_optimizer(name: str) -> LearnedOptimizer:
             f"which gives {type(lopt).__name__}. Return l2o.LearnedOptimizer(...)."
         )
     return lopt
-
-
-def check_estimator(name: str) -> None:
-    """Raise an error with the nearest names unless there is a way to meta-train of this name.
-
-    Args:
-        name: Name of an estimator, a strategy or a policy gradient.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    known = {*ESTIMATORS, *POLICY_GRADIENTS, *STRATEGIES}
-    if name not in known:
-        raise unknown_name_error("estimator", name, known)
 
 
 def unknown_name_error(argument: str, name: str, known: Iterable[str]) -> ValueError:

@@ -3,7 +3,7 @@
 A release file is a safetensors file with one metadata entry, `l2o`: a JSON object with the
 format, the design's name and keyword arguments, the version of its features, a summary of its
 meta-training, and a sha256 over all of these and the weights. It names no code: a design is looked
-up in `l2o.optimizers.DESIGNS`, or handed to `load` by the caller. Nothing is unpickled.
+up in `l2o.registry.DESIGNS`, or handed to `load` by the caller. Nothing is unpickled.
 """
 
 import difflib

@@ -21,7 +21,7 @@ from l2o.cli.arguments import RENAMED, check_renamed, parse
 from l2o.cli.evaluate import compare_on
 from l2o.cli.methods import METHODS, alike
 from l2o.cli.presets import PRESETS
-from l2o.cli.settings import MetaTraining, Parts
+from l2o.cli.settings import MetaTraining, Parts, first_theta
 from l2o.cli.topology import connected
 from l2o.distributed import processes
 from l2o.evaluation.report import comparison_table, write_report
@@ -33,7 +33,7 @@ from l2o.rng import stream
 from l2o.runs.folder import RunError, RunFolder
 from l2o.runs.logging import TRACKERS, Tracker, check_trackers, compute_seconds
 from l2o.runs.progress import progress
-from l2o.runs.provenance import provenance, record_provenance
+from l2o.runs.provenance import record_provenance
 
 EXIT_ON_SIGNAL = 128
 
@@ -94,8 +94,9 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
         console = Console(quiet=True)
     with contextlib.ExitStack() as stack:
         run = processes.on_process_0(lambda: open_run(settings, console, stack))
+        about = about_run(settings, parts, run, console) if run else {}
         trackers = processes.broadcast_errors(lambda: start_trackers(settings, run, stack, console))
-        state = train(settings, parts, run, trackers, console)
+        state = train(settings, parts, run, about, trackers, console)
         step = int(state.step)
         if step < settings.steps:
             console.print(
@@ -104,9 +105,9 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
             )
             return EXIT_ON_SIGNAL + signal.SIGINT
         if run:
-            theta = save_theta(run.theta, settings, parts, run, state)
+            theta = save_theta(run.theta, parts, run, about, state)
             if settings.evaluate:
-                evaluate(settings, parts, run, theta, trackers, console)
+                evaluate(settings, parts, run, theta, about["trained_on"], trackers, console)
             console.print(str(run.theta), soft_wrap=True, markup=False)
     return 0
 
@@ -117,8 +118,24 @@ def open_run(settings: MetaTraining, console: Console, stack: contextlib.ExitSta
     check_trackers(output.log)
     run = RunFolder.open(output.run_dir or "runs/custom", settings.recorded(), resume=output.resume)
     stack.enter_context(run.locked(warn_on(console)))
-    record_provenance(run, user_modules(settings), on_warning=warn_on(console))
     return run
+
+
+def about_run(
+    settings: MetaTraining, parts: Parts, run: RunFolder, console: Console
+) -> dict[str, Any]:
+    """What the release files of a run say of it, but for how far it has come."""
+    seen = names_and_signatures(parts.train)
+    about = {
+        **settings.recorded(),
+        "trained_on": seen,
+        "provenance": record_provenance(run, user_modules(settings), on_warning=warn_on(console)),
+    }
+    if settings.init_from is not None:
+        before = release.summary(settings.init_from).get("trained_on", [])
+        about["trained_on"] = list(dict.fromkeys([*before, *seen]))
+        about["init_from_sha256"] = release.checksum(settings.init_from)
+    return about
 
 
 def user_modules(settings: MetaTraining) -> list[str]:
@@ -141,7 +158,7 @@ def start_trackers(
             )
             for name in output.log
         ]
-    except ValueError:  # a tracker that cannot start must not leave a run behind
+    except (ValueError, OSError):  # a tracker that cannot start must not leave a run behind
         if not output.resume:
             shutil.rmtree(run.path)
         raise
@@ -151,6 +168,7 @@ def train(
     settings: MetaTraining,
     parts: Parts,
     run: RunFolder | None,
+    about: Mapping[str, Any],
     trackers: Sequence[Tracker],
     console: Console,
 ) -> MetaState:
@@ -162,6 +180,14 @@ def train(
     with contextlib.ExitStack() as stack:
         show = stack.enter_context(progress(console, settings.steps, quiet=output.quiet))
         should_stop = stack.enter_context(stop_on_signals())
+
+        def on_best(state: MetaState) -> None:
+            """Write theta of the checkpoint with the lowest meta-loss so far, if it can be."""
+            assert run is not None
+            try:
+                save_theta(run.best, parts, run, about, state)
+            except ValueError as error:  # the run itself can go on
+                warn_on(console)(str(error))
 
         def on_metrics(line: Mapping[str, Any]) -> None:
             for track in (*trackers, show):
@@ -178,7 +204,7 @@ def train(
             run=run,
             profile=output.profile and processes.is_process_0(),
             on_metrics=on_metrics,
-            on_best=lambda state: save_best(settings, parts, run, state),
+            on_best=on_best,
             on_warning=warn_on(console),
             should_stop=should_stop,
         )
@@ -186,25 +212,15 @@ def train(
         return state
 
 
-def save_best(
-    settings: MetaTraining, parts: Parts, run: RunFolder | None, state: MetaState
-) -> None:
-    """Write theta of the checkpoint with the lowest meta-loss so far, beside the last one's."""
-    if run:
-        save_theta(run.best, settings, parts, run, state)
-
-
 def save_theta(
-    path: Path, settings: MetaTraining, parts: Parts, run: RunFolder, state: MetaState
+    path: Path, parts: Parts, run: RunFolder, about: Mapping[str, Any], state: MetaState
 ) -> Theta:
     """Write a release file; returns its theta."""
     theta = parts.unravel(parts.learner.theta(state))
     summary = {
-        **settings.recorded(),
+        **about,
         "inner_steps": int(state.step) * parts.learner.steps,
         "compute_seconds": compute_seconds(run.metrics),
-        "trained_on": names_and_signatures(parts.train),
-        "provenance": provenance(user_modules(settings)),
     }
     release.save(path, parts.lopt, theta, summary)
     return theta
@@ -215,6 +231,7 @@ def evaluate(
     parts: Parts,
     run: RunFolder,
     theta: Theta,
+    trained_on: Sequence[str],
     trackers: Sequence[Tracker],
     console: Console,
 ) -> None:
@@ -223,8 +240,8 @@ def evaluate(
         parts.evaluation,
         parts.lopt,
         theta,
-        parts.unravel(parts.theta),
-        seen=names_and_signatures(parts.train),
+        first_theta(parts.lopt, settings.seed),
+        seen=trained_on,
         horizon=settings.eval.horizon or settings.horizon[-1],
         num_seeds=settings.eval.seeds,
         seed=settings.seed,
@@ -232,10 +249,10 @@ def evaluate(
         console=console,
     )
     write_report(run.path, comparisons, config=settings.recorded())
+    rows = [comparison.summary for comparison in comparisons]
+    results = {f"{row['task']}/{k}": v for row in rows for k, v in row.items()}
     for tracker in trackers:
-        for comparison in comparisons:
-            row = comparison.summary
-            tracker.summary({f"{row['task']}/{k}": v for k, v in row.items()})
+        tracker.summary(results)
     console.print(comparison_table([c.summary for c in comparisons]))
     console.print(str(run.report_html), soft_wrap=True, markup=False)
 

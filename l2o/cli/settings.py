@@ -232,7 +232,8 @@ class MetaTraining:
         header, arrays = release.read(self.init_from)
         leaves = named_leaves(theta)
         if {k: x.shape for k, x in arrays.items()} != {k: x.shape for k, x in leaves.items()}:
-            options = [f"{key}={value}" for key, value in header["config"].items()]
+            shown = lambda value: ",".join(map(str, value)) if isinstance(value, list) else value
+            options = [f"{key}={shown(value)}" for key, value in header["config"].items()]
             raise ValueError(
                 f"`init_from` must hold a theta of {' '.join(self.optimizer)}; got "
                 f"{self.init_from}, which does not. It is of --optimizer {header['design']} "
@@ -299,6 +300,12 @@ def design(words: Sequence[str]) -> LearnedOptimizer:
     config = {}
     for option in options:
         key, equals, text = option.partition("=")
+        renamed = registry.RENAMED_ARGUMENTS.get(name, {})
+        if key in renamed:
+            raise ValueError(
+                f"`optimizer` {name} has another name for {key}; got {option}. "
+                f"Type {renamed[key]}={text}."
+            )
         if not equals:
             raise ValueError(
                 f"`optimizer` must be one design and options as name=value; got {option}. "

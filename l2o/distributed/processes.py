@@ -269,6 +269,7 @@ def _connect(
         "gpus": [os.environ.get(n) for n in ("CUDA_VISIBLE_DEVICES", "JAX_LOCAL_DEVICE_IDS")],
         "agreed": {**agreed, "devices": num_devices, "version of JAX": jax.__version__},
     }
+    info = json.loads(json.dumps(info))  # as the others get it: lists in place of tuples
     met, links = rendezvous(process, info, timeout=timeout)
     try:
         check_agreed([other["agreed"] for other in met])

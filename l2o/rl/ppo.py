@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from l2o.estimators.estimator import checked_weights, key_of, weighted_mean
+from l2o.estimators.estimator import average_metrics, checked_weights, key_of, weighted_mean
 from l2o.learned_optimizer import Theta
 from l2o.learner import Learner, MetaState, check_ema_decay, update_ema
 from l2o.policies.heads import Head
@@ -137,8 +137,6 @@ def ppo_learner(
         )
         for name, environment in environments.items()
     }
-    groups = {f"{name}/": list(members) for name, members in (report_groups or {}).items()}
-    groups = {"": list(environments), **groups}
     loss_fn = functools.partial(
         ppo_loss,
         actor=actor,
@@ -196,12 +194,7 @@ def ppo_learner(
                 key_of(k_act, name), state.theta, state.estimator_state[name], data[name]
             )
         theta, opt_state, learned = learn(k_learn, state.theta, state.opt_state, rollouts)
-        metrics = {f"{name}/{k}": v for name in found for k, v in found[name].items()}
-        for prefix, names in groups.items():
-            for k in found[names[0]]:
-                values = {n: found[n][k] for n in names}
-                shares = {n: jnp.where(jnp.isnan(v), 0.0, weights[n]) for n, v in values.items()}
-                metrics[prefix + k] = weighted_mean(values, shares)
+        metrics = average_metrics(found, weights, report_groups)
         average = update_ema(ema_decay, state.step, state.average, theta)
         return MetaState(theta, average, opt_state, after, state.step + 1), metrics | learned
 

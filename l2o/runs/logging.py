@@ -196,16 +196,18 @@ def tensorboard(
         raise ValueError(_missing("tensorboard", "tensorboardX")) from error
     writers: list[Any] = []
 
-    def writer(step: int) -> Any:
-        """The writer, which is told at its first step what to drop."""
+    def writer(first_step: int | None = None) -> Any:
+        """The writer, which is told the first step that it makes again, if it makes any."""
         if not writers:
             is_resumed = any(folder.glob("events.out.tfevents.*"))
-            purge_step = step if is_resumed else None
+            purge_step = first_step if is_resumed else None
             writers.append(SummaryWriter(str(folder), flush_secs=10, purge_step=purge_step))
             writers[0].add_text("config", json.dumps(dict(config or {})))
         return writers[0]
 
-    last_step = 0
+    metrics = folder / "metrics.jsonl"
+    lines = read_metrics(metrics) if metrics.exists() else []
+    last_step = lines[-1]["step"] if lines else 0
 
     def log(line: Mapping[str, Any]) -> None:
         nonlocal last_step
@@ -215,9 +217,9 @@ def tensorboard(
                 writer(last_step).add_scalar(name, value, last_step)
 
     def summarize(results: Mapping[str, Any]) -> None:
-        writer(last_step + 1).add_text("results", json.dumps(dict(results)), last_step)
+        writer().add_text("results", json.dumps(dict(results)), last_step)
         for name, value in _scalars(results).items():
-            writer(last_step + 1).add_scalar(f"results/{name}", value, last_step)
+            writer().add_scalar(f"results/{name}", value, last_step)
 
     close = lambda: [each.close() for each in writers]
     tracker = Tracker("tensorboard", log, summarize=summarize, close=close, on_warning=on_warning)

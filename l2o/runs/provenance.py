@@ -90,7 +90,10 @@ def git_revision(checkout: Path) -> str | None:
 def _git(folder: Path, *arguments: str) -> str:
     try:
         result = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30
+            ["git", "--no-optional-locks", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
@@ -111,7 +114,10 @@ def _sha256(module: str) -> str | None:
         return None
     if spec is None or not spec.has_location or spec.origin is None:
         return None
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def _flat(found: dict[str, Any]) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def test_a_comparison_from_end_to_end_and_continued(tmp_path, capsys):
     assert changed == files[:1]
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: --out must be new or empty") and "another --out" in error
+    assert error.startswith("error: `out` must be new or empty") and "another --out" in error
 
 
 @pytest.mark.parametrize(
