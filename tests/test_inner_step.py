@@ -60,7 +60,7 @@ def test_batches_shrink_wherever_an_optimizer_trains(task):
         task, loss=lambda p, b, i: b.size + 0.0 * jnp.sum(p["w0"]), loss_cap=100.0
     )
     tx = lambda *, horizon: lopt.transform(shrinking, horizon=horizon)
-    curves = evaluate(jax.random.key(1), rows, {"a": tx}, num_steps=HORIZON, num_seeds=1)
+    curves = evaluate(jax.random.key(1), rows, {"a": tx}, horizon=HORIZON, num_seeds=1)
     # It acts at steps 0, 5, ...; the next batch follows. Factors of exp(-0.9).
     sizes = [16, *[round(16 * float(np.exp(-0.9 * k))) for k in (1, 2, 3) for _ in range(5)]]
     np.testing.assert_allclose(curves["a"].train_loss[0, :16], sizes)

@@ -26,12 +26,20 @@ NEEDS_A_DOWNLOAD = {name for name in TASKS if name.startswith(("mnist", "fashion
 """The same function as digits, on files that a test may not fetch."""
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+QUICK = {"learnable_adam", "nominal_mlp", "scheduler", "quadratic", "digits_mlp"}
+"""What is checked by default; the tables of `tests/optimizers` and `tests/tasks` hold all."""
+
+
+def all_but_quick_slow(names):
+    return [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize("name", all_but_quick_slow(DESIGNS))
 def test_designs(name):
     check_optimizer(DESIGNS[name](**SMALLER.get(name, {})))
 
 
-@pytest.mark.parametrize("name", sorted(set(TASKS) - NEEDS_A_DOWNLOAD))
+@pytest.mark.parametrize("name", all_but_quick_slow(sorted(set(TASKS) - NEEDS_A_DOWNLOAD)))
 def test_tasks(name):
     family = task_family(name)
     for task in (family.train[0], *family.evaluation[:1]):

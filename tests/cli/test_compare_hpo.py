@@ -127,7 +127,7 @@ def test_a_comparison_from_end_to_end_and_continued(tmp_path, capsys):
     arguments = [*TINY, "--policies", "ppo", "--out", str(out)]
     assert main(arguments) == 0
     told = capsys.readouterr().out
-    assert "meta-trained on runs of 300 steps, longer than --steps 20" in told.replace("\n", " ")
+    assert "meta-trained on runs of 300 steps, longer than --horizon 20" in told.replace("\n", " ")
     assert "ppo" in told and (out / "hpo.png").stat().st_size > 1000
     result = json.loads((out / "hpo.json").read_text())
     task = result["tasks"][0]

@@ -123,7 +123,10 @@ MISTAKES = {
     "three": ("--horizon 2 4 8", "`horizon` must be one number or two; got 3"),
     "window": ("--window 0", "`window` must be at least 1; got 0"),
     "pairs": ("--num-pairs 0", "`num_pairs` must be at least 1; got 0. Try num_pairs=16"),
-    "members": ("full_grad --num-members 0", "`num_members` must be at least 1; got 0. Try 16"),
+    "members": (
+        "full_grad --num-members 0",
+        "`num_members` must be at least 1; got 0. Try num_members=16",
+    ),
     "std": ("--std 0", "`std` must be positive and finite; got 0.0. Try std=0.01"),
     "endless std": ("--std inf", "`std` must be positive and finite; got inf"),
     "negative std": ("--std -1", "`std` must be positive and finite; got -1.0"),

@@ -28,7 +28,7 @@ from l2o.cli.methods import (
 from l2o.cli.presets import PRESETS
 from l2o.cli.settings import Evaluation, MetaTraining, Processes, design
 from l2o.optimizers.celo import celo
-from l2o.policies.controller import scheduler
+from l2o.policies.scheduler import scheduler
 from l2o.rl.reward import Reward
 
 SETTINGS = (

@@ -115,7 +115,7 @@ def test_learning_earns_more(name):
             lambda e: reinforce(e, LINEAR, HEAD, num_groups=2, group_size=3),
             "`group_size` must be even",
         ),
-        (lambda e: reinforce(e, LINEAR, HEAD, num_groups=0), "`num_pairs` must be at least 1"),
+        (lambda e: reinforce(e, LINEAR, HEAD, num_groups=0), "`num_groups` must be at least 1"),
         (lambda e: ppo(e, minibatches=3), "`minibatches` must divide the 4 groups; got 3.*=4"),
         (lambda e: ppo(e, epochs=0), "`epochs` must be at least 1"),
         (lambda e: ppo(e, gae_lambda=2.0), "`gae_lambda` must be in"),
