@@ -26,7 +26,7 @@ NEEDS_A_DOWNLOAD = {name for name in TASKS if name.startswith(("mnist", "fashion
 """The same function as digits, on files that a test may not fetch."""
 
 
-QUICK = {"learnable_adam", "nominal_mlp", "scheduler", "quadratic", "digits_mlp"}
+QUICK = {"learnable_adam", "quadratic"}
 """What is checked by default; the tables of `tests/optimizers` and `tests/tasks` hold all."""
 
 

@@ -236,6 +236,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, limit):
     checkpoints.save(20, make_state(20, size=30_000))
 
 
+@pytest.mark.slow  # pytest itself must not write while it lasts, and in xdist's workers it may
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax's threads
 @pytest.mark.parametrize("limit", [0, 1000])
 def test_a_disk_that_fills_up_while_orbax_writes(tmp_path, monkeypatch, limit):
