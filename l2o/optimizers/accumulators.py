@@ -88,12 +88,14 @@ class Factored(NamedTuple):
     Attributes:
         rows: Row statistics R; below rank 2 the full second moment D, as are the columns.
         columns: Column statistics C.
+        inverse_roots: 1/sqrt(R + 1e-8), then 1/sqrt(C + 1e-8).
         gradient_factors: Factors of the gradient: ρ γ, or 1/sqrt(D + 1e-9) below rank 2.
         momentum_factors: Factors of each momentum: ρ γ, or 1/sqrt(D + `eps`) below rank 2.
     """
 
     rows: jax.Array
     columns: jax.Array
+    inverse_roots: list[jax.Array]
     gradient_factors: list[jax.Array]
     momentum_factors: list[jax.Array]
 
@@ -106,16 +108,23 @@ def factored(found: Accumulators, eps: float) -> Factored:
         eps: Term added to D for the momenta's factors; at least `features.TINY`, or backpropagation
             gives NaN where a gradient has always been zero.
     """
-    rows, columns = found.rows, found.columns
     axes = features.factored_axes(found.second_moment.shape)
     if axes is None:
-        gradient_factors = list(features.clipped_rsqrt(rows + 1e-9))
-        return Factored(rows, rows, gradient_factors, list(jax.lax.rsqrt(rows + eps)))
+        full = found.rows
+        roots = 2 * [*jax.lax.rsqrt(full + 1e-8)]
+        gradient_factors = list(features.clipped_rsqrt(full + 1e-9))
+        return Factored(full, full, roots, gradient_factors, list(jax.lax.rsqrt(full + eps)))
+    rows, columns = found.rows, found.columns
     mean = jnp.mean(rows, axis=1 + axes[0], keepdims=True)
+    roots = [*jax.lax.rsqrt(rows + 1e-8), *jax.lax.rsqrt(columns + 1e-8)]
     row_factors = features.clipped_rsqrt(rows / (mean + 1e-9))
     column_factors = features.clipped_rsqrt(columns)
+    # Kept: XLA would compute them anew at every element, and on a GPU take minutes to decide so.
+    rows, columns, roots, row_factors, column_factors = jax.lax.optimization_barrier(
+        (rows, columns, roots, row_factors, column_factors)
+    )
     factors = [r * c for r, c in zip(row_factors, column_factors, strict=True)]
-    return Factored(rows, columns, factors, factors)
+    return Factored(rows, columns, roots, factors, factors)
 
 
 def moment_features(
@@ -132,10 +141,9 @@ def moment_features(
         With r = 1/sqrt(v + 1e-6) the eleven features m, v, m·r, r, g·ρ·γ, and the fifteen R, C,
         1/sqrt(R), 1/sqrt(C), m·ρ·γ, where row and column statistics stay rows and columns.
     """
-    rows, columns, gradient_factors, momentum_factors = factored(found, eps)
+    rows, columns, inverse_roots, gradient_factors, momentum_factors = factored(found, eps)
     v, momenta = found.second_moment, list(found.momenta)
     r = jax.lax.rsqrt(v + 1e-6)
     moments = [*momenta, v, *[m * r for m in momenta], r, *[g * f for f in gradient_factors]]
-    inverse_roots = [*jax.lax.rsqrt(rows + 1e-8), *jax.lax.rsqrt(columns + 1e-8)]
     scaled = [m * f for m, f in zip(momenta, momentum_factors, strict=True)]
     return moments, [*rows, *columns, *inverse_roots, *scaled]
