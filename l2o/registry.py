@@ -123,17 +123,6 @@ ESTIMATORS: "Registry[Callable[..., Estimator]]" = Registry(
 )
 """Meta-gradient estimators."""
 
-STRATEGIES: Mapping[str, str] = {
-    "CMA_ES": "Learns a step size and a full covariance; for theta of up to 2000 numbers.",
-    "Sep_CMA_ES": "CMA-ES with a diagonal covariance, for any size of theta.",
-    "LM_MA_ES": "CMA-ES with a covariance of a few directions, for large theta.",
-    "SNES": "Natural gradient with a step size for each number.",
-    "Open_ES": "Ranks of antithetic pairs at a given std, into the meta-optimizer.",
-    "PGPE": "Open_ES that learns a std for each number.",
-    "SimpleGA": "The better half of a population, mutated at a given std.",
-}
-"""Evolution strategies by their names in evosax, with one line about each."""
-
 
 def task_family(name: str) -> TaskFamily:
     """Make the family of this name or path; a single task becomes a family of its own.

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     try:
         if arguments[0] not in COMMANDS:
-            raise registry.unknown_name_error("COMMAND", arguments[0], COMMANDS)
+            raise unknown_command(arguments[0])
         module = importlib.import_module(COMMANDS[arguments[0]])
         return module.command(arguments[1:], console)
     except (ValueError, RunError, OSError) as error:
@@ -57,6 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def unknown_command(word: str) -> ValueError:
+    """The error for what is no command; methods are words that follow one."""
+    from l2o.cli.methods import METHODS
+
+    if word in METHODS:  # as tyro's hints shorten it
+        return ValueError(f"`COMMAND` must be a known name; got {word}. Try meta-train {word}.")
+    return registry.unknown_name_error("COMMAND", word, COMMANDS)
 
 
 def run(argv: Sequence[str] | None = None) -> None:

@@ -73,7 +73,7 @@ def evolution_learner(
     Args:
         problems: Training runs, by name, from which their random streams derive, so that adding
             a problem leaves the others' runs as they were.
-        strategy: Name of a strategy, one of `l2o.registry.STRATEGIES`.
+        strategy: Name of a strategy, one of `l2o.evolution.strategies.STRATEGIES`.
         population_size: Number of candidates in a generation.
         runs_per_candidate: Number of whole runs of each candidate on each problem.
         std: Standard deviation of the first generation, in units of theta, which strategies

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import optax
 
 from l2o.learned_optimizer import Theta
-from l2o.registry import STRATEGIES
 from l2o.task import Key
 
 if TYPE_CHECKING:  # takes seconds to import
     from evosax.algorithms.base import EvolutionaryAlgorithm
+
+STRATEGIES = ("CMA_ES", "Sep_CMA_ES", "LM_MA_ES", "SNES", "Open_ES", "PGPE", "SimpleGA")
+"""Strategies that are offered, by their names in evosax."""
 
 OPTIMIZED = frozenset({"Open_ES", "PGPE"})
 """Strategies that sample antithetic pairs and move their mean with an optax optimizer."""

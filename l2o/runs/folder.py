@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,13 +139,7 @@ class RunFolder:
             yield
 
     @staticmethod
-    def open(
-        path: str | Path,
-        config: Mapping[str, Any],
-        *,
-        resume: bool = False,
-        ignored: Collection[str] = (),
-    ) -> "RunFolder":
+    def open(path: str | Path, config: Mapping[str, Any], *, resume: bool = False) -> "RunFolder":
         """Start a run in a new or empty folder or, with `resume`, continue one.
 
         A run that was killed before its first checkpoint continues from the start.
@@ -154,7 +148,6 @@ class RunFolder:
             path: Path of the folder; created, with its parents, if it is not there.
             config: Resolved configuration, JSON-able; nested fields are named `a.b`.
             resume: Whether to continue.
-            ignored: Names of fields that may differ from the run's when it continues.
 
         Raises:
             ValueError: If the folder holds files already, cannot be written, holds no run to
@@ -169,7 +162,7 @@ class RunFolder:
                 "Use numbers, strings, lists and dicts."
             ) from error
         if resume:
-            _check_resumable(folder, json.loads(text), ignored)
+            _check_resumable(folder, json.loads(text))
         else:
             _create(folder, text)
         return folder
@@ -204,7 +197,7 @@ def _is_empty(path: Path) -> bool:
     return all(p.name.startswith(".") and p.suffix == ".tmp" for p in path.iterdir())
 
 
-def _check_resumable(folder: RunFolder, config: dict, ignored: Collection[str]) -> None:
+def _check_resumable(folder: RunFolder, config: dict) -> None:
     path = folder.path
     if not path.is_dir() or _is_empty(path):
         raise ValueError(
@@ -227,10 +220,9 @@ def _check_resumable(folder: RunFolder, config: dict, ignored: Collection[str]) 
             "Choose another --run-dir."
         )
     old, new = flatten(before), flatten(config)
-    fields = [f for f in (*old, *(f for f in new if f not in old)) if f not in ignored]
     changed = [
         f"{f}{'=' if f in old else ' '}{_show(old, f)} (now {_show(new, f)})"
-        for f in fields
+        for f in dict.fromkeys((*old, *new))
         if _show(old, f) != _show(new, f)
     ]
     if changed:

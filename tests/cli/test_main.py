@@ -344,6 +344,7 @@ def test_a_flipped_bit_in_a_release_file_is_noticed(finished, capsys):
     "typed, says",
     [
         ("evalute", "`COMMAND` must be a known name; got evalute. Try evaluate"),
+        ("ppo --help", "`COMMAND` must be a known name; got ppo. Try meta-train ppo."),
         ("evaluate no_such", "`name_or_path` must name an optimizer that comes with l2o"),
         ("report no_such", "no_such"),
         ("list tasks", "`list` takes --json or nothing; got tasks"),

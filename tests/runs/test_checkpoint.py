@@ -267,8 +267,7 @@ CONFIG = {"steps": 10, "task": {"name": "digits", "dims": (1, 2)}, "quiet": Fals
 def test_a_run_folder_is_made_and_continued(tmp_path):
     run = RunFolder.open(tmp_path / "a" / "run", CONFIG)
     assert json.loads(run.config.read_text())["task"] == {"name": "digits", "dims": [1, 2]}
-    changed = CONFIG | {"quiet": True}
-    assert RunFolder.open(run.path, changed, resume=True, ignored={"quiet"}) == run
+    assert RunFolder.open(run.path, CONFIG, resume=True) == run
 
 
 def test_an_existing_run_folder_needs_resume(tmp_path):
@@ -301,9 +300,9 @@ def test_resume_needs_a_run(tmp_path):
 
 def test_resume_names_every_changed_field(tmp_path):
     RunFolder.open(tmp_path, CONFIG)
-    changed = {"steps": 20, "task": {"name": "digits", "dims": (1, 3)}, "quiet": True, "new": None}
+    changed = {"steps": 20, "task": {"name": "digits", "dims": (1, 3)}, "quiet": False, "new": None}
     with pytest.raises(ValueError, match="`resume` needs the configuration") as error:
-        RunFolder.open(tmp_path, changed, resume=True, ignored={"quiet"})
+        RunFolder.open(tmp_path, changed, resume=True)
     changes = "steps=10 (now 20), task.dims=[1, 2] (now [1, 3]), new not set (now null)"
     assert changes in str(error.value)
 
