@@ -36,16 +36,31 @@ def at_step(state, step):
     return state._replace(run=state.run._replace(step=jnp.int32(step)))
 
 
+def begin(environment, k_start, k_enter):
+    """A run that has just begun; one program, not one for each operation."""
+
+    @jax.jit
+    def start_and_enter(k_start, k_enter, data):
+        return environment.enter(k_enter, environment.start(k_start), data)
+
+    return start_and_enter(k_start, k_enter, environment.data)
+
+
 def episode(environment, policy, theta, key, *, shift=0.0):
     """A whole run with the policy's most likely actions; states and outcomes."""
     k_start, k_enter, k_steps = jax.random.split(key, 3)
-    state = environment.enter(k_enter, environment.start(k_start), environment.data)
+    state = begin(environment, k_start, k_enter)
     carry = policy.actor.start(environment.observe(state).agents.shape[0])
     states, outcomes = [state], []
     step = jax.jit(environment.step)
-    for k in itertools.count():
+
+    @jax.jit
+    def act(state, carry):
         outputs, carry = policy.actor.apply(theta, environment.observe(state).agents, carry)
-        action = policy.head.squash(policy.head.mode(outputs)) + shift
+        return policy.head.squash(policy.head.mode(outputs)) + shift, carry
+
+    for k in itertools.count():
+        action, carry = act(state, carry)
         state, outcome = step(jax.random.fold_in(k_steps, k), state, action, environment.data)
         states.append(state)
         outcomes.append(outcome)

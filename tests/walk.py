@@ -5,6 +5,8 @@ that the runs of a group share; the agent sees s_t and acts with a ~ N(w s + b, 
 moments of s follow a recursion, whose gradient is exact.
 """
 
+import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -16,10 +18,7 @@ from l2o.policies.heads import bounded_log_std, make_head
 from l2o.policies.policy import Actor
 from l2o.rl.environment import Environment, Observation, Outcome
 from l2o.rl.reinforce import estimate_advantages
-from l2o.rl.rollout import (
-    first_actor_critic,
-    rollout_worker,
-)
+from l2o.rl.rollout import RolloutWorker, first_actor_critic, rollout_worker
 
 HEAD = make_head("gaussian", 1)
 
@@ -99,10 +98,22 @@ def theta_for(environment, actor=LINEAR, seed=0, critic_scale=0.0):
     )
 
 
+def compiled_worker(*args, **kwargs) -> RolloutWorker:
+    """A worker whose functions are one program each, not one for each of their operations."""
+    worker = rollout_worker(*args, **kwargs)
+    return dataclasses.replace(worker, init=jax.jit(worker.init), collect=jax.jit(worker.collect))
+
+
 def window_of(environment, theta):
-    population = rollout_worker(
+    population = compiled_worker(
         environment, LINEAR, HEAD, num_groups=8, group_size=1, antithetic=False
     )
     state = population.init(jax.random.key(0))
     _, rollout, _ = population.collect(jax.random.key(1), theta, state, ())
-    return rollout, estimate_advantages(theta, rollout, discount=1.0, gae_lambda=0.95)
+    return rollout, advantages_of(theta, rollout, gae_lambda=0.95)
+
+
+def advantages_of(theta, rollout, *, discount=1.0, gae_lambda=1.0):
+    """The advantages of a rollout, as one program."""
+    estimate = functools.partial(estimate_advantages, discount=discount, gae_lambda=gae_lambda)
+    return jax.jit(estimate)(theta, rollout)

@@ -408,7 +408,10 @@ def test_trackers_get_the_run(tmp_path, monkeypatch):
     assert list((tmp_path / "run").rglob("*.wandb"))
 
 
-@pytest.mark.parametrize("baseline", ["antithetic", "leave_one_out", "value"])
+@pytest.mark.parametrize(
+    "baseline",
+    [*(pytest.param(b, marks=pytest.mark.slow) for b in ("antithetic", "leave_one_out")), "value"],
+)
 def test_reinforce_from_the_command_line(baseline, tmp_path):
     arguments = [*REINFORCE.split(), "--baseline", baseline, "--group-size", "2"]
     assert cli.main(["meta-train", *RUN, "--steps", "5", "--run-dir", "a", *arguments]) == 0

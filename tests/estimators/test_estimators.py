@@ -165,6 +165,7 @@ def test_backprop_through_real_updates_is_a_finite_difference_in_float64(key):
         np.testing.assert_allclose(ravel_pytree(gradient)[0], difference, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_backpropagation_keeps_the_state_of_each_step_and_little_more(key):
     """What an update computes is computed again on the way back."""
     task = replace(
@@ -288,7 +289,13 @@ def test_a_variance_that_float32_cannot_tell_is_not_zero():
     assert float(variance(mean, square)) == pytest.approx(1e-6)
 
 
-@pytest.mark.parametrize("name", ["adafac_mlp", "celo", "mlp_lopt", "nominal_mlp"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adafac_mlp",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("celo", "mlp_lopt", "nominal_mlp")),
+    ],
+)
 def test_a_parameter_without_a_gradient_does_not_end_backpropagation(name, key):
     seen = jnp.array([1.0, 1.0, 1.0, 0.0])
     task = replace(

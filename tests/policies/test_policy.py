@@ -35,21 +35,23 @@ def test_gru_against_flax():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_evolution_meta_trains_policies_on_devices():
-    """NRES on two devices is that on one, for every policy."""
-    mesh = population_mesh(2)
-    for make in POLICIES.values():
-        lopt = make(action_interval=2, hidden_size=4)
-        problem = inner_problem(bowl(), lopt, horizon=8, window=4)
-        found = []
-        for devices in (None, mesh):
-            estimator = nres(problem, num_pairs=2, std=0.1, mesh=devices)
-            theta = lopt.init(jax.random.key(0))
-            state = jax.jit(estimator.init)(jax.random.key(1), theta)
-            gradient, *_ = jax.jit(estimator.estimate)(jax.random.key(2), theta, state, ())
-            found.append(gradient)
-        for x, y in zip(*map(jax.tree.leaves, found), strict=True):
-            np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "scheduler" else pytest.param(n, marks=pytest.mark.slow) for n in POLICIES],
+)
+def test_evolution_meta_trains_policies_on_devices(name):
+    """NRES on two devices is that on one."""
+    lopt = POLICIES[name](action_interval=2, hidden_size=4)
+    problem = inner_problem(bowl(), lopt, horizon=8, window=4)
+    found = []
+    for devices in (None, population_mesh(2)):
+        estimator = nres(problem, num_pairs=2, std=0.1, mesh=devices)
+        theta = lopt.init(jax.random.key(0))
+        state = jax.jit(estimator.init)(jax.random.key(1), theta)
+        gradient, *_ = jax.jit(estimator.estimate)(jax.random.key(2), theta, state, ())
+        found.append(gradient)
+    for x, y in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("core", ["mlp", "gru"])

@@ -12,6 +12,7 @@ from small_policies import (
     INTERVAL,
     WINDOW,
     at_step,
+    begin,
     episode,
     noisy_theta,
     small_policy,
@@ -98,8 +99,7 @@ def difference_and_team(task, **changes):
         environment = training_environment(
             task, policy, horizon=HORIZON, window=WINDOW, credit=credit, **changes
         )
-        start = environment.start(jax.random.key(1))
-        found += [environment, environment.enter(jax.random.key(0), start, environment.data)]
+        found += [environment, begin(environment, jax.random.key(1), jax.random.key(0))]
     return found
 
 
@@ -116,8 +116,9 @@ def test_difference_credit_is_what_an_agent_changed_from_the_start_of_the_run(ta
         return jax.lax.scan(step, begun, (k_steps, actions))[1].reward
 
     credits = []
+    step = jax.jit(difference.step)
     for key, action in zip(k_steps, actions, strict=True):
-        state, outcome = difference.step(key, state, action, difference.data)
+        state, outcome = step(key, state, action, difference.data)
         credits.append(outcome.credit)
     whole = jax.jit(rewards)(actions)
     np.testing.assert_allclose(outcome.reward, whole[-1], rtol=1e-3, atol=1e-4)
@@ -133,7 +134,8 @@ def test_difference_credit_is_what_an_agent_changed_from_the_start_of_the_run(ta
 def test_all_pay_the_penalty_and_who_would_have_diverged_earns_nothing_more(task):
     difference, state, _, _ = difference_and_team(task, reward=Reward(penalty=7.0))
     still = jnp.zeros((4, 1))
-    step = lambda state: difference.step(jax.random.key(2), state, still, difference.data)
+    compiled = jax.jit(difference.step)
+    step = lambda state: compiled(jax.random.key(2), state, still, difference.data)
     spoilt = lambda tree: jax.tree.map(lambda p: jnp.nan * p, tree)
     other = state.counterfactual._replace(params=spoilt(state.counterfactual.params))
     broken = with_params(state, spoilt(state.run.params))._replace(counterfactual=other)
@@ -166,7 +168,7 @@ def test_every_run_is_without_its_agents_from_its_own_start(task):
         antithetic=True,
     )
     collect = jax.jit(population.collect)
-    groups, num_begun = population.init(jax.random.key(1)), 0
+    groups, num_begun = jax.jit(population.init)(jax.random.key(1)), 0
     for key in jax.random.split(jax.random.key(2), 4):
         has_begun = np.asarray(groups.state.run.step) == 0
         num_begun += np.sum(has_begun)
@@ -204,9 +206,7 @@ def test_a_run_that_diverges_ends_and_pays(task):
     environment = training_environment(
         task, lopt.policy, horizon=HORIZON, window=WINDOW, reward=reward
     )
-    state = environment.enter(
-        jax.random.key(1), environment.start(jax.random.key(0)), environment.data
-    )
+    state = begin(environment, jax.random.key(0), jax.random.key(1))
     broken = with_params(state, jax.tree.map(lambda p: jnp.nan * p, state.run.params))
     _, outcome = environment.step(jax.random.key(2), broken, jnp.zeros((1, 1)), environment.data)
     assert outcome.done
@@ -217,8 +217,8 @@ def test_a_run_that_diverges_ends_and_pays(task):
 def test_horizons_are_drawn_from_the_whole_range():
     environment = training_environment(bowl(), small_policy().policy, horizon=(5, 20), window=5)
     keys = jax.random.split(jax.random.key(0), 100)
-    for begin in (environment.start, environment.init):
-        states = jax.vmap(begin)(keys)
+    for draw in (environment.start, environment.init):
+        states = jax.jit(jax.vmap(draw))(keys)
         assert set(np.unique(states.run.horizon)) == {5, 10, 15, 20}
         np.testing.assert_array_equal(states.run.opt_state.statistics.horizon, states.run.horizon)
 
@@ -228,9 +228,7 @@ def test_a_run_that_begins_above_the_cap_has_time_to_come_down(task):
     low = dataclasses.replace(task, loss_cap=0.5)
     lopt = small_policy(learning_rate=1e-4)
     environment = training_environment(low, lopt.policy, horizon=HORIZON, window=WINDOW)
-    state = environment.enter(
-        jax.random.key(1), environment.start(jax.random.key(0)), environment.data
-    )
+    state = begin(environment, jax.random.key(0), jax.random.key(1))
     step = lambda s: environment.step(jax.random.key(2), s, jnp.zeros((1, 1)), environment.data)[1]
     assert state.first_loss > 2.0 and not step(state).done
     assert step(state._replace(first_loss=0.4 * state.first_loss)).done

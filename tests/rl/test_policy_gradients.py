@@ -21,7 +21,7 @@ from l2o.runs.folder import RunFolder
 def tiny_ppo(mesh=None, actor=None):
     actor = actor or gru_actor(1, 1, 3)
     return actor, ppo_learner(
-        {"short": walk(4, 8), "long": walk(4, 16)},
+        {"long": walk(4, 16)},
         actor,
         HEAD,
         optax.adam(0.01),
@@ -30,13 +30,11 @@ def tiny_ppo(mesh=None, actor=None):
         epochs=2,
         minibatches=4,
         ema_decay=0.9,
-        weights={"short": 1.0, "long": 2.0},
         mesh=mesh,
     )
 
 
-def tiny_reinforce(mesh=None, actor=None):
-    actor = actor or gru_actor(1, 1, 3)
+def tiny_reinforce(mesh=None, actor=LINEAR):
     estimators = {
         name: reinforce(environment, actor, HEAD, num_groups=16, mesh=mesh)
         for name, environment in {"short": walk(4, 8), "long": walk(4, 16)}.items()
@@ -48,13 +46,13 @@ def tiny_reinforce(mesh=None, actor=None):
 LEARNERS = {"ppo": tiny_ppo, "reinforce": tiny_reinforce}
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", ["ppo", pytest.param("reinforce", marks=pytest.mark.slow)])
 def test_two_devices_do_as_one(name):
     mesh = jax.make_mesh((2,), ("population",), axis_types=(AxisType.Auto,))
     found = []
     for devices in (None, mesh):
         actor, learner = LEARNERS[name](devices)
-        state = learner.init(jax.random.key(0), actor.init(jax.random.key(1)))
+        state = jax.jit(learner.init)(jax.random.key(0), actor.init(jax.random.key(1)))
         step = jax.jit(learner.step)
         for k in range(4):
             state, metrics = step(jax.random.key(k), state, learner.data)
@@ -63,7 +61,7 @@ def test_two_devices_do_as_one(name):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", [pytest.param("ppo", marks=pytest.mark.slow), "reinforce"])
 def test_stopped_and_resumed_is_bit_identical(name, tmp_path):
     def run(folder, stops):
         actor, learner = LEARNERS[name]()
@@ -87,15 +85,14 @@ def test_stopped_and_resumed_is_bit_identical(name, tmp_path):
     for x, y in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(x, y)
     assert (tmp_path / "whole/metrics.jsonl").read_text().count("\n") == 4
-    assert jax.tree.structure(learner.theta(resumed)) == jax.tree.structure(
-        gru_actor(1, 1, 3).init(jax.random.key(0))
-    )
+    started = LEARNERS[name]()[0].init(jax.random.key(0))
+    assert jax.tree.structure(learner.theta(resumed)) == jax.tree.structure(started)
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_learning_earns_more(name):
     actor, learner = LEARNERS[name](actor=LINEAR)
-    state = learner.init(jax.random.key(0), actor.init(jax.random.key(1)))
+    state = jax.jit(learner.init)(jax.random.key(0), actor.init(jax.random.key(1)))
     step = jax.jit(learner.step)
     for k in range(100):
         state, _ = step(jax.random.key(k), state, learner.data)

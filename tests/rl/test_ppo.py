@@ -7,15 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from walk import HEAD, LINEAR, theta_for, walk, window_of
+from walk import HEAD, LINEAR, advantages_of, compiled_worker, theta_for, walk, window_of
 
 from l2o.estimators.estimator import key_of
 from l2o.policies.policy import gru_actor
 from l2o.rl.ppo import minibatch_orders, ppo_learner, ppo_loss
-from l2o.rl.reinforce import estimate_advantages, reinforce_loss
-from l2o.rl.rollout import (
-    rollout_worker,
-)
+from l2o.rl.reinforce import reinforce_loss
 
 LOSS = {
     "clip_ratio": 0.2,
@@ -46,19 +43,20 @@ def test_one_pass_of_ppo_without_clipping_is_reinforce(actor):
         standardize=False,
         gae_lambda=0.8,
     )
-    state = learner.init(jax.random.key(2), theta.actor)._replace(theta=theta)
-    after, _ = learner.step(jax.random.key(3), state, learner.data)
+    state = jax.jit(learner.init)(jax.random.key(2), theta.actor)._replace(theta=theta)
+    after, _ = jax.jit(learner.step)(jax.random.key(3), state, learner.data)
     k_act, _ = jax.random.split(jax.random.key(3))
-    population = rollout_worker(
+    population = compiled_worker(
         environment, actor, HEAD, num_groups=8, group_size=2, antithetic=True
     )
     _, rollout, _ = population.collect(
         key_of(k_act, "walk"), theta, state.estimator_state["walk"], ()
     )
-    credit = estimate_advantages(theta, rollout, discount=1.0, gae_lambda=0.8)
-    gradient, _ = jax.grad(reinforce_loss, has_aux=True)(
+    credit = advantages_of(theta, rollout, gae_lambda=0.8)
+    cost = lambda theta: reinforce_loss(
         theta, actor, HEAD, rollout, credit, value_weight=0.5, entropy_weight=0.0
-    )
+    )[0]
+    gradient = jax.jit(jax.grad(cost))(theta)
     moved = jax.tree.map(jnp.subtract, theta, after.theta)
     for x, y in zip(jax.tree.leaves(moved), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
@@ -69,13 +67,13 @@ def test_ppo_gives_nothing_for_ratios_beyond_the_bounds():
     """Ratio 2 for a gain and a half for a loss: no gradient; the other way round there is one."""
     environment = walk(1)
     theta = theta_for(environment)
-    population = rollout_worker(
+    population = compiled_worker(
         environment, LINEAR, HEAD, num_groups=4, group_size=1, antithetic=False
     )
     _, rollout, _ = population.collect(
         jax.random.key(1), theta, population.init(jax.random.key(0)), ()
     )
-    credit = estimate_advantages(theta, rollout, discount=1.0, gae_lambda=1.0)
+    credit = advantages_of(theta, rollout)
 
     def gradient(ratio: float, advantage: float):
         transitions = rollout.transitions
@@ -88,7 +86,7 @@ def test_ppo_gives_nothing_for_ratios_beyond_the_bounds():
             advantages=credit._replace(advantages=jnp.full_like(credit.advantages, advantage)),
             **LOSS | {"standardize": False, "value_weight": 0.0},
         )
-        return float(optax.tree.norm(jax.grad(cost, has_aux=True)(theta)[0].actor))
+        return float(optax.tree.norm(jax.jit(jax.grad(cost, has_aux=True))(theta)[0].actor))
 
     assert gradient(2.0, 1.0) == gradient(0.5, -1.0) == 0.0
     assert gradient(2.0, -1.0) > 0.01 and gradient(0.5, 1.0) > 0.01
@@ -101,7 +99,7 @@ def test_ppo_standardizes_the_advantages_of_a_minibatch():
     settings = LOSS | {"value_weight": 0.0}
     moved = credit._replace(advantages=5.0 + 3.0 * credit.advantages)
     cost = lambda theta, credit: ppo_loss(theta, LINEAR, HEAD, rollout, credit, **settings)[0]
-    found, same = (jax.grad(cost)(theta, c).actor for c in (credit, moved))
+    found, same = (jax.jit(jax.grad(cost))(theta, c).actor for c in (credit, moved))
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(same), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
     assert optax.tree.norm(found) > 1e-3
@@ -121,7 +119,7 @@ def test_the_critic_of_ppo_is_not_drawn_on_beyond_its_clip():
             targets=credit.values + target,
         )
         cost = lambda theta: ppo_loss(theta, LINEAR, HEAD, rollout, older, **settings)[0]
-        return float(optax.tree.norm(jax.grad(cost)(theta).critic))
+        return float(optax.tree.norm(jax.jit(jax.grad(cost))(theta).critic))
 
     assert gradient(5.0) == 0.0
     assert gradient(-5.0) > 0.1
@@ -140,7 +138,7 @@ def one_step_of_ppo(environments, **changes):
         gae_lambda=0.95,
         **changes,
     )
-    state = learner.init(jax.random.key(2), LINEAR.init(jax.random.key(0)))
+    state = jax.jit(learner.init)(jax.random.key(2), LINEAR.init(jax.random.key(0)))
     after, metrics = jax.jit(learner.step)(jax.random.key(3), state, learner.data)
     return learner, state, after, metrics
 
@@ -177,7 +175,8 @@ def test_entropy_is_rewarded(name):
         cost = functools.partial(ppo_loss, **LOSS | settings)
     else:
         cost = functools.partial(reinforce_loss, value_weight=0.0, entropy_weight=0.1)
-    gradient, metrics = jax.grad(cost, has_aux=True)(theta, LINEAR, HEAD, rollout, nothing)
+    cost_of = lambda theta: cost(theta, LINEAR, HEAD, rollout, nothing)
+    gradient, metrics = jax.jit(jax.grad(cost_of, has_aux=True))(theta)
     entropy = lambda log_std: HEAD.entropy(jnp.zeros(1), log_std)
     slope = jax.grad(entropy)(theta.log_std)
     np.testing.assert_allclose(gradient.log_std, -0.1 * slope, rtol=1e-5)

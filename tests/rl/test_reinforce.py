@@ -25,7 +25,12 @@ def replicated(estimator, theta, number):
 @pytest.mark.parametrize("num_actions", [1, 5])
 @pytest.mark.parametrize(
     ("baseline", "group_size"),
-    [("antithetic", 2), ("antithetic", 4), ("leave_one_out", 4), ("value", 1)],
+    [
+        ("antithetic", 2),
+        pytest.param("antithetic", 4, marks=pytest.mark.slow),
+        ("leave_one_out", 4),
+        ("value", 1),
+    ],
 )
 def test_reinforce_is_unbiased(num_actions, baseline, group_size):
     environment = walk(num_actions)

@@ -5,18 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from walk import HEAD, LINEAR, theta_for, walk
+from walk import HEAD, LINEAR, advantages_of, compiled_worker, theta_for, walk
 
 from l2o.optimizers import nets
 from l2o.policies.heads import make_head
 from l2o.policies.policy import Actor, gru_actor
 from l2o.rl.environment import Observation
-from l2o.rl.reinforce import estimate_advantages, reinforce
+from l2o.rl.reinforce import reinforce
 from l2o.rl.rollout import (
     ActorCritic,
     first_actor_critic,
     likelihood,
-    rollout_worker,
     value_of,
 )
 
@@ -28,12 +27,12 @@ def test_a_window_that_cuts_an_episode_is_bootstrapped():
     critic = nets.mlp_init(jax.random.key(0), (3, 32, 32, 1))
     critic = jax.tree.map(jnp.zeros_like, critic) | {"b2": jnp.array([2.5])}
     theta = theta._replace(critic=critic)
-    population = rollout_worker(
+    population = compiled_worker(
         environment, LINEAR, HEAD, num_groups=64, group_size=1, antithetic=False
     )
     state = population.init(jax.random.key(0))
     _, rollout, _ = population.collect(jax.random.key(1), theta, state, ())
-    credit = estimate_advantages(theta, rollout, discount=0.5, gae_lambda=0.95)
+    credit = advantages_of(theta, rollout, discount=0.5, gae_lambda=0.95)
     outcome = rollout.transitions.outcome
     later = np.where(outcome.done, 0.0, 0.5 * 2.5)
     assert 0 < np.mean(outcome.done) < 1
@@ -47,13 +46,13 @@ def test_a_recurrent_actor_remembers_earlier_windows():
     theta = theta_for(environment, actor)
     noise = optax.tree.random_like(jax.random.key(5), theta.actor)
     theta = theta._replace(actor=jax.tree.map(lambda t, z: t + 0.5 * z, theta.actor, noise))
-    population = rollout_worker(
+    population = compiled_worker(
         environment, actor, HEAD, num_groups=8, group_size=2, antithetic=True
     )
     state = population.init(jax.random.key(0))
     state, _, _ = population.collect(jax.random.key(1), theta, state, ())
     _, rollout, _ = population.collect(jax.random.key(2), theta, state, ())
-    log_prob, _ = likelihood(theta, actor, HEAD, rollout)
+    log_prob, _ = jax.jit(likelihood, static_argnums=(1, 2))(theta, actor, HEAD, rollout)
     np.testing.assert_allclose(log_prob, rollout.transitions.log_prob, rtol=1e-4, atol=1e-5)
     has_begun = np.any(np.asarray(rollout.carry) != 0, axis=(1, 2, 3))
     np.testing.assert_array_equal(has_begun, np.asarray(state.state.step[:, 0] > 0))
@@ -64,7 +63,7 @@ def test_a_group_shares_all_but_its_noise_and_starts_anew_together():
     environment = walk(2, horizon=4)
     theta = theta_for(environment)
     theta = theta._replace(actor={"w": jnp.float32(0.0), "b": jnp.float32(0.0)})
-    population = rollout_worker(
+    population = compiled_worker(
         environment, LINEAR, HEAD, num_groups=8, group_size=4, antithetic=True
     )
     state = population.init(jax.random.key(0))
@@ -83,7 +82,7 @@ def test_a_group_shares_all_but_its_noise_and_starts_anew_together():
 
 def test_runs_of_a_group_draw_the_same_and_groups_do_not():
     environment = walk(3, horizon=6)
-    population = rollout_worker(
+    population = compiled_worker(
         environment, LINEAR, HEAD, num_groups=4, group_size=4, antithetic=True
     )
     state = population.init(jax.random.key(0))
@@ -100,7 +99,7 @@ def test_what_follows_an_early_end_does_not_count():
     """Runs that end alone wait for their group, and their actions after the end are masked."""
     environment = walk(6, horizon=12, far=1.2)
     theta = theta_for(environment)
-    population = rollout_worker(
+    population = compiled_worker(
         environment, LINEAR, HEAD, num_groups=32, group_size=2, antithetic=True
     )
     state = population.init(jax.random.key(0))
@@ -136,7 +135,7 @@ def test_other_heads_act_as_they_say(name):
     )
     environment = walk(1, horizon=9)
     theta = first_actor_critic(jax.random.key(0), actor.init(jax.random.key(0)), head, environment)
-    population = rollout_worker(
+    population = compiled_worker(
         environment, actor, head, num_groups=16, group_size=2, antithetic=True
     )
     state, rollout, _ = population.collect(
@@ -152,7 +151,7 @@ def test_other_heads_act_as_they_say(name):
     )  # opposite noise, so mostly other actions
     if name == "categorical":
         assert set(np.unique(pre_squash)) <= {0.0, 1.0, 2.0}
-    log_prob, _ = likelihood(theta, actor, head, rollout)
+    log_prob, _ = jax.jit(likelihood, static_argnums=(1, 2))(theta, actor, head, rollout)
     np.testing.assert_allclose(log_prob, rollout.transitions.log_prob, rtol=1e-4)
 
 
@@ -163,8 +162,8 @@ def test_a_broken_run_is_left_out_and_the_others_are_as_they_were():
         estimator = reinforce(
             environment, LINEAR, HEAD, num_groups=8, group_size=1, baseline="value"
         )
-        state = estimator.init(jax.random.key(0), theta)
-        gradient, after, metrics = estimator.estimate(jax.random.key(1), theta, state, ())
+        state = jax.jit(estimator.init)(jax.random.key(0), theta)
+        gradient, after, metrics = jax.jit(estimator.estimate)(jax.random.key(1), theta, state, ())
         return gradient, after, metrics, state
 
     _, _, _, before = gradient_and_metrics(walk(4))

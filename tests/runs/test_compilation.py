@@ -1,5 +1,6 @@
 """What a run compiles, how, and that the next one finds it."""
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,7 @@ def cached_run(cache: Path, *arguments: str) -> int:
     return int(done.stdout.split("hits ")[-1])
 
 
+@pytest.mark.slow
 def test_a_run_that_is_continued_or_repeated_compiles_nothing_anew(tmp_path):
     cache, run = tmp_path / "cache", tmp_path / "run"
     kept = lambda: {path.name for path in (cache / "l2o" / "xla").glob("jit_chunk-*-cache")}
@@ -89,8 +91,19 @@ def test_flags_of_the_environment_go_before(monkeypatch):
     assert long_running().keys() == ON_CPUS.keys() - {"xla_cpu_enable_fast_math"}
 
 
-@pytest.mark.parametrize("design", DESIGNS)
-@pytest.mark.parametrize("estimator", EVERY)
+QUICK = {"pes", "full_grad"}, {"adafac_mlp", "scheduler"}
+"""An estimator of each kind, which meets every design, and a design of each kind likewise."""
+
+
+@pytest.mark.parametrize(
+    ("estimator", "design"),
+    [
+        pytest.param(
+            *pair, marks=() if pair[0] in QUICK[0] or pair[1] in QUICK[1] else pytest.mark.slow
+        )
+        for pair in itertools.product(EVERY, DESIGNS)
+    ],
+)
 def test_every_estimator_meta_trains_every_design(estimator, design):
     """Traced, not run: backpropagation needs a rule for all that a design does."""
     lopt = DESIGNS[design]()
