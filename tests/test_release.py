@@ -54,7 +54,12 @@ def rewrite(path, *, tensors=None, sign=True, **changes) -> None:
     path.write_bytes(safetensors.numpy.save(arrays, {"l2o": json.dumps(header)}))
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+QUICK = {"celo", "learnable_adam", "scheduler"}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in DESIGNS]
+)
 def test_round_trip_of_every_design(tmp_path, name):
     lopt = DESIGNS[name]()
     theta = perturbed(lopt)

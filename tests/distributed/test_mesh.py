@@ -37,7 +37,7 @@ def two_estimates(estimator, key):
         pytest.param("pes", {}, marks=pytest.mark.slow),
         ("nres", {"shaping": "standardize"}),
         ("full_es", {"shaping": "centered_rank"}),
-        ("truncated_grad", {}),
+        pytest.param("truncated_grad", {}, marks=pytest.mark.slow),
         pytest.param("variance_weighted", {}, marks=pytest.mark.slow),
     ],
 )
@@ -54,7 +54,13 @@ def test_two_devices_compute_the_same_as_one(name, options, key):
     assert all(len(x.sharding.device_set) == 2 for x in states)
 
 
-@pytest.mark.parametrize("name", ["pes", "full_es", "truncated_grad", "full_grad"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("pes", "truncated_grad"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("full_es", "full_grad")),
+    ],
+)
 def test_a_task_with_a_loop_runs_on_two_devices(name, key):
     """Its carry begins as a constant, alike on all devices, and ends as what each has trained."""
 

@@ -217,8 +217,14 @@ def test_what_is_not_a_report_is_refused(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("baselines", "heading"),
     [
-        (("adam", "adam_cosine"), "Learned optimizer against tuned Adam"),
-        (("sgdm", "sgdm_cosine"), "Learned optimizer against tuned momentum SGD"),
+        pytest.param(
+            ("adam", "adam_cosine"), "Learned optimizer against tuned Adam", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ("sgdm", "sgdm_cosine"),
+            "Learned optimizer against tuned momentum SGD",
+            marks=pytest.mark.slow,
+        ),
         (("adam", "sgdm"), "Learned optimizer against tuned Adam and momentum SGD"),
     ],
 )

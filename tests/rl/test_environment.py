@@ -42,7 +42,7 @@ def task():
         {"hyperparameters": ("batch_fraction", "momentum")},
         {"base": "optax:lion", "hyperparameters": ("b1",)},
         {"base": "optax:adafactor"},
-        {"base": "digits", "learning_rate": 1.0},
+        pytest.param({"base": "digits", "learning_rate": 1.0}, marks=pytest.mark.slow),
     ],
     ids=["gru", "batch", "lion", "adafactor", "learned"],
 )

@@ -42,7 +42,10 @@ OF_LOSSES = slice(9, 18)
 """Where the features of the loss are, in what an agent sees."""
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "scheduler" else pytest.param(n, marks=pytest.mark.slow) for n in DESIGNS],
+)
 def test_both_dialects_play_the_same_episode(name):
     env = make(name)
     gym = gymnasium_env(env)

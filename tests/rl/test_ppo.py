@@ -24,7 +24,13 @@ LOSS = {
 """What `ppo_loss` takes, as `ppo_learner` does by default."""
 
 
-@pytest.mark.parametrize("actor", [LINEAR, gru_actor(1, 1, 3)], ids=["linear", "gru"])
+@pytest.mark.parametrize(
+    "actor",
+    [
+        pytest.param(LINEAR, id="linear", marks=pytest.mark.slow),
+        pytest.param(gru_actor(1, 1, 3), id="gru"),
+    ],
+)
 def test_one_pass_of_ppo_without_clipping_is_reinforce(actor):
     environment = walk(4, horizon=8)
     theta = theta_for(environment, actor, critic_scale=0.3)
