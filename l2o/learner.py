@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from l2o.estimators.estimator import Estimator, EstimatorState
 from l2o.learned_optimizer import Theta
@@ -55,6 +56,8 @@ def gradient_learner(
 ) -> Learner:
     """Descend the estimated meta-gradient with an optax optimizer.
 
+    A meta-gradient that is not finite is left out: theta and the optimizer's state stay.
+
     >>> import l2o, optax
     >>> from l2o.tasks.quadratic import rosenbrock
     >>> design = l2o.learnable_adam()
@@ -91,6 +94,13 @@ def gradient_learner(
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.theta)
         theta = optax.apply_updates(state.theta, updates)
+        # NaN in theta or in the meta-optimizer's moments would stay for ever.
+        is_usable = jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
+        theta, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(is_usable, new, old),
+            (theta, opt_state),
+            (state.theta, state.opt_state),
+        )
         average = update_ema(ema_decay, state.step, state.average, theta)
         metrics["meta_gradient_norm"] = optax.tree.norm(gradient)
         return MetaState(theta, average, opt_state, estimator_state, state.step + 1), metrics

@@ -53,9 +53,6 @@ SEES_ALL = ["scheduler", "optimizer_selector"]
 HORIZON = 10
 
 
-SHAPES = {"a": (), "b": (3,), "c": (2, 3), "d": (1, 2, 3, 2)}
-
-
 SMALL = {"a": (2, 3), "b": (2,)}
 
 

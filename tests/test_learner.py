@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +54,28 @@ def test_the_optimizer_keeps_its_state_and_sees_theta(key):
         updates, opt_state = optimizer.update(learner.data * (t + 1.0), opt_state, theta)
         theta = optax.apply_updates(theta, updates)
     np.testing.assert_allclose(state.theta, theta, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_meta_gradient_that_is_not_finite_is_left_out(bad, key):
+    """The next one counts as if it had not been."""
+    good = known_gradient()
+
+    def estimate(key, theta, state, data):
+        gradient, after, metrics = good.estimate(key, theta, state, data)
+        return jnp.where(state == 1.0, bad, gradient), after, metrics
+
+    learner = gradient_learner(replace(good, estimate=estimate), optax.adam(0.1))
+    state = learner.init(key, THETA)
+    for _ in range(3):
+        state, _ = learner.step(key, state, learner.data)
+    optimizer, theta = optax.adam(0.1), THETA
+    opt_state = optimizer.init(theta)
+    for t in (1.0, 3.0):
+        updates, opt_state = optimizer.update(good.data * t, opt_state, theta)
+        theta = optax.apply_updates(theta, updates)
+    np.testing.assert_allclose(state.theta, theta, rtol=1e-6)
+    assert int(state.step) == 3
 
 
 def test_average_by_hand(key):

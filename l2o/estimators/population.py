@@ -32,12 +32,10 @@ class MemberEstimate(NamedTuple):
     Attributes:
         gradient: Meta-gradient, a vector, or a tree of vectors that `combine` takes.
         window: What its runs did; fields of shape (steps,), or (2, steps) for a pair.
-        is_valid: Whether the gradient counts in the mean, if the window's losses are finite.
     """
 
     gradient: Any
     window: Window
-    is_valid: bool | jax.Array = True
 
 
 class Population(NamedTuple):
@@ -71,14 +69,15 @@ def population_estimator(
     mesh: Mesh | None,
     reset: Callable[[Any], Any] = lambda state: state,
     argument: str = "num_members",
-    combine: Callable[[Any], jax.Array] = lambda mean: mean,
+    combine: Callable[[Any], jax.Array] | None = None,
 ) -> Estimator:
     """Build an estimator from what one member does: the mean of the valid members' gradients.
 
-    Member i draws from its own key, folded from i, whatever device it lives on. A member that is
-    not valid is left out of the mean. It is reset, so that its next window starts another run, and
-    so is a member none of whose runs had a finite training loss in the whole window: that window
-    still counts, at the cost of a diverged run, but the dead run does not idle to its horizon.
+    Member i draws from its own key, folded from i, whatever device it lives on. A member whose
+    losses or gradient are not finite is left out of the mean. It is reset, so that its next window
+    starts another run, and so is a member none of whose runs had a finite training loss in the
+    whole window: that window still counts, at the cost of a diverged run, but the dead run does not
+    idle to its horizon.
 
     Args:
         problem: Training runs to unroll.
@@ -90,7 +89,7 @@ def population_estimator(
         reset: From the state of a member to one whose next window starts another run.
         argument: Name of the number of members in error messages.
         combine: From the mean over valid members of what they return as gradients to the
-            meta-gradient, a vector like theta.
+            meta-gradient, a vector like theta; what they return may then be infinite.
 
     Raises:
         ValueError: If `num_members` < 1 or not a multiple of the mesh's devices.
@@ -111,11 +110,12 @@ def population_estimator(
 
         def member(index, state, key, theta, step, data):
             key = jax.random.fold_in(key, index)
-            (gradient, window, is_valid), state = estimate_member(
+            (gradient, window), state = estimate_member(
                 map_theta(problem, unravel), key, theta, step, state, data
             )
             is_measured = is_finite(window)
-            is_valid &= is_measured
+            counts = jnp.isfinite if combine is None else lambda g: ~jnp.isnan(g)
+            is_valid = is_measured & jnp.all(counts(ravel_pytree(gradient)[0]))
             goes_on = is_valid & jnp.any(window.finite)
             state = jax.tree.map(lambda old, new: jnp.where(goes_on, old, new), state, reset(state))
             return state, {
@@ -142,7 +142,8 @@ def population_estimator(
             "finite": sums["finite"] / num_members,
             "valid": sums["valid"] / num_members,
         }
-        return unravel(combine(mean)), Population(states, state.step + 1), metrics
+        vector = mean if combine is None else combine(mean)
+        return unravel(vector), Population(states, state.step + 1), metrics
 
     return Estimator(init, estimate, steps=num_members * steps_per_member, data=problem.data)
 

@@ -109,8 +109,9 @@ def moments(gradient: jax.Array) -> Moments:
 
 
 def weigh(one: Moments, other: Moments) -> jax.Array:
-    """Average two estimates by inverse variance; that of the first must be finite."""
-    share = 1.0 / (1.0 + variance(*one) / variance(*other))
+    """Average two estimates by inverse variance; the first alone where both are infinite."""
+    ratio = variance(*one) / variance(*other)
+    share = 1.0 / (1.0 + jnp.where(jnp.isnan(ratio), 0.0, ratio))
     return share * one[0] + (1.0 - share) * other[0]
 
 

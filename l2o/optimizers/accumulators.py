@@ -50,21 +50,21 @@ def init(p: jax.Array) -> Accumulators:
         shape = list(p.shape)
         if reduced_axis is not None:
             shape[reduced_axis] = 1
-        return jnp.zeros((len(FACTORED_DECAYS), *shape))
+        return jnp.zeros((len(FACTORED_DECAYS), *shape), jnp.float32)
 
     smaller, larger = features.factored_axes(p.shape) or (None, None)
     return Accumulators(
-        momenta=jnp.zeros((len(MOMENTUM_DECAYS), *p.shape)),
-        second_moment=jnp.zeros(p.shape),
+        momenta=jnp.zeros((len(MOMENTUM_DECAYS), *p.shape), jnp.float32),
+        second_moment=jnp.zeros(p.shape, jnp.float32),
         rows=factored(larger),
-        columns=jnp.zeros(1) if smaller is None else factored(smaller),
+        columns=jnp.zeros(1, jnp.float32) if smaller is None else factored(smaller),
     )
 
 
 def accumulate(g: jax.Array, before: Accumulators, decays: Decays) -> Accumulators:
     """Update accumulators by a gradient; all decays but momentum's are clipped to [0, 1]."""
-    rms_decay = jnp.clip(jnp.asarray(decays.rms)[0], 0.0, 1.0)
-    factored_decays = jnp.clip(jnp.asarray(decays.factored), 0.0, 1.0)
+    rms_decay = jnp.clip(jnp.asarray(decays.rms, jnp.float32)[0], 0.0, 1.0)
+    factored_decays = jnp.clip(jnp.asarray(decays.factored, jnp.float32), 0.0, 1.0)
     square = jnp.square(g) + 1e-30
 
     def averages(before: jax.Array, reduced_axis: int | None) -> jax.Array:

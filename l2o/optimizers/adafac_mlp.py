@@ -62,9 +62,9 @@ def adafac_mlp(
 
     def init(key: Key) -> Theta:
         return {
-            "momentum_decays": jnp.zeros(len(MOMENTUM_DECAYS)),
-            "rms_decays": jnp.zeros(len(RMS_DECAYS)),
-            "factored_decays": jnp.zeros(len(FACTORED_DECAYS)),
+            "momentum_decays": jnp.zeros(len(MOMENTUM_DECAYS), jnp.float32),
+            "rms_decays": jnp.zeros(len(RMS_DECAYS), jnp.float32),
+            "factored_decays": jnp.zeros(len(FACTORED_DECAYS), jnp.float32),
             "mlp": nets.mlp_init(key, (NUM_INPUTS, *[hidden_size] * hidden_layers, 2)),
         }
 

@@ -107,8 +107,8 @@ def celo(hidden_size: int = 64, width: int = 4, scheduled: bool = True) -> Learn
                 "max": layer(k_max, NUM_RUN_FEATURES, hidden_size),
                 "inputs": layer(k_inputs, NUM_RUN_FEATURES, hidden_size),
                 "lstm": nets.lstm_init(k_lstm, hidden_size, hidden_size),
-                "hidden": jnp.zeros(hidden_size),
-                "cell": jnp.zeros(hidden_size),
+                "hidden": jnp.zeros(hidden_size, jnp.float32),
+                "cell": jnp.zeros(hidden_size, jnp.float32),
                 "rate": layer(k_rate, hidden_size, 1),
             },
         }

@@ -24,12 +24,12 @@ PROGRESS_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 
 def progress_tanh(count: jax.Array) -> jax.Array:
     """Embedding of the absolute step: tanh(t/τ - 1) for eleven time scales τ; shape (11,)."""
-    return jnp.tanh(count / jnp.asarray(PROGRESS_SCALES) - 1.0)
+    return jnp.tanh(count / jnp.asarray(PROGRESS_SCALES, jnp.float32) - 1.0)
 
 
 def decays_from_offsets(initial: Sequence[float], offsets: jax.Array) -> jax.Array:
     """Decays β = 1 - exp(ln(1 - β₀) + 10 ω), so that noise of 0.01 in ω scales 1 - β by e^±0.1."""
-    return 1.0 - (1.0 - jnp.asarray(initial)) * jnp.exp(10.0 * offsets)
+    return 1.0 - (1.0 - jnp.asarray(initial, jnp.float32)) * jnp.exp(10.0 * offsets)
 
 
 def moving_averages(averages: jax.Array, x: jax.Array, decays: Decays) -> jax.Array:
@@ -38,7 +38,7 @@ def moving_averages(averages: jax.Array, x: jax.Array, decays: Decays) -> jax.Ar
     One array, and so one kernel, whatever their number. Raises a `TypeError` unless there are as
     many decays as averages.
     """
-    b = jnp.asarray(decays).reshape(len(averages), *[1] * x.ndim)
+    b = jnp.asarray(decays, averages.dtype).reshape(len(averages), *[1] * x.ndim)
     return b * averages + (1.0 - b) * x[None]
 
 
@@ -55,7 +55,7 @@ def means(arrays: Sequence[jax.Array]) -> jax.Array:
     for shape, group in by_shape.items():
         sums = jax.lax.reduce(
             [arrays[i] for i in group],
-            [jnp.float32(0.0)] * len(group),
+            [jnp.zeros((), arrays[i].dtype) for i in group],
             lambda a, b: [x + y for x, y in zip(a, b, strict=True)],
             tuple(range(len(shape))),
         )
@@ -145,7 +145,7 @@ FRACTION_CENTRES = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
 
 def progress_fraction(count: jax.Array, horizon: int | jax.Array) -> jax.Array:
     """Embedding of the fraction of the run: tanh(10 (t/N - c)) for nine c; shape (9,) (VeLO)."""
-    return jnp.tanh(10.0 * (count / horizon - jnp.asarray(FRACTION_CENTRES)))
+    return jnp.tanh(10.0 * (count / horizon - jnp.asarray(FRACTION_CENTRES, jnp.float32)))
 
 
 class LossBuffer(NamedTuple):
@@ -169,9 +169,9 @@ NUM_LOSS_FEATURES = 9
 
 def loss_buffer_init(horizon: int | jax.Array) -> LossBuffer:
     """Make an empty buffer for a run of `horizon` steps."""
-    half_lives = 10.0 ** jnp.linspace(1.0, jnp.log10(jnp.float32(horizon)), 10)
+    half_lives = 10.0 ** jnp.linspace(1.0, jnp.log10(jnp.float32(horizon)), 10, dtype=jnp.float32)
     return LossBuffer(
-        means=jnp.zeros(10),
+        means=jnp.zeros(10, jnp.float32),
         lowest=jnp.full(10, 1e12, jnp.float32),
         count=jnp.int32(0),
         decays=jnp.exp(-1.0 / half_lives),

@@ -31,11 +31,13 @@ def mlp_init(key: Key, sizes: Sequence[int]) -> MLP:
     net: MLP = {}
     layers = list(itertools.pairwise(sizes))
     ends = list(itertools.accumulate(inputs * outputs for inputs, outputs in layers))
-    normal = jax.random.truncated_normal(key, -2.0, 2.0, (ends[-1],))  # one draw compiles faster
+    normal = jax.random.truncated_normal(
+        key, -2.0, 2.0, (ends[-1],), jnp.float32
+    )  # one draw compiles faster
     for i, ((inputs, outputs), end) in enumerate(zip(layers, ends, strict=True)):
         weights = normal[end - inputs * outputs : end].reshape(inputs, outputs)
         net[f"w{i}"] = weights / jnp.sqrt(inputs)
-        net[f"b{i}"] = jnp.zeros((outputs,))
+        net[f"b{i}"] = jnp.zeros((outputs,), jnp.float32)
     return net
 
 
@@ -175,8 +177,8 @@ LSTM = dict[str, jax.Array]
 def lstm_init(key: Key, num_inputs: int, hidden_size: int) -> LSTM:
     """Draw the weights of a long short-term memory (Gers et al. 2000), as `mlp_init` does."""
     shape = (num_inputs + hidden_size, 4 * hidden_size)
-    normal = jax.random.truncated_normal(key, -2.0, 2.0, shape)
-    return {"w": normal / math.sqrt(shape[0]), "b": jnp.zeros(shape[1])}
+    normal = jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
+    return {"w": normal / math.sqrt(shape[0]), "b": jnp.zeros(shape[1], jnp.float32)}
 
 
 def lstm_apply(
@@ -199,13 +201,13 @@ def gru_init(key: Key, num_inputs: int, hidden_size: int) -> GRU:
     k_in, k_h = jax.random.split(key)
 
     def draw(key: Key, rows: int) -> jax.Array:
-        normal = jax.random.truncated_normal(key, -2.0, 2.0, (rows, 3 * hidden_size))
+        normal = jax.random.truncated_normal(key, -2.0, 2.0, (rows, 3 * hidden_size), jnp.float32)
         return normal / jnp.sqrt(rows)
 
     return {
         "w_in": draw(k_in, num_inputs),
         "w_h": draw(k_h, hidden_size),
-        "b": jnp.zeros(3 * hidden_size),
+        "b": jnp.zeros(3 * hidden_size, jnp.float32),
     }
 
 

@@ -66,7 +66,9 @@ class NominalRun(NamedTuple):
 
 def init_accumulators(p: jax.Array) -> NominalAccumulators:
     """Zero accumulators of a tensor."""
-    return NominalAccumulators(jnp.zeros((len(MOMENTUM_DECAYS), *p.shape)), jnp.zeros(p.shape))
+    return NominalAccumulators(
+        jnp.zeros((len(MOMENTUM_DECAYS), *p.shape), jnp.float32), jnp.zeros(p.shape, jnp.float32)
+    )
 
 
 def accumulate(g: jax.Array, before: NominalAccumulators) -> NominalAccumulators:
@@ -79,12 +81,17 @@ def accumulate(g: jax.Array, before: NominalAccumulators) -> NominalAccumulators
 def update_run(run: NominalRun, count: jax.Array, value: Any) -> NominalRun:
     """Update the memory of a run by the loss of a step."""
     value = require_value(value, "nominal_mlp")
+    decays = jnp.asarray(LOSS_DECAYS, jnp.float32)
+    is_finite = jnp.isfinite(value)
     # One bad batch must not blind the averages for good, nor a loss below zero their log.
-    value = jnp.where(jnp.isfinite(value), jnp.maximum(value, 0.0), run.losses[0])
-    decays = jnp.asarray(LOSS_DECAYS)
+    before = run.losses[0] / (1.0 - decays[0] ** jnp.maximum(count, 1))
+    value = jnp.where(is_finite, jnp.maximum(value, 0.0), before)
+    is_first = is_finite & (run.first_loss < 0)
+    # The first finite loss, however late, stands for those before it.
+    weight = 1.0 - jnp.where(is_first, decays ** (count + 1), decays)
     return NominalRun(
-        first_loss=jnp.where(count == 0, value, run.first_loss),
-        losses=decays * run.losses + (1.0 - decays) * value,
+        first_loss=jnp.where(is_first, value, run.first_loss),
+        losses=decays * run.losses + weight * value,
     )
 
 
@@ -118,9 +125,11 @@ def powers(unit: list[jax.Array]) -> list[jax.Array]:
 
 def run_statistics(run: NominalRun, count: jax.Array, horizon: int | jax.Array) -> jax.Array:
     """Six statistics of progress and loss trend, which are the same for every tensor."""
-    count = count.astype(jnp.float32)
     progress = jnp.minimum(count / horizon, 1.0)
-    fast, slow = jnp.log(run.losses / (1.0 - jnp.asarray(LOSS_DECAYS) ** (count + 1.0)) + 1e-8)
+    fast, slow = jnp.log(
+        run.losses / (1.0 - jnp.asarray(LOSS_DECAYS, jnp.float32) ** (count + 1.0)) + 1e-8
+    )
+    first = jnp.log(jnp.maximum(run.first_loss, 0.0) + 1e-8)
     return jnp.stack(
         [
             progress,
@@ -128,7 +137,7 @@ def run_statistics(run: NominalRun, count: jax.Array, horizon: int | jax.Array) 
             progress**0.25,
             0.2 * jnp.log(count + 1.0),
             jnp.clip(fast - slow, -3.0, 3.0),
-            0.3 * jnp.clip(slow - jnp.log(run.first_loss + 1e-8), -10.0, 3.0),
+            jnp.where(run.first_loss < 0, 0.0, 0.3 * jnp.clip(slow - first, -10.0, 3.0)),
         ]
     )
 
@@ -198,6 +207,7 @@ def nominal_mlp(
         num_steps = require_horizon(horizon, "nominal_mlp")
 
         def shared(count: jax.Array, run: NominalRun) -> tuple[Any, ...]:
+            count = count.astype(jnp.float32)
             nominal_rate = rate * jnp.maximum(1.0 - count / num_steps, 0.0)
             return theta, count + 1.0, run_statistics(run, count, num_steps), nominal_rate
 
@@ -206,7 +216,7 @@ def nominal_mlp(
             init_accumulators,
             update_tensor,
             shared,
-            run_state=NominalRun(jnp.zeros(()), jnp.zeros(len(LOSS_DECAYS))),
+            run_state=NominalRun(jnp.float32(-1.0), jnp.zeros(len(LOSS_DECAYS), jnp.float32)),
             update_run_state=update_run,
         )
 

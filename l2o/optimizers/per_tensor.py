@@ -92,7 +92,7 @@ def per_tensor_transform(
             loss is None if the caller passed no `value`.
     """
 
-    template = init_accumulators(jnp.zeros(1))
+    template = init_accumulators(jnp.zeros(1, jnp.float32))
 
     def init(params: optax.Params) -> PerTensorState:
         leaves, treedef = jax.tree.flatten(params)

@@ -109,7 +109,7 @@ def gaussian(num_actions: int, squash: Callable[[jax.Array], jax.Array]) -> Head
         num_outputs=num_actions,
         num_choices=None,
         init_log_std=lambda: jnp.full(num_actions, math.log(share / (1.0 - share)), jnp.float32),
-        noise=lambda key, shape: jax.random.normal(key, (*shape, num_actions)),
+        noise=lambda key, shape: jax.random.normal(key, (*shape, num_actions), jnp.float32),
         antithetic=lambda noise: -noise,
         sample=lambda outputs, log_std, noise: outputs + jnp.exp(bounded_log_std(log_std)) * noise,
         mode=lambda outputs: outputs,
@@ -130,7 +130,9 @@ def categorical(num_choices: int) -> Head:
 
     def log_prob(outputs: jax.Array, log_std: jax.Array, pre_squash: jax.Array) -> jax.Array:
         del log_std
-        chosen = jax.nn.one_hot(pre_squash[..., 0].astype(jnp.int32), num_choices)
+        chosen = jax.nn.one_hot(
+            pre_squash[..., 0].astype(jnp.int32), num_choices, dtype=jnp.float32
+        )
         return jnp.sum(jax.nn.log_softmax(outputs) * chosen, axis=-1)
 
     def entropy(outputs: jax.Array, log_std: jax.Array) -> jax.Array:
@@ -140,8 +142,8 @@ def categorical(num_choices: int) -> Head:
     return Head(
         num_outputs=num_choices,
         num_choices=num_choices,
-        init_log_std=lambda: jnp.zeros(0),
-        noise=lambda key, shape: jax.random.uniform(key, (*shape, 1)),
+        init_log_std=lambda: jnp.zeros(0, jnp.float32),
+        noise=lambda key, shape: jax.random.uniform(key, (*shape, 1), jnp.float32),
         antithetic=lambda noise: 1.0 - noise,
         sample=sample,
         mode=lambda outputs: jnp.argmax(outputs, axis=-1, keepdims=True).astype(jnp.float32),

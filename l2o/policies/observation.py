@@ -52,7 +52,7 @@ class RunStatistics(NamedTuple):
 
 def init_statistics(params: optax.Params, horizon: int | jax.Array) -> RunStatistics:
     """Make the statistics of a run before its first step."""
-    nothing = jnp.zeros(len(jax.tree.leaves(params)))
+    nothing = jnp.zeros(len(jax.tree.leaves(params)), jnp.float32)
     return RunStatistics(
         count=jnp.zeros((), jnp.int32),
         horizon=jnp.asarray(horizon, jnp.float32),
@@ -75,7 +75,7 @@ def mean_products(tree: optax.Params, other: optax.Params) -> jax.Array:
     """Compute the mean product of each two leaves, shape (leaves,); 0 for empty leaves."""
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
     products = [jnp.sum(x * y) / max(jnp.size(x), 1) for x, y in pairs]
-    return jnp.stack(products) if products else jnp.zeros(0)
+    return jnp.stack(products) if products else jnp.zeros(0, jnp.float32)
 
 
 def update_statistics(
@@ -134,7 +134,7 @@ def tensor_features(statistics: RunStatistics, sizes: Sequence[int], *, pooled: 
         return jnp.sum(weights * statistic)[None] if pooled else statistic
 
     momentum_square = mean_squares(statistics.momentum)
-    steps = jnp.maximum(statistics.count, 1)
+    steps = jnp.maximum(statistics.count, 1).astype(jnp.float32)
     grad = read(statistics.grad_square) / (1.0 - GRADIENT_DECAY**steps)
     momentum = read(momentum_square) / jnp.square(1.0 - MOMENTUM_DECAY**steps)
     agreement = read(statistics.grad_momentum) / (1.0 - MOMENTUM_DECAY**steps)

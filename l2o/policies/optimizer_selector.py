@@ -94,7 +94,7 @@ def optimizer_selector(
     def observe(state: SelectorState) -> jax.Array:
         sizes = [jnp.size(m) for m in jax.tree.leaves(state.statistics.momentum)]
         tensors = tensor_features(state.statistics, sizes, pooled=True)[0]
-        selected = jax.nn.one_hot(state.selected, len(choices))
+        selected = jax.nn.one_hot(state.selected, len(choices), dtype=jnp.float32)
         return jnp.concatenate([run_features(state.statistics), tensors, selected])[None]
 
     def apply_action(state: SelectorState, action: jax.Array) -> SelectorState:

@@ -219,15 +219,15 @@ def gru_actor(num_features: int, num_outputs: int, hidden_size: int) -> Actor:
     def init(key: Key) -> Theta:
         gru = nets.gru_init(key, num_features, hidden_size)
         return gru | {
-            "w_out": jnp.zeros((hidden_size, num_outputs)),
-            "b_out": jnp.zeros(num_outputs),
+            "w_out": jnp.zeros((hidden_size, num_outputs), jnp.float32),
+            "b_out": jnp.zeros(num_outputs, jnp.float32),
         }
 
     def apply(theta: Theta, observation: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
         carry = nets.gru_apply(theta, observation, carry)
         return carry @ theta["w_out"] + theta["b_out"], carry
 
-    return Actor(init, lambda num_agents: jnp.zeros((num_agents, hidden_size)), apply)
+    return Actor(init, lambda num_agents: jnp.zeros((num_agents, hidden_size), jnp.float32), apply)
 
 
 def separate_networks(actor: Actor, num_agents: int) -> Actor:

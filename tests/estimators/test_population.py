@@ -113,6 +113,21 @@ def test_a_nan_member_masks_its_pair_only(name, side, key):
         np.testing.assert_allclose(found, noise / STD**2, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", strategies("pes"))
+def test_a_pair_whose_gradient_overflows_is_left_out(name, key):
+    """Its losses are finite, and their difference is not."""
+    reach = np.array([abs(float(noise_of(key, pair)[0])) for pair in range(4)])
+    limit = float(np.mean(np.sort(reach)[-2:]))
+    is_far = lambda theta: jnp.abs(theta[0] - THETA[0]) > limit
+    huge = lambda losses, theta, state: jnp.where(
+        is_far(theta), 3e38 * jnp.sign(theta[0] - THETA[0]), losses
+    )
+    estimator = make(name, decay_problem(loss=huge), num_pairs=4)
+    gradient, _, metrics = once(estimator, key)
+    assert metrics["valid"] == 0.75 and metrics["finite"] == 1.0
+    assert np.all(np.isfinite(gradient)) and np.all(np.abs(gradient) < 1e6)
+
+
 @pytest.mark.parametrize("name", strategies("full_es", "pes", "nres"))
 def test_no_valid_pair_gives_a_zero_gradient_and_says_so(name, key):
     always = lambda losses, theta, state: losses * jnp.nan

@@ -1,6 +1,7 @@
 """One table: every design, and what a user may do to an optax transformation."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from design_cases import (
     compiled,
     perturbed_theta,
     run,
+    shapes_and_dtypes,
 )
 from flax import nnx
 from flax.training.train_state import TrainState
@@ -38,6 +40,25 @@ from l2o.testing import check_optimizer
 
 def test_table_holds_every_design():
     assert set(TABLE) == set(DESIGNS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_with_float64_enabled(name):
+    """State and theta stay float32, and updates are in the dtypes of the gradients."""
+    with jax.enable_x64(True):
+        lopt, c = TABLE[name], case(SMALL)
+        params = c.params | {"b": c.params["b"].astype(jnp.float64)}
+        theta = lopt.init(jax.random.key(0))
+        tx = lopt.transform(theta, horizon=HORIZON)
+        update = lambda state, params: tx.update(params, state, params, value=jnp.float64(1.0))
+        state = tx.init(params)
+        (updates, after) = jax.eval_shape(update, state, params)
+        assert shapes_and_dtypes(after) == shapes_and_dtypes(state)
+        assert shapes_and_dtypes(updates) == shapes_and_dtypes(params)
+        kept = jax.tree.leaves((theta, state))
+        assert {x.dtype.name for x in kept} <= {"float32", "int32"}
+        text = str(jax.make_jaxpr(update)(tx.init(c.params), c.params))
+        assert not re.search(r"f64\[\d", text)
 
 
 @pytest.mark.parametrize("name", NAMES)
