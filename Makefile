@@ -23,6 +23,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	PYTHONPATH=. $(BIN)/lint-imports --no-cache
 
+# Doctests run beside the tests, and with the options of tests/conftest.py.
 unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --doctest-modules --ignore=l2o/tasks tests l2o tasks
 

@@ -271,6 +271,8 @@ def checks(options: Options, console: Console) -> Rows:
         first, second = (load_file(run / "theta.safetensors") for run in (whole, resumed))
         largest = max(float(abs(first[name] - second[name]).max()) for name in first)
         yield {"check": "resumed at 10 of 20", "seconds": seconds, "largest_difference": largest}
+        if largest != 0.0:
+            raise RuntimeError(f"a resumed run gave another theta, by {largest}")
     task, _ = throughput.SETTINGS["quadratic" if options.small else "digits"]()
     setting = throughput.Setting(task, 4, 100, population_mesh(1))
     for design in options.designs:

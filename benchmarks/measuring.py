@@ -91,7 +91,7 @@ def environment() -> dict[str, Any]:
         "jaxlib": version("jaxlib"),
         "optax": version("optax"),
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "processor": models[0] if models else platform.machine(),
         "cores": len(processes.cores()),
         "load_before": os.getloadavg()[0],

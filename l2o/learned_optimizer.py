@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -101,6 +102,19 @@ def design(constructor: Callable[P, L]) -> Callable[P, L]:
         return dataclasses.replace(constructor(*args, **kwargs), config=given.arguments)
 
     return construct
+
+
+def check_options(**options: float) -> None:
+    """Raise an error unless the options of a design make sense.
+
+    Raises:
+        ValueError: If an integer, which is a size, is below 1, or a number is not finite.
+    """
+    for name, value in options.items():
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"`{name}` must be at least 1; got {value}. Try {name}=8.")
+        if not math.isfinite(value):
+            raise ValueError(f"`{name}` must be finite; got {value}. Try {name}=0.001.")
 
 
 def require_params(params: optax.Params | None, design: str) -> optax.Params:

@@ -1,4 +1,4 @@
-"""Registries of tasks, designs, estimators and strategies, which are imported when asked for.
+"""Registries of tasks, designs and estimators, which are imported when asked for.
 
 A name stands for a path, `module:attribute`, which is also how users name things of their own.
 """

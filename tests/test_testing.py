@@ -11,32 +11,19 @@ import pytest
 import user_module
 
 from l2o.learned_optimizer import LearnedOptimizer
-from l2o.registry import DESIGNS, TASKS, task_family
+from l2o.registry import TASKS, task_family
 from l2o.testing import check_optimizer, check_task
-
-SMALLER = {
-    "mlp_lopt": {"hidden_size": 10},
-    "adafac_mlp": {"hidden_size": 2},
-    "celo": {"hidden_size": 3, "width": 2},
-    "nominal_mlp": {"direction_size": 2, "schedule_size": 4},
-}
-"""Arguments of narrow variants, which compile faster."""
 
 NEEDS_A_DOWNLOAD = {name for name in TASKS if name.startswith(("mnist", "fashion"))}
 """The same function as digits, on files that a test may not fetch."""
 
 
-QUICK = {"learnable_adam", "quadratic"}
-"""What is checked by default; the tables of `tests/optimizers` and `tests/tasks` hold all."""
+QUICK = {"quadratic"}
+"""What is checked by default; the tables of `tests/tasks` hold all."""
 
 
 def all_but_quick_slow(names):
     return [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in names]
-
-
-@pytest.mark.parametrize("name", all_but_quick_slow(DESIGNS))
-def test_designs(name):
-    check_optimizer(DESIGNS[name](**SMALLER.get(name, {})))
 
 
 @pytest.mark.parametrize("name", all_but_quick_slow(sorted(set(TASKS) - NEEDS_A_DOWNLOAD)))

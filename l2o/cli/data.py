@@ -11,6 +11,12 @@ from l2o.datasets.fetch import SOURCES, data_rows, fetch
 def command(arguments: Sequence[str], console: Console) -> int:
     """`l2o data fetch NAME ...` and `l2o data list`."""
     match list(arguments):
+        case ["-h" | "--help", *_] | [_, "-h" | "--help", *_]:
+            console.print(
+                "usage: l2o data list\n       l2o data fetch NAME ...",
+                markup=False,
+                highlight=False,
+            )
         case ["list"]:
             for row in data_rows():
                 where = row.folder if row.is_present else f"not fetched ({row.source})"

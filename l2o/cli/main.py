@@ -60,11 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def unknown_command(word: str) -> ValueError:
-    """The error for what is no command; methods are words that follow one."""
+    """The error for what is no command; presets and methods are words that follow one."""
     from l2o.cli.methods import METHODS
+    from l2o.cli.presets import PRESETS
 
-    if word in METHODS:  # as tyro's hints shorten it
-        return ValueError(f"`COMMAND` must be a known name; got {word}. Try meta-train {word}.")
+    if word in (*METHODS, *PRESETS):  # tyro's hints name a method without the command, too
+        return ValueError(f"`COMMAND` must be a known name; got {word}. Try l2o meta-train {word}.")
     return registry.unknown_name_error("COMMAND", word, COMMANDS)
 
 

@@ -12,6 +12,9 @@ from l2o.cli.presets import PRESETS
 
 def command(arguments: Sequence[str], console: Console) -> int:
     """`l2o list [--json]`."""
+    if {"-h", "--help"} & set(arguments):
+        console.print("usage: l2o list [--json]", markup=False, highlight=False)
+        return 0
     if arguments not in ([], ["--json"]):
         raise ValueError(f"`list` takes --json or nothing; got {' '.join(arguments)}. Drop it.")
     line = registry.first_line

@@ -226,11 +226,12 @@ def peer_guard(where: Callable[[], str] | None = None) -> Iterator[None]:
         _where = where
     try:
         yield
-    except (jax.errors.JaxRuntimeError, ValueError) as error:  # jaxlib raises either
-        if jax.process_count() == 1 or not re.match(PEER_ERRORS, str(error)):
+    except (jax.errors.JaxRuntimeError, ValueError, RunError) as error:  # jaxlib raises either
+        cause = (isinstance(error, RunError) and error.__cause__) or error  # a checkpoint's
+        if jax.process_count() == 1 or not re.match(PEER_ERRORS, str(cause)):
             raise
         time.sleep(SECONDS_TO_HEAR_WHY)  # in which the watch can say which process has ended
-        raise RunError(f"processes lost each other ({_one_line(error)}); {_where()}") from error
+        raise RunError(f"processes lost each other ({_one_line(cause)}); {_where()}") from error
     _where = before  # not after an error, of which another thread may still tell
 
 

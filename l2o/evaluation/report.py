@@ -12,8 +12,7 @@ import jax
 from l2o.evaluation import plots
 from l2o.evaluation.compare import Comparison
 from l2o.evaluation.html import DEFINITIONS, cells, number, page
-from l2o.runs.folder import RunFolder, atomic_write
-from l2o.runs.logging import read_metrics
+from l2o.runs.folder import atomic_write
 from l2o.runs.provenance import provenance
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def write_report(
             "comparisons": [c.summary for c in comparisons],
             "config": config or {},
             "environment": environment(),
-            "metrics": last_metrics(meta_training_curve(Path(folder))),
+            "metrics": last_metrics(read_metrics(Path(folder))),
             "curves": [c.curves for c in comparisons],
             "grids": [c.grids for c in comparisons],
         },
@@ -84,7 +83,7 @@ def render_report(folder: str | Path, *, png: bool = False) -> dict[str, Path]:
     """
     content = read_report(folder)
     try:
-        rows = figures(content, meta_training_curve(Path(folder)))
+        rows = figures(content, read_metrics(Path(folder)))
         files = {"report.html": page(content, [plots.svg(row) for row in rows]).encode()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -141,11 +140,18 @@ def figures(
     return [*rows, [plots.meta_training(metrics)]] if metrics else rows
 
 
-def meta_training_curve(folder: Path) -> list[dict[str, Any]]:
-    """Read the rows of `metrics.jsonl` that have a meta-loss; none without such a file."""
-    path = RunFolder(folder).metrics
-    rows = read_metrics(path) if path.is_file() else []
-    return [row for row in rows if "meta_loss" in row]
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Read the rows of `metrics.jsonl` that have a meta-loss, without an unfinished line."""
+    path = folder / "metrics.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "meta_loss" in row and "step" in row:
+            rows.append(row)
+    return rows
 
 
 def last_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -119,7 +119,8 @@ def factored(found: Accumulators, eps: float) -> Factored:
     roots = [*jax.lax.rsqrt(rows + 1e-8), *jax.lax.rsqrt(columns + 1e-8)]
     row_factors = features.clipped_rsqrt(rows / (mean + 1e-9))
     column_factors = features.clipped_rsqrt(columns)
-    # Kept: XLA would compute them anew at every element, and on a GPU take minutes to decide so.
+    # A barrier, so that these small arrays are kept in memory: XLA would compute them anew at every
+    # element, and on a GPU had not decided so after a minute.
     rows, columns, roots, row_factors, column_factors = jax.lax.optimization_barrier(
         (rows, columns, roots, row_factors, column_factors)
     )

@@ -27,6 +27,7 @@ from l2o.learned_optimizer import (
     Horizon,
     LearnedOptimizer,
     Theta,
+    check_options,
     design,
     require_horizon,
     require_value,
@@ -96,7 +97,11 @@ def celo(hidden_size: int = 64, width: int = 4, scheduled: bool = True) -> Learn
         width: Width of the two hidden layers of the MLP.
         scheduled: Whether λ comes from the LSTM; else it is 1, and the loss is not needed. Theta
             has the LSTM's weights either way, so that one phase can start from the other's.
+
+    Raises:
+        ValueError: If a size is below 1, or a number is not finite.
     """
+    check_options(hidden_size=hidden_size, width=width)
 
     def init(key: Key) -> Theta:
         k_mlp, k_max, k_inputs, k_lstm, k_rate = jax.random.split(key, 5)

@@ -24,6 +24,7 @@ from l2o.learned_optimizer import (
     Horizon,
     LearnedOptimizer,
     Theta,
+    check_options,
     design,
     require_horizon,
     require_value,
@@ -162,7 +163,11 @@ def nominal_mlp(
         rate: Nominal step size before learning, in units of the parameters.
         direction_size: Width of the two hidden layers of MLP₁.
         schedule_size: Width of the two hidden layers of MLP₂.
+
+    Raises:
+        ValueError: If a size is below 1, or a number is not finite.
     """
+    check_options(rate=rate, direction_size=direction_size, schedule_size=schedule_size)
 
     def init(key: Key) -> Theta:
         k_direction, k_schedule = jax.random.split(key)

@@ -101,8 +101,6 @@ class Checkpoints:
         except Exception as error:  # orbax and tensorstore raise many kinds
             if is_main:
                 shutil.rmtree(path, ignore_errors=True)
-            if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
-                raise  # another process has gone, as whoever guards against that will say
             raise RunError(
                 f"checkpoint {path} could not be written ({_reason(error)}); {self.last_good()}. "
                 "Free space, then continue with --resume."

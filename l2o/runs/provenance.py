@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from l2o.runs.folder import RunFolder, atomic_write, flatten
+from l2o.runs.folder import RunFolder, atomic_write
 
 PACKAGES = ("l2o", "jax", "jaxlib", "optax")
 """Packages whose versions are recorded."""
@@ -57,14 +57,14 @@ def record_provenance(
     """
     now = provenance(modules)
     try:
-        before = flatten(json.loads(run.provenance.read_bytes()))
+        before = _flat(json.loads(run.provenance.read_bytes()))
     except FileNotFoundError:
         atomic_write(run.provenance, json.dumps(now, indent=2).encode() + b"\n")
         return now
     except (OSError, ValueError, AttributeError) as error:
         on_warning(f"{run.provenance} cannot be read ({' '.join(str(error).split())}).")
         return now
-    after = flatten(now)
+    after = _flat(now)
     changed = [
         f"{name} {_short(before.get(name))} (now {_short(after.get(name))})"
         for name in dict.fromkeys((*before, *after))
@@ -118,6 +118,10 @@ def _sha256(module: str) -> str | None:
         return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
     except OSError:
         return None
+
+
+def _flat(found: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in found.items() if k != "modules"} | dict(found.get("modules", {}))
 
 
 def _short(value: str | None) -> str:

@@ -344,7 +344,8 @@ def test_a_flipped_bit_in_a_release_file_is_noticed(finished, capsys):
     "typed, says",
     [
         ("evalute", "`COMMAND` must be a known name; got evalute. Try evaluate"),
-        ("ppo --help", "`COMMAND` must be a known name; got ppo. Try meta-train ppo."),
+        ("ppo --help", "`COMMAND` must be a known name; got ppo. Try l2o meta-train ppo."),
+        ("smoke", "`COMMAND` must be a known name; got smoke. Try l2o meta-train smoke."),
         ("evaluate no_such", "`name_or_path` must name an optimizer that comes with l2o"),
         ("report no_such", "no_such"),
         ("list tasks", "`list` takes --json or nothing; got tasks"),
@@ -356,6 +357,12 @@ def test_mistakes_of_other_verbs_are_one_line(typed, says, tmp_path, capsys):
     assert cli.main(typed.split()) == 2
     assert says in one_line(capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("typed", ["list --help", "data --help", "data fetch -h"])
+def test_commands_without_options_have_a_help(typed, capsys):
+    assert cli.main(typed.split()) == 0
+    assert capsys.readouterr().out.startswith("usage: l2o ")
 
 
 def test_list_names_everything(capsys):

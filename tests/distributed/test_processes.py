@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -22,7 +23,7 @@ from l2o.distributed import processes
 from l2o.distributed.launchers import ProcessSpec
 from l2o.distributed.rendezvous import FORMAT, rendezvous
 from l2o.runs.checkpoint import Checkpoints
-from l2o.runs.folder import RunFolder
+from l2o.runs.folder import RunError, RunFolder
 from l2o.runs.logging import read_metrics
 
 COMMAND = ("-c", "from l2o.cli.main import run; run()")
@@ -503,3 +504,22 @@ def test_a_process_started_again_takes_its_place():
 
 def test_processes_meet_whatever_else_comes_to_the_port():
     meet_all(free_port(), b"GET / HTTP/1.1\r\n\r\n", stays=True)
+
+
+def test_the_end_of_a_process_in_the_middle_of_a_checkpoint_is_no_full_disk(monkeypatch):
+    """Whoever is told so would remove a good checkpoint, or look for space."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "SECONDS_TO_HEAR_WHY", 0.0)
+
+    def checkpoint(reason):
+        try:
+            raise jax.errors.JaxRuntimeError(reason)
+        except jax.errors.JaxRuntimeError as error:
+            raise RunError("checkpoint 10 could not be written. Free space.") from error
+
+    with pytest.raises(RunError, match=r"processes lost each other \(.*task died.*\); go on there"):
+        with processes.peer_guard(lambda: "go on there"):
+            checkpoint("UNAVAILABLE: another task died")
+    with pytest.raises(RunError, match="Free space"):
+        with processes.peer_guard(lambda: "go on there"):
+            checkpoint("RESOURCE_EXHAUSTED: no space left on device")

@@ -157,9 +157,54 @@ def test_config_rebuilds_the_design(name):
     rebuilt = DESIGNS[name](**config)
     assert isinstance(rebuilt, LearnedOptimizer)
     assert rebuilt.name == name and dict(rebuilt.config) == config
-    assert config != json.loads(json.dumps(dict(DESIGNS[name]().config)))
     key = jax.random.key(3)
     assert_close(rebuilt.init(key), lopt.init(key), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("design", "option"),
+    [
+        *((d, o) for d in (mlp_lopt, adafac_mlp) for o in ("step_mult", "exp_mult")),
+        (nominal_mlp, "rate"),
+    ],
+)
+def test_an_option_changes_updates(design, option):
+    c, updates = case({"b": (3,)}), []
+    for value in (0.1, 0.5):
+        lopt = design(**{option: value})
+        theta = jax.tree.map(lambda t: t + 0.1, lopt.init(jax.random.key(0)))
+        (found,), _ = run(lopt.transform(theta, horizon=HORIZON), [c])
+        updates.append(found["b"])
+    assert not np.allclose(*updates, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("design", "option", "value", "message"),
+    [
+        (adafac_mlp, "hidden_size", 0, "`hidden_size` must be at least 1; got 0"),
+        (mlp_lopt, "hidden_layers", -1, "`hidden_layers` must be at least 1; got -1"),
+        (mlp_lopt, "step_mult", np.nan, "`step_mult` must be finite; got nan"),
+        (celo, "width", -2, "`width` must be at least 1; got -2"),
+        (nominal_mlp, "schedule_size", 0, "`schedule_size` must be at least 1; got 0"),
+        (nominal_mlp, "rate", np.inf, "`rate` must be finite; got inf"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(design, option, value, message):
+    with pytest.raises(ValueError, match=message):
+        design(**{option: value})
+
+
+@pytest.mark.parametrize("design", [adafac_mlp, celo])
+def test_row_and_column_statistics_stand_behind_a_barrier(design):
+    """Without it XLA does not compile these designs on GPUs."""
+
+    def num_barriers(shape):
+        lopt, c = design(), case({"a": shape})
+        tx = lopt.transform(lopt.init(jax.random.key(0)), horizon=HORIZON)
+        update = lambda state: tx.update(c.grads, state, c.params, value=c.value)
+        return str(jax.make_jaxpr(update)(tx.init(c.params))).count("optimization_barrier")
+
+    assert num_barriers((2, 3)) == num_barriers((6,)) + 1
 
 
 @pytest.mark.parametrize(

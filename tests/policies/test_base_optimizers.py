@@ -19,7 +19,6 @@ def task():
     return tiny_task()
 
 
-@pytest.mark.slow
 def test_a_learned_base_at_a_rate_of_one_is_itself(task):
     lopt = small_policy(base="digits", learning_rate=1.0)
     learned, theta = l2o.load("digits")

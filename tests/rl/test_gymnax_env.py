@@ -44,7 +44,10 @@ OF_LOSSES = slice(9, 18)
 
 @pytest.mark.parametrize(
     "name",
-    [n if n == "scheduler" else pytest.param(n, marks=pytest.mark.slow) for n in DESIGNS],
+    [
+        n if n != "per_tensor_controller" else pytest.param(n, marks=pytest.mark.slow)
+        for n in DESIGNS
+    ],
 )
 def test_both_dialects_play_the_same_episode(name):
     env = make(name)

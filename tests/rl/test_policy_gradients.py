@@ -1,5 +1,6 @@
 """REINFORCE and PPO as learners that resume and are spread over devices."""
 
+import functools
 import itertools
 
 import jax
@@ -17,11 +18,13 @@ from l2o.rl.ppo import ppo_learner, with_critic
 from l2o.rl.reinforce import reinforce
 from l2o.runs.folder import RunFolder
 
+RECURRENT = gru_actor(1, 1, 3)
 
-def tiny_ppo(mesh=None, actor=None):
-    actor = actor or gru_actor(1, 1, 3)
+
+def tiny_ppo(mesh=None, actor=RECURRENT, horizons=(16,)):
+    environments = {f"of {horizon}": walk(4, horizon) for horizon in horizons}
     return actor, ppo_learner(
-        {"long": walk(4, 16)},
+        environments,
         actor,
         HEAD,
         optax.adam(0.01),
@@ -30,23 +33,33 @@ def tiny_ppo(mesh=None, actor=None):
         epochs=2,
         minibatches=4,
         ema_decay=0.9,
+        weights={name: i + 1.0 for i, name in enumerate(environments)},
         mesh=mesh,
     )
 
 
 def tiny_reinforce(mesh=None, actor=LINEAR):
     estimators = {
-        name: reinforce(environment, actor, HEAD, num_groups=16, mesh=mesh)
-        for name, environment in {"short": walk(4, 8), "long": walk(4, 16)}.items()
+        f"of {horizon}": reinforce(walk(4, horizon), actor, HEAD, num_groups=16, mesh=mesh)
+        for horizon in (8, 16)
     }
     learner = gradient_learner(average_estimators(estimators), optax.adam(0.01))
     return actor, with_critic(learner, HEAD, walk(4, 8))
 
 
-LEARNERS = {"ppo": tiny_ppo, "reinforce": tiny_reinforce}
+LEARNERS = {
+    "ppo": tiny_ppo,
+    "reinforce": tiny_reinforce,
+    "ppo_of_two": functools.partial(tiny_ppo, horizons=(8, 16)),
+    "recurrent_reinforce": functools.partial(tiny_reinforce, actor=RECURRENT),
+}
 
 
-@pytest.mark.parametrize("name", ["ppo", pytest.param("reinforce", marks=pytest.mark.slow)])
+def all_slow_but(quick):
+    return [n if n == quick else pytest.param(n, marks=pytest.mark.slow) for n in LEARNERS]
+
+
+@pytest.mark.parametrize("name", all_slow_but("reinforce"))
 def test_two_devices_do_as_one(name):
     mesh = jax.make_mesh((2,), ("population",), axis_types=(AxisType.Auto,))
     found = []
@@ -61,7 +74,7 @@ def test_two_devices_do_as_one(name):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [pytest.param("ppo", marks=pytest.mark.slow), "reinforce"])
+@pytest.mark.parametrize("name", all_slow_but("ppo"))
 def test_stopped_and_resumed_is_bit_identical(name, tmp_path):
     def run(folder, stops):
         actor, learner = LEARNERS[name]()
@@ -89,7 +102,7 @@ def test_stopped_and_resumed_is_bit_identical(name, tmp_path):
     assert jax.tree.structure(learner.theta(resumed)) == jax.tree.structure(started)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", ["ppo", "reinforce"])
 def test_learning_earns_more(name):
     actor, learner = LEARNERS[name](actor=LINEAR)
     state = jax.jit(learner.init)(jax.random.key(0), actor.init(jax.random.key(1)))

@@ -15,7 +15,7 @@ from estimator_table import EVERY, make
 from l2o.objective import Objective, as_cost
 from l2o.problem import inner_problem
 from l2o.registry import DESIGNS
-from l2o.runs.compilation import ON_CPUS, long_running
+from l2o.runs.compilation import ON_CPUS, long_running, use_compilation_cache
 from l2o.tasks.quadratic import rotated_quadratic
 
 SCRIPT = """
@@ -45,6 +45,21 @@ def cached_run(cache: Path, *arguments: str) -> int:
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr.lower()
     return int(done.stdout.split("hits ")[-1])
+
+
+def test_the_cache_lies_beside_the_data_unless_the_environment_says_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "elsewhere"))
+        use_compilation_cache()
+        assert jax.config.jax_compilation_cache_dir == before
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+        use_compilation_cache()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "l2o" / "xla")
+        assert (tmp_path / "l2o" / "xla").is_dir()
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.mark.slow
