@@ -143,12 +143,17 @@ def require_horizon(horizon: Horizon, design: str) -> int | jax.Array:
         design: Name of the design that needs it.
 
     Raises:
-        ValueError: If it is None.
+        ValueError: If it is None, or a number that is not whole and at least 1.
     """
     if horizon is None:
         raise ValueError(
             f"`horizon` is needed by {design}, whose step size follows the progress of the run; "
             "got None. Pass the number of training steps, for instance horizon=1000."
+        )
+    if isinstance(horizon, float | str) or (isinstance(horizon, int) and horizon < 1):
+        raise ValueError(
+            f"`horizon` must be a whole number of training steps, at least 1; got {horizon!r}. "
+            "Try horizon=1000."
         )
     return horizon
 

@@ -232,7 +232,8 @@ def _find(name_or_path: str | Path) -> Path:
         if not RunFolder(path).theta.is_file():
             raise ValueError(
                 f"`name_or_path` must be a finished run; got {path}, which holds no "
-                f"{RunFolder(path).theta.name}. Continue the run with --resume."
+                f"{RunFolder(path).theta.name}. Continue the run with --resume, or give its "
+                f"{RunFolder(path).best.name} if there is one."
             )
         return RunFolder(path).theta
     if not path.is_file():
@@ -302,9 +303,15 @@ def _rebuild(
         raise _invalid(
             path,
             f"its design is {name!r}, which does not come with l2o (nearest: {nearest})",
-            "For a design of your own pass its constructor, load(..., design=...)",
+            "For a design of your own pass its constructor, load(..., design=...); at the command "
+            "line, --optimizer my_module:my_design",
         )
     constructor = design or DESIGNS[name]
+    if name in DESIGNS and constructor in DESIGNS.values() and constructor is not DESIGNS[name]:
+        raise ValueError(
+            f"`design` must be that of the file; {path} is of {name}, and `optimizer` makes "
+            f"{constructor.__name__}. Leave it out."
+        )
     dimensions = {size for array in arrays.values() for size in array.shape}
     if problem := config_problem(constructor, config):
         raise _invalid(path, f"its configuration does not fit {name}: {problem}")

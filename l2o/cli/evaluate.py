@@ -16,7 +16,7 @@ from l2o.evaluation.baselines import DEFAULT_BASELINES, check_baselines
 from l2o.evaluation.compare import Comparison, compare
 from l2o.evaluation.report import comparison_table, write_report
 from l2o.learned_optimizer import LearnedOptimizer, Theta
-from l2o.rng import stream
+from l2o.rng import check_seed, stream
 from l2o.task import Task
 
 
@@ -47,6 +47,9 @@ def command(arguments: Sequence[str], console: Console) -> int:
     check_renamed(arguments, {"--steps": "--horizon"})
     options = parse(Evaluate, "evaluate", arguments)
     check_positive(horizon=options.horizon, seeds=options.seeds)
+    check_seed(options.seed)
+    if not options.task:
+        raise ValueError("`task` must name at least one; got none. Try task=digits_mlp.")
     design = registry.design(options.optimizer) if options.optimizer else None
     check_baselines(options.baselines)
     lopt, theta = release.load(options.source, design=design)

@@ -106,7 +106,8 @@ def read_report(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "report.json"
     if not path.is_file():
         raise ValueError(
-            f"`run` must be a folder with a report.json; got {folder}. Run `l2o evaluate` first."
+            f"`run` must be a folder with a report.json; got {folder}. "
+            f"Try l2o evaluate ... --out {folder}."
         )
     try:
         content = json.loads(path.read_text())

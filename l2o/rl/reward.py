@@ -75,12 +75,12 @@ def check_reward(reward: Reward, task: Task) -> None:
         raise ValueError(f"`reward` must differ; got {' '.join(reward.names)}. Drop one.")
     if len(reward.weights) not in (0, len(reward.names)):
         raise ValueError(
-            f"`reward_weights` must be one for each of {len(reward.names)} rewards; got "
+            f"`reward.weights` must be one for each of {len(reward.names)} rewards; got "
             f"{len(reward.weights)}. Leave it out for equal ones."
         )
     if not all(0 < weight < math.inf for weight in reward.weights):
         raise ValueError(
-            f"`reward_weights` must be positive and finite; got {list(reward.weights)}. Try 1."
+            f"`reward.weights` must be positive and finite; got {list(reward.weights)}. Try 1."
         )
     if not math.isfinite(task.loss_cap):
         raise ValueError(
@@ -89,11 +89,11 @@ def check_reward(reward: Reward, task: Task) -> None:
         )
     if reward.on not in ("train", "valid"):
         raise ValueError(
-            f"`reward_on` must be train or valid; got {reward.on}. Try reward_on=train."
+            f"`reward.on` must be train or valid; got {reward.on}. Try reward.on=train."
         )
     if reward.batches < 1:
         raise ValueError(
-            f"`reward_batches` must be at least 1; got {reward.batches}. Try reward_batches=4."
+            f"`reward.batches` must be at least 1; got {reward.batches}. Try reward.batches=4."
         )
     if not 0 <= reward.penalty < math.inf:
         raise ValueError(f"`penalty` must not be negative; got {reward.penalty}. Try penalty=1.")

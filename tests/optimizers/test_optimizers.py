@@ -194,6 +194,13 @@ def test_options_that_make_no_sense_are_refused(design, option, value, message):
         design(**{option: value})
 
 
+@pytest.mark.parametrize("horizon", [0, -5, 1.5, "100"])
+def test_a_horizon_that_is_no_number_of_steps_is_refused(horizon):
+    lopt = nominal_mlp()
+    with pytest.raises(ValueError, match="`horizon` must be a whole number of training steps"):
+        lopt.transform(lopt.init(jax.random.key(0)), horizon=horizon)
+
+
 @pytest.mark.parametrize("design", [adafac_mlp, celo])
 def test_row_and_column_statistics_stand_behind_a_barrier(design):
     """Without it XLA does not compile these designs on GPUs."""

@@ -188,11 +188,11 @@ def test_a_loss_in_bfloat16_is_paid_in_float32(task):
         (Reward(("recall",)), "got recall. Try log_loss, loss, examples, accuracy, macro_f1"),
         (Reward(()), "`reward` must name at least one"),
         (Reward(("loss", "loss")), "`reward` must differ"),
-        (Reward(("loss",), weights=(1.0, 2.0)), "`reward_weights` must be one for each of 1"),
-        (Reward(("loss",), weights=(-1.0,)), "`reward_weights` must be positive"),
-        (Reward(batches=0), "`reward_batches` must be at least 1"),
+        (Reward(("loss",), weights=(1.0, 2.0)), "`reward.weights` must be one for each of 1"),
+        (Reward(("loss",), weights=(-1.0,)), "`reward.weights` must be positive"),
+        (Reward(batches=0), "`reward.batches` must be at least 1"),
         (Reward(penalty=-1.0), "`penalty` must not be negative"),
-        (Reward(on="test"), "`reward_on` must be train or valid; got test"),
+        (Reward(on="test"), "`reward.on` must be train or valid; got test"),
     ],
 )
 def test_bad_rewards(task, reward, message):
