@@ -1,5 +1,6 @@
 """Settings of the whole suite: two CPU devices, quick compilation, and no windows for plots."""
 
+import gc
 import os
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -15,6 +16,9 @@ os.environ["XLA_FLAGS"] = (
 
 import jax
 import pytest
+
+# What is compiled stays, and a collector that walks it all every 700 objects costs a tenth.
+gc.set_threshold(100_000, 20, 20)
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.devices()  # from here on the number is fixed, whatever a command line asks for

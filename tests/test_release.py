@@ -110,7 +110,9 @@ def test_a_design_of_ones_own_is_passed(tmp_path):
 
 
 def test_the_wrong_design(path):
-    with pytest.raises(ValueError, match=r"does not fit learnable_adam: it takes no b1"):
+    with pytest.raises(
+        ValueError, match=r"is of learnable_adam, and `optimizer` makes learnable_sgd"
+    ):
         release.load(path, design=DESIGNS["learnable_sgd"])
 
 

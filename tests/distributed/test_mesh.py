@@ -36,7 +36,7 @@ def two_estimates(estimator, key):
     [
         pytest.param("pes", {}, marks=pytest.mark.slow),
         ("nres", {"shaping": "standardize"}),
-        ("full_es", {"shaping": "centered_rank"}),
+        pytest.param("full_es", {"shaping": "centered_rank"}, marks=pytest.mark.slow),
         pytest.param("truncated_grad", {}, marks=pytest.mark.slow),
         pytest.param("variance_weighted", {}, marks=pytest.mark.slow),
     ],

@@ -61,7 +61,13 @@ def test_with_float64_enabled(name):
         assert not re.search(r"f64\[\d", text)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n in ("celo", "per_tensor_controller") else n
+        for n in NAMES
+    ],
+)
 def test_the_table_of_common_behaviour(name):
     check_optimizer(TABLE[name], horizon=HORIZON, rtol=1e-5)
 
