@@ -17,7 +17,7 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import pytest
 
-# What is compiled stays, and a collector that walks it all every 700 objects costs a tenth.
+# What is compiled stays, and a collector that walks it all every 700 objects costs some percent.
 gc.set_threshold(100_000, 20, 20)
 
 jax.config.update("jax_num_cpu_devices", 2)
