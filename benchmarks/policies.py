@@ -30,7 +30,7 @@ from rich.table import Table
 
 from l2o import registry
 from l2o.cli.meta_train import meta_trained
-from l2o.cli.methods import NRES
+from l2o.cli.methods.estimators import NRES
 from l2o.cli.presets import PRESETS
 from l2o.cli.settings import MetaTraining, Output, first_theta
 from l2o.distributed import processes

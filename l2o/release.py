@@ -307,10 +307,10 @@ def _rebuild(
             "line, --optimizer my_module:my_design",
         )
     constructor = design or DESIGNS[name]
-    if name in DESIGNS and constructor in DESIGNS.values() and constructor is not DESIGNS[name]:
+    if name in DESIGNS and constructor is not DESIGNS[name] and constructor in DESIGNS.values():
         raise ValueError(
-            f"`design` must be that of the file; {path} is of {name}, and `optimizer` makes "
-            f"{constructor.__name__}. Leave it out."
+            f"`design` must be that of the file, {name}, or one of your own; got "
+            f"{constructor.__name__} for {path}. Leave it out."
         )
     dimensions = {size for array in arrays.values() for size in array.shape}
     if problem := config_problem(constructor, config):

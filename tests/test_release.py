@@ -111,7 +111,8 @@ def test_a_design_of_ones_own_is_passed(tmp_path):
 
 def test_the_wrong_design(path):
     with pytest.raises(
-        ValueError, match=r"is of learnable_adam, and `optimizer` makes learnable_sgd"
+        ValueError,
+        match=r"`design` must be that of the file, learnable_adam, .*; got learnable_sgd",
     ):
         release.load(path, design=DESIGNS["learnable_sgd"])
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from l2o import registry, release
 from l2o.cli.arguments import Flat, check_renamed, parse
-from l2o.cli.methods import LOG_LOSS
+from l2o.cli.methods.method import LOG_LOSS
 from l2o.cli.settings import first_theta
 from l2o.diagnosis.report import NOTE, diagnosis_table, write_diagnosis
 from l2o.diagnosis.sampling import MakeEstimator, diagnose

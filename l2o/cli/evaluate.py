@@ -10,7 +10,7 @@ from rich.console import Console
 
 from l2o import registry, release
 from l2o.cli.arguments import check_renamed, parse
-from l2o.cli.methods import check_positive
+from l2o.cli.methods.method import check_positive
 from l2o.cli.settings import first_theta
 from l2o.evaluation.baselines import DEFAULT_BASELINES, check_baselines
 from l2o.evaluation.compare import Comparison, compare

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from l2o import registry
 from l2o.cli.meta_train import meta_trained
-from l2o.cli.methods import CMA, NRES
+from l2o.cli.methods.estimators import NRES
+from l2o.cli.methods.strategies import CMA
 from l2o.cli.presets import PRESETS
 from l2o.cli.settings import MetaTraining, Output
 from l2o.hpo.trained_policy import TrainedPolicy, trained_policy

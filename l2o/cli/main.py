@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def unknown_command(word: str) -> ValueError:
     """The error for what is no command; presets and methods are words that follow one."""
-    from l2o.cli.methods import METHODS
+    from l2o.cli.methods.table import METHODS
     from l2o.cli.presets import PRESETS
 
     if word in (*METHODS, *PRESETS):  # tyro's hints name a method without the command, too

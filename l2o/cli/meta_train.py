@@ -19,7 +19,7 @@ from rich.console import Console
 from l2o import registry, release
 from l2o.cli.arguments import RENAMED, check_renamed, parse
 from l2o.cli.evaluate import compare_on
-from l2o.cli.methods import METHODS, alike
+from l2o.cli.methods.table import METHODS, alike
 from l2o.cli.presets import PRESETS
 from l2o.cli.settings import MetaTraining, Parts, first_theta
 from l2o.cli.topology import connected

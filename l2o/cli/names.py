@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from l2o import registry
-from l2o.cli.methods import ESTIMATORS, POLICY_GRADIENTS, STRATEGIES
+from l2o.cli.methods.estimators import ESTIMATORS
+from l2o.cli.methods.policy_gradients import POLICY_GRADIENTS
+from l2o.cli.methods.strategies import STRATEGIES
 from l2o.cli.presets import PRESETS
 
 

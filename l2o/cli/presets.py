@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
-from l2o.cli.methods import PES, PPO, MetaOptimizer
+from l2o.cli.methods.estimators import PES
+from l2o.cli.methods.method import MetaOptimizer
+from l2o.cli.methods.policy_gradients import PPO
 from l2o.cli.settings import Evaluation, MetaTraining
 
 PRESETS: Mapping[str, MetaTraining] = {

@@ -10,7 +10,8 @@ import tyro
 
 from l2o import registry, release
 from l2o.cli.arguments import Flag, Flat, Name, Names, Number, Numbers, Steps
-from l2o.cli.methods import PES, Ingredients, Method, check_positive
+from l2o.cli.methods.estimators import PES
+from l2o.cli.methods.method import Ingredients, Method, check_positive
 from l2o.distributed import launchers
 from l2o.distributed.mesh import population_mesh
 from l2o.evaluation.baselines import DEFAULT_BASELINES, check_baselines

@@ -16,7 +16,7 @@ from l2o.cli.compare_hpo import BUDGETS, CompareHPO, recorded_engines
 from l2o.cli.hpo_policies import WAYS, settings_of
 from l2o.cli.main import main
 from l2o.cli.meta_train import meta_trained
-from l2o.cli.methods import NRES
+from l2o.cli.methods.estimators import NRES
 from l2o.hpo import engines, task_comparison
 from l2o.hpo.engines import ENGINES, Engine
 from l2o.hpo.schedule import Hyperparameters, schedule

@@ -14,7 +14,7 @@ from user_module import bowl
 from l2o import registry, release
 from l2o.cli import main as cli
 from l2o.cli.evaluate import compare_on
-from l2o.cli.methods import METHODS
+from l2o.cli.methods.table import METHODS
 from l2o.cli.settings import MetaTraining
 from l2o.optimizers.learnable import learnable_sgd
 from l2o.rng import stream
@@ -352,7 +352,10 @@ def test_a_flipped_bit_in_a_release_file_is_noticed(finished, capsys):
         ("evaluate digits --horizon -5", "`horizon` must be positive and finite; got -5"),
         ("evaluate digits --seed -1", "`seed` must be between 0 and 2**32 - 1; got -1"),
         ("evaluate digits --task --horizon 5", "`task` must name at least one; got none"),
-        ("evaluate digits --optimizer learnable_adam", "is of nominal_mlp, and `optimizer` makes"),
+        (
+            "evaluate digits --optimizer learnable_adam",
+            "`design` must be that of the file, nominal_mlp",
+        ),
         ("list tasks", "`list` takes --json or nothing; got tasks"),
         ("data", "`data` takes `list` or `fetch NAME ...`; got nothing"),
         ("data fetch mnst", "got mnst. Try mnist"),

@@ -11,20 +11,13 @@ import numpy as np
 import pytest
 
 from l2o import release
-from l2o.cli import methods
 from l2o.cli.meta_train import parse_settings
-from l2o.cli.methods import (
-    CMA,
-    METHODS,
-    NRES,
-    PES,
-    PPO,
-    FullGrad,
-    MetaOptimizer,
-    Reinforce,
-    TruncatedES,
-    alike,
-)
+from l2o.cli.methods import policy_gradients
+from l2o.cli.methods.estimators import NRES, PES, FullGrad, TruncatedES
+from l2o.cli.methods.method import MetaOptimizer
+from l2o.cli.methods.policy_gradients import PPO, Reinforce
+from l2o.cli.methods.strategies import CMA
+from l2o.cli.methods.table import METHODS, alike
 from l2o.cli.presets import PRESETS
 from l2o.cli.settings import Evaluation, MetaTraining, Processes, design
 from l2o.optimizers.celo import celo
@@ -190,9 +183,9 @@ def test_what_cannot_be_evaluated_is_told_before_meta_training():
 
 def wrapped(monkeypatch, *names):
     """Records what the parts of a learner are given, by name."""
-    parts = {name: Mock(wraps=getattr(methods, name)) for name in names}
+    parts = {name: Mock(wraps=getattr(policy_gradients, name)) for name in names}
     for name, part in parts.items():
-        monkeypatch.setattr(methods, name, part)
+        monkeypatch.setattr(policy_gradients, name, part)
     return parts
 
 

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from l2o import registry
 from l2o.cli import main as cli
-from l2o.cli import methods
+from l2o.cli.methods import strategies
 from l2o.distributed.mesh import population_mesh
 from l2o.evaluation.baselines import LEARNING_RATES
 from l2o.evaluation.evaluate import draw_starts, train_settings
@@ -298,7 +298,7 @@ def test_a_theta_that_does_not_suit(strategy, theta, message):
 
 def test_the_tables_name_strategies_only():
     assert OPTIMIZED | SCHEDULED_STD | POPULATION_BASED <= set(STRATEGIES)
-    assert [method.name for method in methods.STRATEGIES] == list(STRATEGIES)
+    assert [method.name for method in strategies.STRATEGIES] == list(STRATEGIES)
 
 
 def test_lm_ma_es_does_not_depend_on_the_order_of_candidates():

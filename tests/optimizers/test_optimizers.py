@@ -43,6 +43,14 @@ def test_table_holds_every_design():
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_every_number_moves(name):
+    c = case({"a": (), "b": (3,), "c": (2, 3), "d": (1, 2, 3, 2)})
+    (updates,), _ = run(compiled(name), [c])
+    for update in jax.tree.leaves(updates):
+        assert np.all(np.isfinite(update)) and np.all(update != 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_with_float64_enabled(name):
     """State and theta stay float32, and updates are in the dtypes of the gradients."""
     with jax.enable_x64(True):
