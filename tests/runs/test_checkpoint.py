@@ -353,6 +353,7 @@ import os, sys, pathlib
 sys.modules["fcntl"] = None
 sys.modules["resource"] = None
 del os.posix_fallocate, os.sched_getaffinity
+os.process_cpu_count = os.cpu_count  # as Python 3.13 has it where there is no affinity
 import jax
 from tiny_run import THETA, tiny_learner
 import l2o
