@@ -12,7 +12,7 @@ import pytest
 
 from l2o import release
 from l2o.cli.meta_train import parse_settings
-from l2o.cli.methods import policy_gradients
+from l2o.cli.methods import method, policy_gradients
 from l2o.cli.methods.estimators import NRES, PES, FullGrad, TruncatedES
 from l2o.cli.methods.method import MetaOptimizer
 from l2o.cli.methods.policy_gradients import PPO, Reinforce
@@ -181,11 +181,11 @@ def test_what_cannot_be_evaluated_is_told_before_meta_training():
     assert replace(settings, evaluate=False).build().learner.steps > 0
 
 
-def wrapped(monkeypatch, *names):
+def wrapped(monkeypatch, module, *names):
     """Records what the parts of a learner are given, by name."""
-    parts = {name: Mock(wraps=getattr(policy_gradients, name)) for name in names}
+    parts = {name: Mock(wraps=getattr(module, name)) for name in names}
     for name, part in parts.items():
-        monkeypatch.setattr(policy_gradients, name, part)
+        monkeypatch.setattr(module, name, part)
     return parts
 
 
@@ -202,7 +202,7 @@ def policy_settings(method):
 
 
 def test_environments_are_what_settings_say(monkeypatch):
-    parts = wrapped(monkeypatch, "training_environment")
+    parts = wrapped(monkeypatch, policy_gradients, "training_environment")
     reward = Reward(("log_loss", "loss"), weights=(2.0, 0.5), on="valid", batches=2, penalty=3.0)
     policy_settings(Reinforce(num_groups=2, group_size=4, reward=reward)).build()
     calls = {call.args[0].name: call.kwargs for call in parts["training_environment"].mock_calls}
@@ -214,7 +214,7 @@ def test_environments_are_what_settings_say(monkeypatch):
 
 
 def test_ppo_is_what_settings_say(monkeypatch):
-    parts = wrapped(monkeypatch, "ppo_learner")
+    parts = wrapped(monkeypatch, policy_gradients, "ppo_learner")
     options = {"discount": 0.9, "gae_lambda": 0.8, "epochs": 2, "minibatches": 4}
     options |= {"clip_ratio": 0.3, "entropy_weight": 0.01, "num_pairs": 4}
     policy_settings(PPO(**options)).build()
@@ -231,7 +231,8 @@ def test_ppo_is_what_settings_say(monkeypatch):
 
 
 def test_reinforce_is_what_settings_say(monkeypatch):
-    parts = wrapped(monkeypatch, "reinforce", "average_estimators", "gradient_learner")
+    parts = wrapped(monkeypatch, policy_gradients, "reinforce", "gradient_learner")
+    parts |= wrapped(monkeypatch, method, "average_estimators")
     options = {"baseline": "value", "discount": 0.9, "entropy_weight": 0.01}
     options |= {"num_groups": 4, "group_size": 2}
     policy_settings(Reinforce(**options)).build()
