@@ -343,7 +343,7 @@ def test_cma_es_tunes_adam_on_digits_as_well_as_a_grid_does():
     state = fit(stream(0, "meta_training"), learner, theta0, num_steps=30, **schedule)
 
     starts = draw_starts(stream(0, "evaluation"), task, num_seeds)
-    train = functools.partial(train_settings, task, starts=starts, num_steps=num_steps)
+    train = functools.partial(train_settings, task, starts=starts, horizon=num_steps)
     grid = train(optax.adam, LEARNING_RATES)
     thetas = jnp.stack([ravel_pytree(t)[0] for t in (theta0, learner.theta(state))])
     unravel = ravel_pytree(theta0)[1]
