@@ -9,9 +9,9 @@ horizons that none of them saw:
                difference each made
     macro_f1   a policy that is paid for macro-F1, and one for the loss, on imbalanced digits
 
-The starts, batches and probes of a seed are the same for everybody. The rates of the baselines are
-the best of nine from 1e-4 to 1, tuned for each task and horizon on seeds of their own. "Start" is
-the first entrant before meta-training, which keeps its hyperparameters as they are.
+The starts, batches and probes of a seed are the same for everybody. Baselines are tuned for each
+task and horizon on seeds of their own, as docs/suite.md says. "Start" is the first entrant before
+meta-training, which keeps its hyperparameters as they are.
 """
 
 import json
@@ -34,11 +34,11 @@ from l2o.cli.methods.estimators import NRES
 from l2o.cli.presets import PRESETS
 from l2o.cli.settings import MetaTraining, Output, first_theta
 from l2o.distributed import processes
-from l2o.evaluation.baselines import BASELINES, tune
-from l2o.evaluation.compare import tuned_baseline
+from l2o.evaluation.baselines import BASELINES
 from l2o.evaluation.evaluate import Curves, evaluate
 from l2o.evaluation.seen import is_seen
 from l2o.evaluation.statistics import mean_interval, median_interval, speedups
+from l2o.evaluation.tuning import Tuning, tune
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.policies.per_tensor_controller import per_tensor_controller
 from l2o.policies.scheduler import scheduler
@@ -66,6 +66,8 @@ class Options:
     """Of everything random."""
     runs: Path = Path("runs/policies")
     """Where the runs are, or will be."""
+    cache: Path = Path("runs/tuning")
+    """Where tunings are kept."""
     out: Path = Path("benchmarks/results")
     """Where the figures go."""
 
@@ -233,8 +235,10 @@ def row_of(
     """The figures of everybody on one task at one horizon."""
     k_tuning, k_report = jax.random.split(stream(options.seed, "evaluation"))
     size = options.seeds
-    tunings = tune(k_tuning, task, horizon=horizon, num_seeds=size, baselines=TUNED)
-    tuned = {k: partial(tuned_baseline, BASELINES[k], t) for k, t in tunings.items()}
+    tunings = tune(
+        k_tuning, task, horizon=horizon, num_seeds=size, baselines=TUNED, cache=options.cache
+    )
+    tuned = {name: partial(tuned_baseline, tuning) for name, tuning in tunings.items()}
     curves = evaluate(
         k_report,
         task,
@@ -247,10 +251,16 @@ def row_of(
         "task": task.name,
         "seen": is_seen(task, frozenset(seen)),
         "steps": horizon,
-        "learning_rates": {name: t.learning_rate for name, t in tunings.items()},
+        "learning_rates": {name: t.best.learning_rate for name, t in tunings.items()},
+        "hyperparameters": {name: dict(t.best.config) for name, t in tunings.items()},
         "at_grid_edge": [name for name, t in tunings.items() if t.at_grid_edge],
         "entrants": {name: figures(found, first) for name, found in curves.items()},
     }
+
+
+def tuned_baseline(tuning: Tuning, *, horizon: int):
+    """A baseline at the setting that was chosen."""
+    return BASELINES[tuning.name].make(tuning.best.config, horizon)
 
 
 def figures(found: Curves, first: Curves) -> dict[str, Any]:
@@ -258,6 +268,8 @@ def figures(found: Curves, first: Curves) -> dict[str, Any]:
     ratio = median_interval(np.log(first.final_loss) - np.log(found.final_loss))
     return {
         "final_loss": median_interval(found.final_loss),
+        "final_loss_mean": float(np.mean(found.final_loss)),
+        "final_loss_by_seed": found.final_loss.tolist(),
         "first_over_it": [float(np.exp(x)) for x in ratio],
         "speedup_of_first": median_interval(
             speedups(found.steps, first.probe_loss, found.probe_loss)

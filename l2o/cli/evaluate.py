@@ -15,6 +15,8 @@ from l2o.cli.settings import first_theta
 from l2o.evaluation.baselines import DEFAULT_BASELINES, check_baselines
 from l2o.evaluation.compare import Comparison, compare
 from l2o.evaluation.report import comparison_table, write_report
+from l2o.evaluation.statistics import check_seeds
+from l2o.evaluation.tuning import TRIALS, check_trials
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.rng import check_seed, stream
 from l2o.task import Task
@@ -35,7 +37,11 @@ class Evaluate:
     seed: int = 0
     """Seed of everything random."""
     baselines: tuple[str, ...] = DEFAULT_BASELINES
-    """Rivals, each at its best learning rate: adam, adam_cosine, sgdm, sgdm_cosine."""
+    """Rivals, each tuned for each task; `l2o list` names them."""
+    trials: int = TRIALS
+    """Random settings of all hyperparameters of each rival, after its learning rates."""
+    cache: str | None = None
+    """Folder of tunings by l2o tune-baselines; new ones are kept there, too."""
     optimizer: str | None = None
     """Design by module:attribute, if it does not come with the package."""
     out: str = "runs/evaluation"
@@ -47,6 +53,8 @@ def command(arguments: Sequence[str], console: Console) -> int:
     check_renamed(arguments, {"--steps": "--horizon"})
     options = parse(Evaluate, "evaluate", arguments)
     check_positive(horizon=options.horizon, seeds=options.seeds)
+    check_seeds(options.seeds, "seeds")
+    check_trials(options.trials, "trials")
     check_seed(options.seed)
     if not options.task:
         raise ValueError("`task` must name at least one; got none. Try task=digits_mlp.")
@@ -65,6 +73,8 @@ def command(arguments: Sequence[str], console: Console) -> int:
         num_seeds=options.seeds,
         seed=options.seed,
         baselines=options.baselines,
+        trials=options.trials,
+        cache=options.cache,
         console=console,
     )
     paths = write_report(options.out, comparisons, config=asdict(options))
@@ -84,9 +94,11 @@ def compare_on(
     num_seeds: int,
     seed: int,
     baselines: Sequence[str],
+    trials: int,
+    cache: str | None = None,
     console: Console,
 ) -> list[Comparison]:
-    """Compare a learned optimizer, and its untrained design, with tuned baselines on each task."""
+    """Compare a learned optimizer with tuned baselines and its untrained design on each task."""
     comparisons = []
     for task in tasks:
         console.print(f"evaluating on {task.name}", soft_wrap=True, markup=False)
@@ -101,6 +113,8 @@ def compare_on(
                 seen=frozenset(seen),
                 allow_seen=True,
                 baselines=baselines,
+                num_random=trials,
+                cache=cache,
             )
         )
     return comparisons

@@ -246,11 +246,17 @@ def evaluate(
         num_seeds=settings.eval.seeds,
         seed=settings.seed,
         baselines=settings.eval.baselines,
+        trials=settings.eval.trials,
         console=console,
     )
     write_report(run.path, comparisons, config=settings.recorded())
     rows = [comparison.summary for comparison in comparisons]
-    results = {f"{row['task']}/{k}": v for row in rows for k, v in row.items()}
+    results = {
+        f"{row['task']}/{k}": v
+        for row in rows
+        for k, v in row.items()
+        if isinstance(v, str | int | float)
+    }
     for tracker in trackers:
         tracker.summary(results)
     console.print(comparison_table([c.summary for c in comparisons]))

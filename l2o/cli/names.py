@@ -10,6 +10,7 @@ from l2o.cli.methods.estimators import ESTIMATORS
 from l2o.cli.methods.policy_gradients import POLICY_GRADIENTS
 from l2o.cli.methods.strategies import STRATEGIES
 from l2o.cli.presets import PRESETS
+from l2o.evaluation.baselines import BASELINES
 
 
 def command(arguments: Sequence[str], console: Console) -> int:
@@ -26,6 +27,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
         "estimators": {m.name: line(m) for m in ESTIMATORS},
         "policy_gradients": {m.name: line(m) for m in POLICY_GRADIENTS},
         "strategies": {m.name: line(m) for m in STRATEGIES},
+        "baselines": {k: b.description for k, b in BASELINES.items()},
         "presets": {
             k: f"{' '.join(v.optimizer)} on {' '.join(v.task)}, {v.steps} steps of {v.method.name}"
             for k, v in PRESETS.items()

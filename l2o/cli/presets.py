@@ -16,17 +16,19 @@ PRESETS: Mapping[str, MetaTraining] = {
         steps=20,
         checkpoint_every=10,
         method=PES(num_pairs=4, meta_optimizer=MetaOptimizer(learning_rate=0.03)),
-        eval=Evaluation(seeds=4),
+        eval=Evaluation(seeds=8, baselines=("adam",)),
     ),
     "demo": MetaTraining(
         horizon=(500,),
         steps=400,
-        eval=Evaluation(tasks=("digits_mlp_32x32", "digits_mlp_128x128")),
+        eval=Evaluation(
+            tasks=("digits_mlp_32x32", "digits_mlp_128x128"), baselines=("adam_cosine", "muon")
+        ),
     ),
     "digits": MetaTraining(
         horizon=(100, 500),
         steps=3000,
-        eval=Evaluation(horizon=1000, seeds=32),
+        eval=Evaluation(horizon=1000, baselines=("adam_cosine", "muon")),
     ),
     "scheduler": MetaTraining(
         optimizer=("scheduler",),
@@ -34,6 +36,6 @@ PRESETS: Mapping[str, MetaTraining] = {
         window=300,
         steps=2000,
         method=PPO(meta_optimizer=MetaOptimizer(learning_rate=1e-3)),
-        eval=Evaluation(horizon=1000, seeds=32, baselines=("sgdm", "sgdm_cosine")),
+        eval=Evaluation(horizon=1000, baselines=("sgdm", "sgdm_cosine")),
     ),
 }

@@ -15,6 +15,8 @@ from l2o.cli.methods.method import Ingredients, Method, check_positive
 from l2o.distributed import launchers
 from l2o.distributed.mesh import population_mesh
 from l2o.evaluation.baselines import DEFAULT_BASELINES, check_baselines
+from l2o.evaluation.statistics import check_seeds
+from l2o.evaluation.tuning import check_trials
 from l2o.freeze import Unravel, freeze
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import Learner
@@ -38,7 +40,9 @@ class Evaluation:
     seeds: int = 16
     """Runs of each optimizer on each task."""
     baselines: Names = DEFAULT_BASELINES
-    """Rivals, each at its best learning rate: adam, adam_cosine, sgdm, sgdm_cosine."""
+    """Rivals, each tuned for each task; `l2o list` names them."""
+    trials: int = 0
+    """Random settings of each rival, too."""
 
 
 @dataclass(frozen=True)
@@ -252,6 +256,9 @@ class MetaTraining:
         )
         check_seed(self.seed)
         check_baselines(self.eval.baselines, "eval.baselines")
+        if self.evaluate:
+            check_seeds(self.eval.seeds, "eval.seeds")
+            check_trials(self.eval.trials, "eval.trials")
         if len(self.horizon) not in (1, 2):
             raise ValueError(
                 f"`horizon` must be one number or two; got {len(self.horizon)}. "

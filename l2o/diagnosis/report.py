@@ -10,8 +10,8 @@ import numpy as np
 
 from l2o.diagnosis.summary import BUDGET, Diagnosis, Measurement, Reference
 from l2o.evaluation import plots
-from l2o.evaluation.html import number
 from l2o.evaluation.report import environment, plain_table, write_json
+from l2o.evaluation.tables import number
 from l2o.runs.folder import atomic_write
 
 if TYPE_CHECKING:

@@ -1,61 +1,380 @@
-"""Adam and momentum SGD at a constant rate and along a cosine, each tuned for each task."""
+"""Rivals of learned optimizers: how each is made from its hyperparameters, and what is tuned."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
+from optax import contrib
 
-from l2o.evaluation.evaluate import draw_starts, train_settings
-from l2o.task import Key, Task
+Number = float | jax.Array
 
-LEARNING_RATES = tuple(10.0 ** (exponent / 2.0) for exponent in range(-8, 1))
-"""Nine half-decades from 1e-4 to 1."""
-
-Baseline = Callable[[float | jax.Array, int], optax.GradientTransformation]
-"""`(learning_rate, horizon) -> transformation`; the rate may be traced."""
+Config = Mapping[str, Number]
+"""Hyperparameters by name, each a number that may be traced."""
 
 
-def adam(learning_rate: float | jax.Array, horizon: int) -> optax.GradientTransformation:
-    """Adam at a constant learning rate."""
+@dataclass(frozen=True)
+class Range:
+    """Values of a hyperparameter that a random search draws from.
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value.
+        default: Value while the learning rate alone is searched for.
+        scale: What is uniform: the value, its logarithm, or for a "decay" that of 1 - value.
+    """
+
+    low: float
+    high: float
+    default: float
+    scale: Literal["linear", "log", "decay"] = "linear"
+
+    def at(self, fraction: float) -> float:
+        """The value at a fraction of the range, between 0 and 1."""
+        if self.scale == "linear":
+            return self.low + fraction * (self.high - self.low)
+        if self.scale == "log":
+            return self.low * (self.high / self.low) ** fraction
+        return 1.0 - (1.0 - self.low) * ((1.0 - self.high) / (1.0 - self.low)) ** fraction
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """An optimizer to compare with, and what of it is tuned for each task and horizon.
+
+    Attributes:
+        optimizer: Which one it is, for headings.
+        description: What it is and how it is scheduled, in a sentence.
+        make: `(config, horizon) -> transformation`; both may be traced. Besides "learning_rate" and
+            the names in `space` the config has "horizon_fraction": where in the run the schedule
+            ends.
+        learning_rates: Half-decades to begin the search at; a single one is used as it is, and
+            nothing is tuned.
+        space: What else the random search draws.
+        is_scheduled: Whether the rate falls to zero, so that a shorter horizon may be faster to a
+            target.
+    """
+
+    optimizer: str
+    description: str
+    make: Callable[[Config, Number], optax.GradientTransformation]
+    learning_rates: tuple[float, ...]
+    space: Mapping[str, Range] = field(default_factory=lambda: MappingProxyType({}))
+    is_scheduled: bool = False
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether there is anything to search for."""
+        return len(self.learning_rates) > 1
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """Hyperparameters other than the learning rate before anything is tuned."""
+        return {name: r.default for name, r in self.space.items()} | {"horizon_fraction": 1.0}
+
+
+def half_decades(low: int, high: int) -> tuple[float, ...]:
+    """Rates from 10^(low / 2) to 10^(high / 2), each half a decade above the one before."""
+    return tuple(10.0 ** (exponent / 2.0) for exponent in range(low, high + 1))
+
+
+def schedule(config: Config, horizon: Number, decay: Literal["linear", "cosine"]) -> optax.Schedule:
+    """A linear rise over the fraction "warmup" of the run, then a fall to zero at its end."""
+    length = config["horizon_fraction"] * horizon
+    warmup = config.get("warmup", 0.0) * length
+
+    def rate(count: jax.typing.ArrayLike) -> jax.Array:
+        rise = jnp.minimum(1.0, (count + 1.0) / jnp.maximum(warmup, 1.0))
+        left = jnp.clip((length - count) / jnp.maximum(length - warmup, 1.0), 0.0, 1.0)
+        fall = left if decay == "linear" else 0.5 - 0.5 * jnp.cos(jnp.pi * left)
+        return config["learning_rate"] * rise * fall
+
+    return rate
+
+
+def matrices(params: optax.Params) -> optax.Params:
+    """Muon's axes: leading axes of a kernel are its inputs, the last its outputs."""
+
+    def axes(leaf: jax.Array) -> contrib.MuonDimensionNumbers | None:
+        if leaf.ndim < 2:
+            return None
+        return contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+
+    return jax.tree.map(axes, params)
+
+
+WARMUP = Range(0.0, 0.2, 0.0)
+BETA1 = Range(0.7, 0.98, 0.9, "decay")
+BETA2 = Range(0.9, 0.999, 0.99, "decay")
+MOMENTUM = Range(0.5, 0.99, 0.9, "decay")
+WEIGHT_DECAY = Range(1e-3, 1.0, 0.0, "log")
+BETAS = {"b1": BETA1, "b2": BETA2}
+
+
+def adam(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba 2015) at a constant rate."""
     del horizon
-    return optax.adam(learning_rate)
+    return optax.adam(config["learning_rate"], config["b1"], config["b2"])
 
 
-def adam_cosine(learning_rate: float | jax.Array, horizon: int) -> optax.GradientTransformation:
-    """Adam whose learning rate falls to zero along half a cosine over the run."""
-    return optax.adam(optax.cosine_decay_schedule(learning_rate, horizon))  # pyright: ignore[reportArgumentType]
+def adam_cosine(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """Adam with warm-up and a cosine to zero."""
+    return optax.adam(schedule(config, horizon, "cosine"), config["b1"], config["b2"])
 
 
-def sgdm(learning_rate: float | jax.Array, horizon: int) -> optax.GradientTransformation:
-    """Gradient descent with momentum 0.9 at a constant learning rate."""
+def adamw(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+    return optax.adamw(
+        schedule(config, horizon, "linear"),
+        config["b1"],
+        config["b2"],
+        weight_decay=config["weight_decay"],
+    )
+
+
+def nadamw(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """AdamW with Nesterov's momentum (Dozat 2016)."""
+    return optax.nadamw(
+        schedule(config, horizon, "cosine"),
+        config["b1"],
+        config["b2"],
+        weight_decay=config["weight_decay"],
+    )
+
+
+def nadamw_one(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """The first configuration of OptList (Metz et al. 2020), best over a thousand tasks."""
+    length = config["horizon_fraction"] * horizon
+    constant = 0.7473
+
+    def rate(count: jax.typing.ArrayLike) -> jax.Array:
+        progress = jnp.clip((count / length - constant) / (1.0 - constant), 0.0, 1.0)
+        return config["learning_rate"] * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+
+    return optax.adamw(rate, 0.9360, 0.99895, eps=5.876e-6, weight_decay=1.014e-2)
+
+
+def sgdm(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """Gradient descent with momentum at a constant rate."""
     del horizon
-    return optax.sgd(learning_rate, momentum=0.9)
+    return optax.sgd(config["learning_rate"], momentum=config["momentum"])  # pyright: ignore[reportArgumentType]
 
 
-def sgdm_cosine(learning_rate: float | jax.Array, horizon: int) -> optax.GradientTransformation:
-    """Gradient descent with momentum 0.9 and a rate that falls to zero along half a cosine."""
-    return optax.sgd(optax.cosine_decay_schedule(learning_rate, horizon), momentum=0.9)  # pyright: ignore[reportArgumentType]
+def sgdm_cosine(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """Gradient descent with momentum, warm-up and a cosine to zero."""
+    return optax.sgd(schedule(config, horizon, "cosine"), momentum=config["momentum"])  # pyright: ignore[reportArgumentType]
 
+
+def lion(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """The sign of a momentum (Chen et al. 2023)."""
+    return optax.lion(
+        schedule(config, horizon, "cosine"),
+        config["b1"],
+        config["b2"],
+        weight_decay=config["weight_decay"],
+    )
+
+
+def muon(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """Orthogonalised momentum, scaled to Adam's size (Jordan 2024, Liu et al. 2025)."""
+    return contrib.muon(
+        schedule(config, horizon, "linear"),
+        beta=config["momentum"],
+        weight_decay=config["weight_decay"],
+        adam_b2=0.99,
+        adam_weight_decay=config["weight_decay"],
+        muon_weight_dimension_numbers=matrices,
+        consistent_rms=0.2,
+    )
+
+
+def ademamix(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """Adam with a second, slower momentum that is faded in (Pagliardini et al. 2024)."""
+    length = config["horizon_fraction"] * horizon
+    fast, slow = jnp.log(config["b1"]), jnp.log(config["b3"])
+
+    def b3(count: jax.typing.ArrayLike) -> jax.Array:
+        progress = jnp.minimum(count / length, 1.0)
+        return jnp.exp(fast * slow / ((1.0 - progress) * slow + progress * fast))
+
+    return contrib.ademamix(
+        schedule(config, horizon, "cosine"),
+        config["b1"],
+        config["b2"],
+        b3,
+        lambda count: config["alpha"] * jnp.minimum(count / length, 1.0),
+        weight_decay=config["weight_decay"],
+    )
+
+
+def schedule_free(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """Schedule-free AdamW (Defazio et al. 2024), judged at its averaged parameters."""
+    warmup = config["warmup"] * horizon
+
+    def rate(count: jax.typing.ArrayLike) -> jax.Array:
+        return config["learning_rate"] * jnp.minimum(1.0, (count + 1.0) / jnp.maximum(warmup, 1.0))
+
+    base = optax.adamw(rate, 0.0, config["b2"], weight_decay=config["weight_decay"])
+    return contrib.schedule_free(base, rate, config["b1"])
+
+
+def prodigy(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """Prodigy (Mishchenko and Defazio 2024)."""
+    return contrib.prodigy(schedule(config, horizon, "cosine"))
+
+
+def dadapt_adamw(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """D-Adaptation of AdamW (Defazio and Mishchenko 2023)."""
+    return contrib.dadapt_adamw(schedule(config, horizon, "cosine"))
+
+
+def mechanic(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """Mechanic on Adam (Cutkosky et al. 2023)."""
+    return contrib.mechanize(optax.adam(schedule(config, horizon, "cosine")))
+
+
+def dog(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """DoG (Ivgi et al. 2023)."""
+    del horizon
+    return contrib.dog(config["learning_rate"])
+
+
+def dowg(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """DoWG (Khaled et al. 2023)."""
+    del horizon
+    return contrib.dowg(config["learning_rate"])
+
+
+def cocob(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """COCOB (Orabona and Tommasi 2017)."""
+    del horizon
+    return contrib.cocob(config["learning_rate"])
+
+
+def momo_adam(config: Config, horizon: Number) -> optax.GradientTransformation:
+    """MoMo on Adam (Schaipp et al. 2024)."""
+    del horizon
+    return contrib.momo_adam(config["learning_rate"])
+
+
+ADAM_RATES = half_decades(-8, -1)
+SGD_RATES = half_decades(-6, 1)
+UNTUNED = (1.0,)
 
 BASELINES: Mapping[str, Baseline] = {
-    "adam": adam,
-    "adam_cosine": adam_cosine,
-    "sgdm": sgdm,
-    "sgdm_cosine": sgdm_cosine,
+    "adam": Baseline("Adam", "Adam at a constant rate.", adam, ADAM_RATES, BETAS),
+    "adam_cosine": Baseline(
+        "Adam",
+        "Adam with warm-up and a cosine to zero.",
+        adam_cosine,
+        ADAM_RATES,
+        {"warmup": WARMUP, **BETAS},
+        is_scheduled=True,
+    ),
+    "adamw": Baseline(
+        "AdamW",
+        "AdamW with warm-up and a linear decay to zero.",
+        adamw,
+        ADAM_RATES,
+        {"warmup": WARMUP, **BETAS, "weight_decay": WEIGHT_DECAY},
+        is_scheduled=True,
+    ),
+    "nadamw": Baseline(
+        "NAdamW",
+        "AdamW with Nesterov's momentum, warm-up and a cosine to zero.",
+        nadamw,
+        ADAM_RATES,
+        {"warmup": WARMUP, **BETAS, "weight_decay": WEIGHT_DECAY},
+        is_scheduled=True,
+    ),
+    "nadamw_one": Baseline(
+        "NAdamW",
+        "One configuration for all tasks, the first of OptList (Metz et al. 2020); untuned.",
+        nadamw_one,
+        (1.195e-3,),
+        is_scheduled=True,
+    ),
+    "sgdm": Baseline(
+        "momentum SGD",
+        "Gradient descent with momentum at a constant rate.",
+        sgdm,
+        SGD_RATES,
+        {"momentum": MOMENTUM},
+    ),
+    "sgdm_cosine": Baseline(
+        "momentum SGD",
+        "Gradient descent with momentum, warm-up and a cosine to zero.",
+        sgdm_cosine,
+        SGD_RATES,
+        {"warmup": WARMUP, "momentum": MOMENTUM},
+        is_scheduled=True,
+    ),
+    "lion": Baseline(
+        "Lion",
+        "Lion with warm-up and a cosine to zero.",
+        lion,
+        half_decades(-10, -3),
+        {"warmup": WARMUP, **BETAS, "weight_decay": WEIGHT_DECAY},
+        is_scheduled=True,
+    ),
+    "muon": Baseline(
+        "Muon",
+        "Muon scaled to Adam's size, with warm-up and a linear decay to zero; kernels of "
+        "convolutions are matrices, vectors are Adam's.",
+        muon,
+        half_decades(-7, 0),
+        {"warmup": WARMUP, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY},
+        is_scheduled=True,
+    ),
+    "ademamix": Baseline(
+        "AdEMAMix",
+        "AdEMAMix with warm-up and a cosine to zero; its slow momentum is faded in over the run.",
+        ademamix,
+        ADAM_RATES,
+        {
+            "warmup": WARMUP,
+            **BETAS,
+            "b3": Range(0.98, 0.9999, 0.999, "decay"),
+            "alpha": Range(1.0, 10.0, 5.0, "log"),
+            "weight_decay": WEIGHT_DECAY,
+        },
+        is_scheduled=True,
+    ),
+    "schedule_free": Baseline(
+        "schedule-free AdamW",
+        "Schedule-free AdamW with warm-up, judged at its averaged parameters.",
+        schedule_free,
+        ADAM_RATES,
+        {"warmup": WARMUP, **BETAS, "weight_decay": WEIGHT_DECAY},
+    ),
+    "prodigy": Baseline(
+        "Prodigy", "Prodigy with a cosine to zero; untuned.", prodigy, UNTUNED, is_scheduled=True
+    ),
+    "dadapt_adamw": Baseline(
+        "D-Adaptation",
+        "D-Adaptation of AdamW with a cosine to zero; untuned.",
+        dadapt_adamw,
+        UNTUNED,
+        is_scheduled=True,
+    ),
+    "mechanic": Baseline(
+        "Mechanic",
+        "Mechanic on Adam with a cosine to zero; untuned.",
+        mechanic,
+        UNTUNED,
+        is_scheduled=True,
+    ),
+    "dog": Baseline("DoG", "DoG; untuned.", dog, UNTUNED),
+    "dowg": Baseline("DoWG", "DoWG; untuned.", dowg, UNTUNED),
+    "cocob": Baseline("COCOB", "COCOB; untuned.", cocob, UNTUNED),
+    "momo_adam": Baseline("MoMo", "MoMo on Adam at optax's rate; untuned.", momo_adam, (0.01,)),
 }
-"""Baselines by name; the learning rate of each is tuned for each task."""
+"""Baselines by name."""
 
-OPTIMIZERS: Mapping[str, str] = {
-    "adam": "Adam",
-    "adam_cosine": "Adam",
-    "sgdm": "momentum SGD",
-    "sgdm_cosine": "momentum SGD",
-}
-"""Which optimizer a baseline is, for headings."""
-
-DEFAULT_BASELINES = ("adam", "adam_cosine")
+DEFAULT_BASELINES = ("adam", "nadamw", "muon")
 """Baselines of a report unless said otherwise."""
 
 
@@ -74,94 +393,17 @@ def check_baselines(names: Sequence[str], argument: str = "baselines") -> None:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Tuning:
-    """Result of a grid search over learning rates.
-
-    Attributes:
-        baseline: Name of the baseline.
-        learning_rates: Grid, shape (rates,).
-        final_loss: Final losses, shape (rates, seeds); a diverged run counts as the task's cap.
-        diverged: Whether each run diverged, shape (rates, seeds).
-    """
-
-    baseline: str
-    learning_rates: np.ndarray
-    final_loss: np.ndarray
-    diverged: np.ndarray
-
-    @property
-    def best(self) -> int:
-        """Index of the rate with the lowest median final loss; of equal ones, the lowest rate."""
-        return int(np.argmin(np.median(self.final_loss, axis=1)))
-
-    @property
-    def learning_rate(self) -> float:
-        """The rate chosen."""
-        return float(self.learning_rates[self.best])
-
-    @property
-    def median_final_loss(self) -> float:
-        """Median over seeds of the final loss at the rate chosen."""
-        return float(np.median(self.final_loss[self.best]))
-
-    @property
-    def at_grid_edge(self) -> bool:
-        """Whether the rate chosen is the grid's first or last, so that a better one may exist."""
-        return self.best in (0, len(self.learning_rates) - 1)
-
-    @property
-    def label(self) -> str:
-        """The baseline and its rate, for reports."""
-        return f"{self.baseline} lr={self.learning_rate:.3g}"
-
-
-def tune(
-    key: Key,
-    task: Task,
-    *,
-    horizon: int,
-    num_seeds: int,
-    learning_rates: Sequence[float] = LEARNING_RATES,
-    baselines: Sequence[str] = DEFAULT_BASELINES,
-) -> dict[str, Tuning]:
-    """Search a grid for the best learning rate of each baseline, in one compiled program each.
+def scaled(
+    optimizer: Callable[..., optax.GradientTransformation], *, is_scheduled: bool = False
+) -> Baseline:
+    """Make a control whose updates are multiplied by a factor, which is tuned as a rate is.
 
     Args:
-        key: Random key.
-        task: Task to train.
-        horizon: Inner steps of each run.
-        num_seeds: Number of runs at each rate.
-        learning_rates: Grid of learning rates.
-        baselines: Names in `BASELINES`.
-
-    Raises:
-        ValueError: If `learning_rates` is empty or not increasing from above zero, or a baseline is
-            unknown.
+        optimizer: Function that makes the transformation from `horizon=`.
+        is_scheduled: As in `Baseline`.
     """
-    check_baselines(baselines)
-    rates = np.asarray(learning_rates, np.float64)
-    if rates.size == 0 or rates[0] <= 0 or np.any(np.diff(rates) <= 0):
-        raise ValueError(
-            f"`learning_rates` must be positive and increasing; got {list(learning_rates)}. "
-            "Try learning_rates=(1e-3, 1e-2, 1e-1)."
-        )
-    starts = draw_starts(key, task, num_seeds)
-    tunings = {}
-    for name in baselines:
-        baseline = BASELINES[name]
-        curves = train_settings(
-            task,
-            lambda rate, baseline=baseline: baseline(rate, horizon),
-            rates.tolist(),
-            starts,
-            horizon=horizon,
-            probe_every=horizon,
-        )
-        tunings[name] = Tuning(
-            baseline=name,
-            learning_rates=rates,
-            final_loss=np.stack([c.final_loss for c in curves]),
-            diverged=np.stack([c.diverged for c in curves]),
-        )
-    return tunings
+
+    def make(config: Config, horizon: Number) -> optax.GradientTransformation:
+        return optax.chain(optimizer(horizon=horizon), optax.scale(config["learning_rate"]))
+
+    return Baseline("control", "Updates times the best factor.", make, half_decades(-4, 3), {})

@@ -1,9 +1,9 @@
-"""A learned optimizer beside tuned baselines: one row of numbers and the curves for each task."""
+"""A learned optimizer beside tuned rivals: one row of numbers and the curves for each task."""
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -12,14 +12,29 @@ import numpy as np
 from l2o.evaluation.baselines import (
     BASELINES,
     DEFAULT_BASELINES,
-    LEARNING_RATES,
     Baseline,
-    Tuning,
-    tune,
+    check_baselines,
+    scaled,
 )
-from l2o.evaluation.evaluate import Curves, Optimizer, evaluate
+from l2o.evaluation.evaluate import Curves, Optimizer, Start, Trainer, draw_starts, evaluate
 from l2o.evaluation.seen import check_unseen, is_seen
-from l2o.evaluation.statistics import Interval, median_interval, speedups
+from l2o.evaluation.statistics import (
+    Interval,
+    check_seeds,
+    median_interval,
+    speedups,
+    steps_to,
+)
+from l2o.evaluation.tuning import (
+    TRIALS,
+    Trials,
+    Tuning,
+    cache_file,
+    check_trials,
+    trainer_of,
+    tune_one,
+    with_rates,
+)
 from l2o.task import Key, Task
 
 Role = Literal["learned", "baseline", "control"]
@@ -27,20 +42,36 @@ Role = Literal["learned", "baseline", "control"]
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A learned optimizer beside tuned baselines on one task, ready for JSON.
+    """A learned optimizer beside tuned rivals on one task, ready for JSON.
 
     Attributes:
-        summary: Row of the task in `report.json`; `l2o.evaluation.html.DEFINITIONS` says what its
+        summary: Row of the task in `report.json`; `l2o.evaluation.tables.DEFINITIONS` says what its
             fields mean.
         curves: Curves of probe losses: "steps", and for each of "entrants" its "name" and "role",
             and the "median", "low" and "high" quartile over seeds.
-        grids: Grids of final losses: for each baseline its "name", "learning_rates", the one
-            "chosen", and the "median", "low" and "high" quartile over tuning seeds at each rate.
+        grids: Tuned rates: for each rival its "name", the "learning_rates" tried with the
+            hyperparameters of the best, the one "chosen", and the "median", "low" and "high"
+            quartile of the final loss over tuning seeds at each.
     """
 
     summary: Mapping[str, Any]
     curves: Mapping[str, Any]
     grids: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Rival:
+    """A baseline or control on the reporting seeds.
+
+    Attributes:
+        tuning: How it was tuned.
+        curves: Curves at its best setting.
+        fastest: Curves at the setting that is first at the best's final loss.
+    """
+
+    tuning: Tuning
+    curves: Curves
+    fastest: Curves
 
 
 def compare(
@@ -54,123 +85,170 @@ def compare(
     seen: AbstractSet[str] = frozenset(),
     allow_seen: bool = False,
     probe_every: int | None = None,
-    learning_rates: Sequence[float] = LEARNING_RATES,
+    learning_rates: Sequence[float] | None = None,
     baselines: Sequence[str] = DEFAULT_BASELINES,
+    num_random: int = TRIALS,
+    cache: str | Path | None = None,
 ) -> Comparison:
-    """Compare a learned optimizer with baselines, each at its best learning rate.
+    """Compare a learned optimizer with baselines and controls, all of them tuned.
 
-    Rates are tuned on seeds of their own, as many as are reported on; then everything runs on the
-    same reporting seeds. The best baseline is the one with the lower median final loss on the
-    tuning seeds. Medians are over seeds, with 95 % bootstrap intervals.
+    Rivals are tuned on seeds of their own, as many as are reported on (`l2o.evaluation.tuning`);
+    then everything runs on the same reporting seeds. Of a control the factor of its updates is
+    tuned, as the rate of a baseline is. The best baseline is the one with the lower median final
+    loss on the tuning seeds. Medians are over seeds, with exact 95 % intervals.
 
     >>> import l2o, optax
     >>> from l2o.tasks.quadratic import rotated_quadratic
     >>> task, key = rotated_quadratic(2), l2o.stream(0, "evaluation")
-    >>> sgd, grid = optax.sgd(0.1), (0.01, 0.1)
-    >>> found = l2o.compare(key, task, sgd, horizon=4, num_seeds=2, learning_rates=grid)
-    >>> [baseline["name"].split(" ")[0] for baseline in found.summary["baselines"]]
-    ['adam', 'adam_cosine']
+    >>> rivals = {"baselines": ["sgdm"], "num_random": 0}
+    >>> found = l2o.compare(key, task, optax.sgd(0.1), horizon=4, num_seeds=8, **rivals)
+    >>> [baseline["name"] for baseline in found.summary["baselines"]]
+    ['sgdm']
 
     Args:
         key: Random key from `stream(seed, "evaluation")`.
         task: Task to train.
         learned: Learned optimizer, or a function that makes it from `horizon=`.
         horizon: Inner steps of each run.
-        num_seeds: Number of runs reported on, for each optimizer.
+        num_seeds: Number of runs reported on, for each optimizer; at least 8, and 16 for intervals
+            that cover as often as they say.
         controls: Further optimizers to report on, for instance the untrained design.
         seen: Names, signatures or both of the tasks that an optimizer was meta-trained on; see
             `l2o.evaluation.seen`.
         allow_seen: Whether to accept such a task, and mark it.
         probe_every: Inner steps between probes, as in `evaluate`.
-        learning_rates: Grid of learning rates of the baselines.
+        learning_rates: Rates where tuning begins, in place of each rival's own; at least two.
         baselines: Names in `l2o.evaluation.baselines.BASELINES`.
+        num_random: Random settings of all hyperparameters of each baseline.
+        cache: Folder that keeps what tuning has tried of the baselines.
 
     Raises:
-        ValueError: As `evaluate` and `tune`, or if a control has the name of another optimizer.
+        ValueError: As `evaluate` and `tune`, if there are fewer than 8 seeds, or if a control has
+            the name of another optimizer.
     """
     check_unseen(task, seen, allow_seen)
+    check_seeds(num_seeds)
+    check_trials(num_random)
+    check_baselines(baselines)
     controls = controls or {}
     taken = sorted(set(controls) & {"learned", *BASELINES})
     if taken:
         raise ValueError(
             f"`controls` must have names of their own; got {taken[0]}. Try {taken[0]}_control."
         )
+    designs = {name: BASELINES[name] for name in baselines}
+    designs |= {name: as_control(control) for name, control in controls.items()}
+    designs = {name: with_rates(design, learning_rates) for name, design in designs.items()}
     k_tuning, k_report = jax.random.split(key)
-    tunings = tune(
-        k_tuning,
-        task,
-        horizon=horizon,
-        num_seeds=num_seeds,
-        learning_rates=learning_rates,
-        baselines=baselines,
-    )
-    tuned = {k: partial(tuned_baseline, BASELINES[k], t) for k, t in tunings.items()}
-    curves = evaluate(
+    (ours,) = evaluate(
         k_report,
         task,
-        {"learned": learned, **tuned, **controls},
+        {"learned": learned},
         horizon=horizon,
         num_seeds=num_seeds,
         probe_every=probe_every,
-    )
+    ).values()
+    tuning_starts = draw_starts(k_tuning, task, num_seeds)
+    starts = draw_starts(k_report, task, num_seeds)
+    rivals = {}
+    for name, design in designs.items():
+        path = None
+        if cache and name not in controls:
+            path = cache_file(cache, k_tuning, task, name, horizon, num_seeds)
+        trainer = trainer_of(task, design, horizon, probe_every)
+        trials = Trials(trainer, tuning_starts, design.defaults, path)
+        rivals[name] = report_on(
+            tune_one(name, design, trials, num_random=num_random), trainer, starts
+        )
     return Comparison(
         summary={
             "task": task.name,
             "seen": allow_seen and is_seen(task, seen),
             "steps": horizon,
             "num_seeds": num_seeds,
-            **summarise(curves, tunings),
+            **summarise(ours, rivals, controls.keys()),
         },
-        curves=bands(curves, tunings),
-        grids=[grid_band(tuning) for tuning in tunings.values()],
+        curves=bands(ours, rivals, controls.keys()),
+        grids=[grid_band(rival.tuning) for rival in rivals.values() if rival.tuning.is_tuned],
     )
 
 
-def tuned_baseline(baseline: Baseline, tuning: Tuning, *, horizon: int):
-    """Make a baseline at the rate that was chosen."""
-    return baseline(tuning.learning_rate, horizon)
+def as_control(control: Optimizer) -> Baseline:
+    """Make a control whose updates are tuned by a factor."""
+    return scaled(control if callable(control) else lambda *, horizon: control)
 
 
-def summarise(curves: Mapping[str, Curves], tunings: Mapping[str, Tuning]) -> dict[str, Any]:
+def report_on(tuning: Tuning, trainer: Trainer, starts: Start) -> Rival:
+    """Train a rival at its best and at its fastest setting on the reporting seeds."""
+
+    def train(config: Mapping[str, float], *, timed: bool) -> Curves:
+        settings = {name: np.array([value]) for name, value in config.items()}
+        (curves,) = trainer.train(settings, starts, timed=timed)
+        return curves
+
+    best = train(tuning.best.config, timed=True)
+    is_same = tuning.fastest.config == tuning.best.config
+    return Rival(tuning, best, best if is_same else train(tuning.fastest.config, timed=False))
+
+
+def summarise(
+    learned: Curves, rivals: Mapping[str, Rival], controls: AbstractSet[str]
+) -> dict[str, Any]:
     """Compute the figures of a row: learned optimizer, best baseline, then every entrant."""
-    learned = curves["learned"]
-    best = min(tunings, key=lambda name: tunings[name].median_final_loss)
-    tests = {f"learned_test_{k}": float(np.median(v)) for k, v in learned.test.items()}
-    tests |= {f"baseline_test_{k}": float(np.median(v)) for k, v in curves[best].test.items()}
-    entries = {
-        name: {
-            "name": name,
-            **with_interval("final_loss", median_interval(entrant.final_loss)),
-            **with_interval("speedup", speedup_over(learned, entrant)),
-            "diverged": float(np.mean(entrant.diverged)),
-            "seconds_per_step": entrant.seconds_per_step,
-        }
-        for name, entrant in curves.items()
-        if name != "learned"
-    }
-    for name, tuning in tunings.items():
-        entries[name] |= {
-            "name": tuning.label,
-            "learning_rate": tuning.learning_rate,
-            "at_grid_edge": tuning.at_grid_edge,
-        }
+    baselines = {name: rival for name, rival in rivals.items() if name not in controls}
+    best = min(baselines.values(), key=lambda rival: rival.tuning.best.median)
+    entries = {name: entry(name, rival, learned) for name, rival in rivals.items()}
+    of_best = entries[best.tuning.name]
     return {
-        **with_interval("learned_final_loss", median_interval(learned.final_loss)),
-        "best_baseline": tunings[best].label,
-        **with_interval("best_baseline_final_loss", median_interval(curves[best].final_loss)),
-        **with_interval("speedup", speedup_over(learned, curves[best])),
-        "diverged": float(np.mean(learned.diverged)),
-        **tests,
-        "learned_seconds_per_step": learned.seconds_per_step,
-        "baseline_seconds_per_step": curves[best].seconds_per_step,
-        "baselines": [entries[name] for name in tunings],
-        "controls": [entries[name] for name in entries if name not in tunings],
+        **{f"learned_{k}": v for k, v in of_curves(learned).items()},
+        "best_baseline": of_best["name"],
+        **{f"best_baseline_{k}": v for k, v in of_curves(best.curves).items()},
+        **{k: v for k, v in of_best.items() if k.startswith(("speedup", "reached"))},
+        "baselines": [entries[name] for name in baselines],
+        "controls": [entries[name] for name in controls],
     }
 
 
-def speedup_over(learned: Curves, other: Curves) -> Interval:
-    """Median speed-up over another optimizer, and its interval."""
-    return median_interval(speedups(learned.steps, learned.probe_loss, other.probe_loss))
+def entry(name: str, rival: Rival, learned: Curves) -> dict[str, Any]:
+    """Compute the figures of a baseline or control, and the learned optimizer's beside it."""
+    tuning, curves = rival.tuning, rival.curves
+    targets = curves.final_loss
+    times = speedups(learned.steps, learned.probe_loss, curves.probe_loss, rival.fastest.probe_loss)
+    reached = times > 0.0
+    return {
+        "name": name,
+        "is_tuned": tuning.is_tuned,
+        "hyperparameters": dict(tuning.best.config),
+        "fastest_hyperparameters": dict(tuning.fastest.config),
+        "at_grid_edge": tuning.at_grid_edge,
+        "trials": len(tuning.trials),
+        **of_curves(curves),
+        **with_interval("speedup", median_interval(times)),
+        "speedup_by_seed": times.tolist(),
+        "reached": float(np.mean(reached)),
+        "speedup_where_reached": float(np.median(times[reached])) if reached.any() else None,
+        "steps_of_learned": steps_to(learned.steps, learned.probe_loss, targets).tolist(),
+        "steps_of_fastest": steps_to(learned.steps, rival.fastest.probe_loss, targets).tolist(),
+    }
+
+
+def of_curves(curves: Curves) -> dict[str, Any]:
+    """Compute an entrant's own figures: the median of the final loss and how single seeds end."""
+    return {
+        **with_interval("final_loss", median_interval(curves.final_loss)),
+        "final_loss_mean": float(np.mean(curves.final_loss)),
+        "final_loss_worst_tenth": float(np.quantile(curves.final_loss, 0.9)),
+        "final_loss_by_seed": curves.final_loss.tolist(),
+        "diverged": float(np.mean(curves.diverged)),
+        "test": {k: with_interval("median", interval_or_nan(v)) for k, v in curves.test.items()},
+        "test_by_seed": {k: v.tolist() for k, v in curves.test.items()},
+        "seconds_per_step": curves.seconds_per_step,
+    }
+
+
+def interval_or_nan(values: np.ndarray) -> Interval:
+    """Median and interval, or NaN if a run that diverged has a metric that is not finite."""
+    return median_interval(values) if np.all(np.isfinite(values)) else Interval(*[np.nan] * 3)
 
 
 def with_interval(name: str, interval: Interval) -> dict[str, float]:
@@ -178,32 +256,34 @@ def with_interval(name: str, interval: Interval) -> dict[str, float]:
     return {name: interval.median, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def bands(curves: Mapping[str, Curves], tunings: Mapping[str, Tuning]) -> dict[str, Any]:
+def bands(
+    learned: Curves, rivals: Mapping[str, Rival], controls: AbstractSet[str]
+) -> dict[str, Any]:
     """Median and quartiles of every entrant's probe loss."""
 
-    def role(name: str) -> Role:
-        return "learned" if name == "learned" else "baseline" if name in tunings else "control"
+    def band(name: str, role: Role, curves: Curves) -> dict[str, Any]:
+        return {"name": name, "role": role, **quartiles(curves.probe_loss, axis=0)}
 
     return {
-        "steps": curves["learned"].steps.tolist(),
+        "steps": learned.steps.tolist(),
         "entrants": [
-            {
-                "name": tunings[name].label if name in tunings else name,
-                "role": role(name),
-                **quartiles(entrant.probe_loss, axis=0),
-            }
-            for name, entrant in curves.items()
+            band("learned", "learned", learned),
+            *(
+                band(name, "control" if name in controls else "baseline", rival.curves)
+                for name, rival in rivals.items()
+            ),
         ],
     }
 
 
 def grid_band(tuning: Tuning) -> dict[str, Any]:
-    """Median and quartiles of the final loss at every learning rate of a grid."""
+    """Median and quartiles of the final loss at every rate tried with the best's other values."""
+    trials = sorted(tuning.beside_best, key=lambda trial: trial.learning_rate)
     return {
-        "name": tuning.baseline,
-        "learning_rates": tuning.learning_rates.tolist(),
-        "chosen": tuning.learning_rate,
-        **quartiles(tuning.final_loss, axis=1),
+        "name": tuning.name,
+        "learning_rates": [trial.learning_rate for trial in trials],
+        "chosen": tuning.best.learning_rate,
+        **quartiles(np.stack([trial.final_loss for trial in trials]), axis=1),
     }
 
 

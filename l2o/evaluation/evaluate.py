@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 from l2o.evaluation.seen import check_unseen
 from l2o.evaluation.statistics import capped_losses, is_diverged
@@ -58,7 +59,8 @@ class Curves:
         train_loss: Shape (seeds, horizon), loss of each step's own batch, before its update.
         diverged: Shape (seeds,), whether the last probe was not finite or above the cap.
         test: Loss, as "loss", and the task's metrics on the test split at the end, each of shape
-            (seeds,).
+            (seeds,). Where the loss diverged, a metric counts as its worst value, if the task's
+            `metric_caps` say which that is.
         seconds_per_step: Wall-clock seconds per inner step and seed, with all seeds run together,
             without compilation and probes: the median of three runs of up to `TIMED_STEPS` steps
             of the compiled program. `nan` if it was not timed.
@@ -124,7 +126,7 @@ def evaluate(
         (curves[name],) = train_settings(
             task,
             lambda setting, tx=tx: tx,
-            [0.0],
+            np.zeros(1),
             starts,
             horizon=horizon,
             probe_every=probe_every,
@@ -171,103 +173,166 @@ def compiled_draw(task: Task) -> Callable[[Key, jax.Array, Data], Start]:
     return jax.jit(jax.vmap(draw, in_axes=(None, 0, None)))
 
 
+Settings = np.ndarray | Mapping[str, np.ndarray]
+"""Settings of an optimizer, stacked along a first axis: numbers, or numbers by name."""
+
+
 def train_settings(
     task: Task,
-    make: Callable[[jax.Array], optax.GradientTransformation],
-    settings: Sequence[float] | np.ndarray,
+    make: Callable[..., optax.GradientTransformation],
+    settings: Settings,
     starts: Start,
     *,
     horizon: int,
     probe_every: int | None = None,
     timed: bool = False,
 ) -> list[Curves]:
-    """Train every start with every setting of an optimizer, in one compiled program.
+    """Train every start with every setting of an optimizer; see `Trainer`."""
+    trainer = Trainer(task, make, horizon=horizon, probe_every=probe_every)
+    return trainer.train(settings, starts, timed=timed)
+
+
+class Trainer:
+    """Training of a task by one optimizer at many settings, which compiles once for each shape.
 
     Args:
         task: Task to train.
-        make: `(setting) -> transformation`; the setting is a traced float32 scalar or array.
-        settings: Settings, for instance learning rates, stacked along a first axis.
-        starts: Starts of the runs, from `draw_starts`.
+        make: `(setting) -> transformation`; the setting is a traced float32 scalar or array, or
+            such by name.
         horizon: Inner steps of each run.
         probe_every: Inner steps between probes, as in `evaluate`.
-        timed: Whether to measure `seconds_per_step`, which trains some more.
-
-    Returns:
-        Curves of each setting, in order.
 
     Raises:
         ValueError: If `horizon` < 1 or `probe_every` is not between 1 and `horizon`.
     """
-    if horizon < 1:
-        raise ValueError(f"`horizon` must be at least 1; got {horizon}. Try horizon=1000.")
-    stride = max(1, horizon // 50) if probe_every is None else probe_every
-    if not 1 <= stride <= horizon:
-        raise ValueError(
-            f"`probe_every` must be between 1 and horizon={horizon}; got {probe_every}. "
-            f"Try probe_every={max(1, horizon // 50)}."
+
+    def __init__(
+        self,
+        task: Task,
+        make: Callable[..., optax.GradientTransformation],
+        *,
+        horizon: int,
+        probe_every: int | None = None,
+    ):
+        if horizon < 1:
+            raise ValueError(f"`horizon` must be at least 1; got {horizon}. Try horizon=1000.")
+        stride = max(1, horizon // 50) if probe_every is None else probe_every
+        if not 1 <= stride <= horizon:
+            raise ValueError(
+                f"`probe_every` must be between 1 and horizon={horizon}; got {probe_every}. "
+                f"Try probe_every={max(1, horizon // 50)}."
+            )
+
+        def begin(setting: Any, start: Start) -> Any:
+            return start.params, make(setting).init(start.params)
+
+        def train(setting, carry, start, data, first, count):
+            return train_steps(task, make(setting), carry, start, data, first, count, most=stride)
+
+        def probe(carry, start: Start) -> jax.Array:
+            return mean_loss(task, judged_params(*carry), start.probes, start.instance)
+
+        def test(carry, start: Start) -> dict[str, jax.Array]:
+            params = judged_params(*carry)
+            metrics = over_batches(
+                lambda batch: dict(task.metrics(params, batch, start.instance)), start.tests
+            )
+            loss = mean_loss(task, params, start.tests, start.instance)
+            return jax.tree.map(jnp.mean, metrics) | {"loss": loss}
+
+        self.task, self.horizon, self.stride = task, horizon, stride
+        self._begin = jax.jit(over_settings_and_seeds(begin))
+        # The number of steps is traced, so that a shorter last stretch compiles nothing anew.
+        self._train = jax.jit(
+            jax.vmap(
+                jax.vmap(train, in_axes=(None, 0, 0, None, None, None)),
+                in_axes=(0, 0, None, None, None, None),
+            )
         )
+        self._probe = jax.jit(over_settings_and_seeds(probe, carry=True))
+        self._test = jax.jit(over_settings_and_seeds(test, carry=True))
 
-    def begin(setting: jax.Array, start: Start) -> Any:
-        return start.params, make(setting).init(start.params)
+    def train(self, settings: Settings, starts: Start, *, timed: bool = False) -> list[Curves]:
+        """Train every start with every setting.
 
-    def train(setting, carry, start, data, first, count):
-        return train_steps(task, make(setting), carry, start, data, first, count, most=stride)
+        Args:
+            settings: Settings, stacked along a first axis.
+            starts: Starts of the runs, from `draw_starts`.
+            timed: Whether to measure `seconds_per_step`, which trains some more.
 
-    def probe(carry, start: Start) -> jax.Array:
-        return mean_loss(task, carry[0], start.probes, start.instance)
+        Returns:
+            Curves of each setting, in order.
+        """
+        stacked = as_float32(settings)
+        fresh = carry = self._begin(stacked, starts)
 
-    def test(carry, start: Start) -> dict[str, jax.Array]:
-        params = carry[0]
-        metrics = over_batches(
-            lambda batch: dict(task.metrics(params, batch, start.instance)), start.tests
-        )
-        loss = mean_loss(task, params, start.tests, start.instance)
-        return jax.tree.map(jnp.mean, metrics) | {"loss": loss}
+        def train_all(carry: Any, first: int, count: int) -> Any:
+            return self._train(
+                stacked, carry, starts, self.task.data, np.int32(first), np.int32(count)
+            )
 
-    stacked = jnp.asarray(settings, jnp.float32)
-    carry = jax.jit(over_settings_and_seeds(begin))(stacked, starts)
-    over_runs = jax.vmap(
-        jax.vmap(train, in_axes=(None, 0, 0, None, None, None)),
-        in_axes=(0, 0, None, None, None, None),
-    )
-    probe_all = jax.jit(over_settings_and_seeds(probe, carry=True))
-    # The number of steps is traced, so that a shorter last stretch compiles nothing anew.
-    compiled = jax.jit(over_runs)
+        def seconds_per_step() -> float:
+            count = min(self.horizon, TIMED_STEPS)
+            began = time.perf_counter()
+            jax.block_until_ready(train_all(fresh, 0, count))
+            return (time.perf_counter() - began) / (count * raw[..., 0].size)
 
-    def train_all(carry: Any, first: int, count: int) -> Any:
-        return compiled(stacked, carry, starts, task.data, np.int32(first), np.int32(count))
+        steps, probes, losses = [0], [np.asarray(self._probe(carry, starts))], []
+        while steps[-1] < self.horizon:
+            count = min(self.stride, self.horizon - steps[-1])
+            carry, step_losses = train_all(carry, steps[-1], count)
+            steps.append(steps[-1] + count)
+            losses.append(np.asarray(step_losses)[..., :count])
+            probes.append(np.asarray(self._probe(carry, starts)))
+        tests = jax.device_get(self._test(carry, starts))
 
-    def seconds_per_step(carry: Any) -> float:
-        count = min(horizon, TIMED_STEPS)
-        began = time.perf_counter()
-        jax.block_until_ready(train_all(carry, 0, count))
-        return (time.perf_counter() - began) / (count * raw[..., 0].size)
+        raw, train_loss = np.stack(probes, axis=-1), np.concatenate(losses, axis=-1)
+        seconds = float(np.median([seconds_per_step() for _ in range(3)])) if timed else np.nan
+        cap = finite_cap(self.task)
+        return [
+            Curves(
+                steps=np.array(steps),
+                probe_loss=capped_losses(raw[i], cap),
+                train_loss=train_loss[i],
+                diverged=is_diverged(raw[i, :, -1], cap),
+                test=capped_test(self.task, {k: v[i] for k, v in tests.items()}),
+                seconds_per_step=seconds,
+            )
+            for i in range(len(raw))
+        ]
 
-    fresh = carry
-    steps, probes, losses = [0], [np.asarray(probe_all(carry, starts))], []
-    while steps[-1] < horizon:
-        count = min(stride, horizon - steps[-1])
-        carry, step_losses = train_all(carry, steps[-1], count)
-        steps.append(steps[-1] + count)
-        losses.append(np.asarray(step_losses)[..., :count])
-        probes.append(np.asarray(probe_all(carry, starts)))
-    tests = jax.device_get(jax.jit(over_settings_and_seeds(test, carry=True))(carry, starts))
+    def program(self, settings: Settings, starts: Start) -> str:
+        """The text of what training compiles to, which tells one method or task from another."""
+        stacked = as_float32(settings)
+        carry = jax.eval_shape(self._begin, stacked, starts)
+        zero = np.int32(0)
+        train = self._train.lower(stacked, carry, starts, self.task.data, zero, zero)
+        begin = self._begin.lower(stacked, starts)
+        probe = self._probe.lower(carry, starts)
+        return "\n".join(lowered.as_text() for lowered in (begin, train, probe))
 
-    raw, train_loss = np.stack(probes, axis=-1), np.concatenate(losses, axis=-1)
-    seconds = float(np.median([seconds_per_step(fresh) for _ in range(3)])) if timed else np.nan
+
+def capped_test(task: Task, test: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Count a test loss that diverged as the cap, and its metrics as their worst values."""
     cap = finite_cap(task)
-    return [
-        Curves(
-            steps=np.array(steps),
-            probe_loss=capped_losses(raw[i], cap),
-            train_loss=train_loss[i],
-            diverged=is_diverged(raw[i, :, -1], cap),
-            test={k: v[i] for k, v in tests.items()}
-            | {"loss": capped_losses(tests["loss"][i], cap)},
-            seconds_per_step=seconds,
-        )
-        for i in range(len(settings))
-    ]
+    diverged = is_diverged(test["loss"], cap)
+    metrics = {
+        name: np.where(diverged, task.metric_caps.get(name, values), values)
+        for name, values in test.items()
+    }
+    return metrics | {"loss": capped_losses(test["loss"], cap)}
+
+
+def as_float32(settings: Settings) -> jax.Array | dict[str, jax.Array]:
+    """Settings as the compiled programs take them."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), settings)
+
+
+def judged_params(params: optax.Params, opt_state: Any) -> optax.Params:
+    """Parameters that are probed and tested: a schedule-free optimizer's average of them."""
+    if isinstance(opt_state, optax.contrib.ScheduleFreeState):
+        return optax.contrib.schedule_free_eval_params(opt_state, params)
+    return params
 
 
 def train_steps(

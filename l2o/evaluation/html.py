@@ -2,134 +2,51 @@
 
 import html
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from l2o.evaluation.baselines import BASELINES, OPTIMIZERS
-
-DEFINITIONS = {
-    "task": "What was trained. “meta-trained” marks a task that the learned optimizer was "
-    "meta-trained on: one of the same family, data and shapes, whatever its instances.",
-    "steps": "Inner steps of each training run, and the horizon the optimizers were told.",
-    "seeds": "Training runs of each optimizer; a seed's instance, initial parameters and batches "
-    "are the same for all of them, and none was used in meta-training or in tuning.",
-    "learned": "Final loss of the learned optimizer: the mean training loss after the last step "
-    "on eight fixed training batches. Medians are over seeds; brackets hold the 95 % bootstrap "
-    "interval of the median. A diverged run counts as the task's loss cap, and is never dropped.",
-    "best baseline": "The baseline with the lowest median final loss on tuning seeds, at the best "
-    "of a grid of learning rates. Rates are tuned for each task on "
-    "as many seeds as are reported on, but other ones. “edge” marks a rate at the end of "
-    "the grid, beyond which a better one may lie.",
-    "baseline": "Final loss of that baseline, on the same seeds as the learned optimizer.",
-    "speed-up": "With L a baseline's final loss on a seed: the first step at which the baseline "
-    "is at or below L, over the first step at which the learned optimizer is, on the same seed, "
-    "interpolating the logarithm of the loss between probes. 1 is a draw; 0 means that L was never "
-    "reached. Counts of steps are at least 1, so a baseline that ends no lower than it began "
-    "is a draw.",
-    "diverged": "Fraction of the learned optimizer's runs that end with a loss that is not finite "
-    "or is above the task's loss cap.",
-    "time ratio": "Wall-clock seconds per inner step of the learned optimizer over those of the "
-    "baseline, with all seeds run together, without compilation. The speed-up divided by it is the "
-    "speed-up in time.",
-}
-"""Meaning of each column of the comparison table."""
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Format a number; "n/a" for one that is not finite."""
-    return "n/a" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
-
-
-def interval_text(middle: float, low: float, high: float, digits: int = 3) -> str:
-    """Format a median and its interval."""
-    return f"{number(middle, digits)} [{number(low, digits)}, {number(high, digits)}]"
-
-
-def bracketed(row: Mapping[str, Any], name: str) -> str:
-    """Format a field of a row and its interval."""
-    values = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
-    return "n/a" if values[0] is None else interval_text(*values)
-
-
-def cells(row: Mapping[str, Any]) -> list[str]:
-    """Format a comparison, in the order of `DEFINITIONS`."""
-    at_edge = any(b["at_grid_edge"] and b["name"] == row["best_baseline"] for b in row["baselines"])
-    ours, theirs = row["learned_seconds_per_step"], row["baseline_seconds_per_step"]
-    return [
-        row["task"] + (" (meta-trained)" if row["seen"] else ""),
-        str(row["steps"]),
-        str(row["num_seeds"]),
-        bracketed(row, "learned_final_loss"),
-        row["best_baseline"] + (" (edge)" if at_edge else ""),
-        bracketed(row, "best_baseline_final_loss"),
-        bracketed(row, "speedup"),
-        f"{row['diverged']:.0%}",
-        number(ours / theirs, 2) if ours and theirs else "n/a",
-    ]
-
-
-def shortfalls(row: Mapping[str, Any]) -> list[str]:
-    """Write a sentence for every entrant that ends lower than the learned optimizer."""
-    ours = row["learned_final_loss"]
-    return [
-        f"On {row['task']} the learned optimizer loses to {other['name']}: its median final loss "
-        f"is {number(ours)}, against {number(other['final_loss'])}."
-        for other in (*row["baselines"], *row["controls"])
-        if other["final_loss"] < ours
-    ]
+from l2o.evaluation import tables
+from l2o.evaluation.baselines import BASELINES
 
 
 def page(content: Mapping[str, Any], figures: Sequence[str]) -> str:
     """Write the report as one HTML file that refers to nothing outside itself."""
     rows = content["comparisons"]
-    losses = [sentence for row in rows for sentence in shortfalls(row)]
+    losses = [sentence for row in rows for sentence in tables.shortfalls(row)]
     if rows and not losses:
-        losses = ["On none of these tasks does the learned optimizer end above an entrant."]
-    entrants = [
-        [
-            row["task"],
-            other["name"] + (" (edge)" if other.get("at_grid_edge") else ""),
-            bracketed(other, "final_loss"),
-            bracketed(other, "speedup"),
-            f"{other['diverged']:.0%}",
-            number(1e6 * (other["seconds_per_step"] or math.nan)),
-        ]
-        for row in rows
-        for other in (own_entry(row), *row["baselines"], *row["controls"])
-    ]
-    tests = [
-        [
-            row["task"],
-            k.removeprefix("learned_test_"),
-            number(v),
-            number(row[f"baseline_test_{k[13:]}"]),
-        ]
-        for row in rows
-        for k, v in row.items()
-        if k.startswith("learned_test_")
-    ]
-    names = dict.fromkeys(grid["name"] for grids in content["grids"] for grid in grids)
-    optimizers = dict.fromkeys(OPTIMIZERS.get(name, name) for name in names)
-    meanings = [(k, BASELINES[k].__doc__ or "") for k in names if k in BASELINES]
+        losses = ["On none of these tasks does the learned optimizer end above a rival."]
+    rivals = [rival for row in rows for rival in (*row["controls"], *row["baselines"])]
+    names = dict.fromkeys(rival["name"] for row in rows for rival in row["baselines"])
+    known = [name for name in names if name in BASELINES]
+    optimizers = dict.fromkeys(BASELINES[name].optimizer for name in known)
+    meanings = [(name, BASELINES[name].description) for name in known]
+    chosen = [[rival["name"], tables.hyperparameters(rival)] for rival in rivals]
     return TEMPLATE.format(
-        baselines=html.escape(" and ".join(optimizers) or "baselines"),
+        baselines=html.escape(" and ".join(optimizers) or "rivals"),
         losses="".join(f"<p class='note'>{html.escape(text)}</p>" for text in losses)
         or "<p>No comparison has been run.</p>",
-        comparisons=table(list(DEFINITIONS), [cells(row) for row in rows]),
+        comparisons=table(tables.COMPARISON, [tables.comparison_cells(row) for row in rows]),
         figures="".join(f"<figure>{figure}</figure>" for figure in figures),
         entrants=table(
-            ["task", "optimizer", "final loss", "speed-up over it", "diverged", "µs / step"],
-            entrants,
+            tables.ENTRANTS, [cells for row in rows for cells in tables.entrant_cells(row)]
         ),
-        tests=table(["task", "test split, at the end", "learned", "best baseline"], tests),
+        tests=table(
+            ["task", "test split, at the end", "learned", *first_control(rows), "best baseline"],
+            [cells for row in rows for cells in tables.test_cells(row)],
+        ),
+        chosen=table(["optimizer", "chosen on tuning seeds"], chosen),
         definitions="".join(
             f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>"
-            for k, v in (*DEFINITIONS.items(), *meanings)
+            for k, v in (*tables.DEFINITIONS.items(), *meanings)
         ),
         environment=table(["", ""], [[k, str(v)] for k, v in content["environment"].items()]),
         config=html.escape(json.dumps(content["config"], indent=1, ensure_ascii=False)),
     )
+
+
+def first_control(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name the control that the tests are shown of, if there is one."""
+    return [control["name"] for row in rows[:1] for control in row["controls"][:1]]
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -141,19 +58,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f"<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
-
-
-def own_entry(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the learned optimizer's entry among the entrants, without a speed-up over itself."""
-    nothing = {f"speedup{end}": None for end in ("", "_low", "_high")}
-    loss = {f"final_loss{end}": row[f"learned_final_loss{end}"] for end in ("", "_low", "_high")}
-    return {
-        "name": "learned",
-        "diverged": row["diverged"],
-        "seconds_per_step": row["learned_seconds_per_step"],
-        **loss,
-        **nothing,
-    }
 
 
 TEMPLATE = """<!DOCTYPE html>
@@ -177,7 +81,7 @@ pre {{ background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 12px; }}
 </style>
 </head>
 <body>
-<h1>Learned optimizer against tuned {baselines}</h1>
+<h1>Learned optimizer beside {baselines}</h1>
 {losses}
 <h2>Comparison</h2>
 {comparisons}
@@ -187,6 +91,7 @@ pre {{ background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 12px; }}
 <h2>Every optimizer</h2>
 {entrants}
 {tests}
+{chosen}
 <h2>What the columns mean</h2>
 <dl>{definitions}</dl>
 <h2>Environment</h2>

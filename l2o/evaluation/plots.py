@@ -10,7 +10,11 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLORS = {"learned": ("#0072b2",), "baseline": ("#d55e00", "#009e73"), "control": ("#777777",)}
+COLORS = {
+    "learned": ("#0072b2",),
+    "baseline": ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
+    "control": ("#777777",),
+}
 """Told apart by colour-blind readers too (Okabe and Ito)."""
 
 DASHES = ("-", "--", "-.", ":")

@@ -11,7 +11,8 @@ import jax
 
 from l2o.evaluation import plots
 from l2o.evaluation.compare import Comparison
-from l2o.evaluation.html import DEFINITIONS, cells, number, page
+from l2o.evaluation.html import page
+from l2o.evaluation.tables import COMPARISON, comparison_cells, label, markdown, number
 from l2o.runs.folder import atomic_write
 from l2o.runs.provenance import provenance
 
@@ -38,7 +39,7 @@ def write_report(
     config: Mapping[str, Any] | None = None,
     png: bool = False,
 ) -> dict[str, Path]:
-    """Write `report.json` and `report.html` (and `report.png`) into a run folder.
+    """Write `report.json`, `report.html`, `report.md` (and `report.png`) into a run folder.
 
     Each file is replaced as a whole or not at all.
 
@@ -73,7 +74,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def render_report(folder: str | Path, *, png: bool = False) -> dict[str, Path]:
-    """Make `report.html` (and `report.png`) from a run folder's `report.json`.
+    """Make `report.html`, `report.md` (and `report.png`) from a run folder's `report.json`.
 
     Returns:
         Paths by file name.
@@ -84,7 +85,10 @@ def render_report(folder: str | Path, *, png: bool = False) -> dict[str, Path]:
     content = read_report(folder)
     try:
         rows = figures(content, read_metrics(Path(folder)))
-        files = {"report.html": page(content, [plots.svg(row) for row in rows]).encode()}
+        files = {
+            "report.html": page(content, [plots.svg(row) for row in rows]).encode(),
+            "report.md": markdown(content["comparisons"]).encode(),
+        }
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"`report.json` must hold a report; got {Path(folder) / 'report.json'}, in which "
@@ -128,11 +132,11 @@ def read_report(folder: str | Path) -> dict[str, Any]:
 def figures(
     content: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
 ) -> list[list[plots.Draw]]:
-    """Make rows of panels: two for each task, then meta-training."""
+    """Make rows of panels: two for each task, one if nothing was tuned; then meta-training."""
     rows = [
         [
             plots.training_curves(f"{row['task']}, {row['steps']} steps", curves),
-            plots.learning_rate_grid(grids),
+            *([plots.learning_rate_grid(grids)] if grids else []),
         ]
         for row, curves, grids in zip(
             content["comparisons"], content["curves"], content["grids"], strict=True
@@ -195,14 +199,14 @@ def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> "Table":
     for column in ("task", "learned", "best baseline", "speed-up"):
         table.add_column(column, no_wrap=True)
     for row in comparisons:
-        by_name = dict(zip(DEFINITIONS, cells(row), strict=True))
-        controls = [f"{c['name']} {number(c['final_loss'])}" for c in row["controls"]]
+        by_name = dict(zip(COMPARISON, comparison_cells(row), strict=True))
+        controls = [f"{label(c)}: {number(c['final_loss'])}" for c in row["controls"]]
         lines = (
             f"{two_lines(by_name['task'], '(')}\n{row['steps']} steps, {row['num_seeds']} seeds\n"
-            f"{by_name['diverged']} diverged",
+            f"{row['learned_diverged']:.0%} diverged",
             "\n".join([two_lines(by_name["learned"]), *controls]),
             f"{by_name['best baseline']}\n{two_lines(by_name['baseline'])}",
-            two_lines(by_name["speed-up"]),
+            f"{two_lines(by_name['speed-up'])}\n{by_name['reached']}",
         )
         table.add_row(*map(Text, lines))
     return table

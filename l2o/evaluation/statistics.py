@@ -1,16 +1,18 @@
-"""Diverged runs, medians with bootstrap intervals, and the speed-up of one run over another."""
+"""Diverged runs, medians with their intervals, and the speed-up of one run over another."""
 
 import warnings
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 CONFIDENCE = 0.95
 
+FEWEST_SEEDS = 8
+"""Fewest values that have an interval worth the name."""
+
 
 class Interval(NamedTuple):
-    """A median and its bootstrap interval."""
+    """A median and its interval between order statistics."""
 
     median: float
     low: float
@@ -36,55 +38,67 @@ def capped_losses(loss: np.ndarray, cap: float) -> np.ndarray:
 
 
 def median_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Interval:
-    """Median and its percentile-bootstrap interval (`scipy.stats.bootstrap`, 9999 resamples).
+    """Median and its interval between order statistics (`scipy.stats.quantile_test`).
 
-    The resampling is seeded, so equal values give equal intervals. One value is its own interval.
+    Whatever the distribution, it covers the median with at least the probability asked for: of 16
+    values the 4th and the 13th do in 97.9 % of cases, of 8 the lowest and the highest in 99.2 %. A
+    percentile bootstrap covers in 93 to 94 % of 16.
 
     Args:
-        values: Finite values, shape (seeds,).
-        confidence: Probability that the two-sided interval covers the median.
+        values: Finite values, at least 8, shape (seeds,).
+        confidence: Least probability that the two-sided interval covers the median.
 
     Raises:
-        ValueError: If `values` is empty, not one-dimensional or not finite.
+        ValueError: If `values` are fewer than 8, not one-dimensional or not finite.
     """
+    import scipy.stats  # half a second, which those who only meta-train need not wait
+
     values = np.asarray(values, np.float64)
-    if values.ndim != 1 or values.size == 0 or not np.all(np.isfinite(values)):
+    if values.ndim != 1 or not np.all(np.isfinite(values)):
         raise ValueError(
             f"`values` must be finite, one a seed; got {values.tolist()}. "
             "Count a diverged run as the task's loss cap."
         )
-    return Interval(float(np.median(values)), *bootstrap_ends(values, np.median, confidence))
+    check_seeds(values.size)
+    median = float(np.median(values))
+    test = scipy.stats.quantile_test(values, q=median)  # pyright: ignore[reportArgumentType]
+    ends = test.confidence_interval(confidence)
+    return Interval(median, float(ends.low), float(ends.high))
+
+
+def check_seeds(num_seeds: int, argument: str = "num_seeds") -> None:
+    """Raise a `ValueError` unless there are enough seeds for an interval."""
+    if num_seeds < FEWEST_SEEDS:
+        raise ValueError(
+            f"`{argument}` must be at least {FEWEST_SEEDS}, as fewer give no interval; got "
+            f"{num_seeds}. Try {argument}=16."
+        )
 
 
 def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> MeanInterval:
-    """Mean and its interval, as `median_interval` computes it.
+    """Mean and its percentile-bootstrap interval (`scipy.stats.bootstrap`, 9999 resamples).
+
+    The resampling is seeded, so equal values give equal intervals.
 
     Args:
         values: Finite values, at least one, shape (samples,).
         confidence: Probability that the two-sided interval covers the mean.
     """
-    return MeanInterval(float(np.mean(values)), *bootstrap_ends(values, np.mean, confidence))
-
-
-def bootstrap_ends(
-    values: np.ndarray, statistic: Callable[..., np.ndarray], confidence: float
-) -> tuple[float, float]:
-    """Ends of the percentile-bootstrap interval of a statistic, with a fixed seed."""
-    import scipy.stats  # half a second, which those who only meta-train need not wait
+    import scipy.stats
 
     if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
+        return MeanInterval(*[float(values[0])] * 3)
     with warnings.catch_warnings():
         # The standard error, which is not used, may be degenerate where the interval is not.
         warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
-        interval = scipy.stats.bootstrap(
+        ends = scipy.stats.bootstrap(
             (values,),
-            statistic,
+            np.mean,
             confidence_level=confidence,
             method="percentile",
             rng=np.random.default_rng(0),
         ).confidence_interval
-    return float(interval.low), float(interval.high)
+    return MeanInterval(float(np.mean(values)), float(ends.low), float(ends.high))
 
 
 def first_reach(steps: np.ndarray, losses: np.ndarray, target: float) -> float:
@@ -111,28 +125,45 @@ def first_reach(steps: np.ndarray, losses: np.ndarray, target: float) -> float:
     return float(steps[i - 1] + (steps[i] - steps[i - 1]) * (before - at) / (before - after))
 
 
-def speedups(steps: np.ndarray, learned: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+def steps_to(steps: np.ndarray, losses: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Steps to a target on each seed, at least 1; `inf` where it is never reached.
+
+    Args:
+        steps: Increasing numbers of steps, shape (probes,).
+        losses: Probe losses, shape (seeds, probes).
+        targets: Loss to reach on each seed, shape (seeds,).
+    """
+    reached = [first_reach(steps, row, t) for row, t in zip(losses, targets, strict=True)]
+    return np.maximum(1.0, reached)
+
+
+def speedups(
+    steps: np.ndarray,
+    learned: np.ndarray,
+    baseline: np.ndarray,
+    fastest: np.ndarray | None = None,
+) -> np.ndarray:
     """Number of times fewer steps that the learned optimizer needs, for each seed.
 
     With L the baseline's final loss on a seed, that is the first step at which the baseline is at
     or below L, over the first step at which the learned optimizer is on the same seed
-    (`first_reach`, the same rule for both). 1 is a draw; 0 means that the learned run never
-    reached L. Both counts are at least 1, so where a baseline ends no lower than it began,
+    (`first_reach`, the same rule for both). The baseline may get there at another setting than the
+    one that ends lowest: of two, the earlier counts. 1 is a draw; 0 means that the learned run
+    never reached L. Counts are at least 1, so where a baseline ends no lower than it began,
     the speed-up is 1 unless the learned run, too, never got there.
 
     Args:
         steps: Increasing numbers of steps, shape (probes,).
         learned: Probe losses of the learned optimizer, shape (seeds, probes); a diverged loss
             counts as the task's cap.
-        baseline: Probe losses of the baseline, likewise.
+        baseline: Probe losses of the baseline at the setting that ends lowest, likewise.
+        fastest: Probe losses of the baseline at the setting that is first at that loss, likewise.
 
     Returns:
         Shape (seeds,); 0 where L is never reached, so no seed is dropped.
     """
-    return np.array(
-        [
-            max(1.0, first_reach(steps, theirs, theirs[-1]))
-            / max(1.0, first_reach(steps, ours, theirs[-1]))
-            for ours, theirs in zip(learned, baseline, strict=True)
-        ]
-    )
+    targets = baseline[:, -1]
+    theirs = steps_to(steps, baseline, targets)
+    if fastest is not None:
+        theirs = np.minimum(theirs, steps_to(steps, fastest, targets))
+    return theirs / steps_to(steps, learned, targets)

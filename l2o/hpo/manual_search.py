@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
-from l2o.evaluation.baselines import LEARNING_RATES
+from l2o.evaluation.baselines import half_decades
 from l2o.hpo.schedule import SPACE, Hyperparameters, schedule
 from l2o.hpo.search import Search
+
+RATES = half_decades(-8, 0)
+"""Nine, from 1e-4 to 1."""
 
 MOMENTA = (0.95, 0.8, 0.98, 0.5, 0.99, 0.0)
 """Tried at the best rate, after 0.9 at all of them."""
@@ -27,9 +30,9 @@ def manual_search(search: Search, seed: int, folder: Path) -> None:
     def best() -> tuple[float, float]:
         return min(tried, key=tried.__getitem__)
 
-    middle = len(LEARNING_RATES) // 2
-    for i in sorted(range(len(LEARNING_RATES)), key=lambda i: (abs(i - middle), -i)):
-        attempt(LEARNING_RATES[i], 0.1)
+    middle = len(RATES) // 2
+    for i in sorted(range(len(RATES)), key=lambda i: (abs(i - middle), -i)):
+        attempt(RATES[i], 0.1)
     for momentum in MOMENTA:
         attempt(best()[0], 1.0 - momentum)
     factor, num_tried = WIDEST, 0

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l2o.evaluation import plots
-from l2o.evaluation.html import interval_text, number
 from l2o.evaluation.report import environment, plain_table, write_json
+from l2o.evaluation.tables import interval_text, number
 from l2o.hpo.summary import Bound, BreakEven, EngineResult, PolicyResult
 from l2o.runs.folder import atomic_write
 

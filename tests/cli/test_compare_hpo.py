@@ -85,7 +85,7 @@ def test_everybody_is_judged_on_the_same_problems_none_of_which_is_searched_on(
     monkeypatch.setattr(task_comparison, "ENGINES", {"random": Engine(search)})
     arguments = [
         *("compare-hpo", "--task", "user_module:bowl", "--horizon", "10", "--runs", "2"),
-        *("--searches", "3", "--seeds", "3", "--engines", "random", "--policies"),
+        *("--searches", "3", "--seeds", "8", "--engines", "random", "--policies"),
         *("--released", released, "--out", str(tmp_path / "hpo")),
     ]
     assert main(arguments) == 0
@@ -118,7 +118,7 @@ def test_a_small_budget_keeps_the_first_and_the_last_task_of_every_family_and_th
 
 TINY = [
     *("compare-hpo", "--task", "quadratic", "--horizon", "20", "--runs", "4"),
-    *("--searches", "2", "--seeds", "3", "--inner-steps", "1", "--engines", "random", "cosine"),
+    *("--searches", "2", "--seeds", "8", "--inner-steps", "1", "--engines", "random", "cosine"),
 ]
 
 

@@ -258,7 +258,7 @@ def test_layouts_agree(start, tmp_path, design):
 
 @pytest.mark.slow
 def test_process_0_evaluates_after_the_others_have_gone(start, tmp_path):
-    arguments = [*SMALL, "--eval.seeds", 2, "--run-dir", tmp_path / "run"]
+    arguments = [*SMALL, "--eval.seeds", 8, "--run-dir", tmp_path / "run"]
     arguments.remove("--no-evaluate")
     children = start_two(start, *arguments)
     output, errors = children[0].communicate(timeout=240)

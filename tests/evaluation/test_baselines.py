@@ -1,45 +1,144 @@
-"""Tuning against brute force."""
+"""Rivals by their formulas."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from parabolas import KEY, SEEDS, noisy, parabola
+from optax import contrib
+from parabolas import KEY, noisy
 
-from l2o.evaluation.baselines import BASELINES, LEARNING_RATES, tune
-from l2o.evaluation.evaluate import evaluate
+from l2o.evaluation.baselines import (
+    BASELINES,
+    DEFAULT_BASELINES,
+    Range,
+    check_baselines,
+    half_decades,
+    scaled,
+    schedule,
+)
+from l2o.evaluation.evaluate import Trainer, draw_starts
+from l2o.inner_step import inner_step
 
-
-def test_the_grid_is_nine_half_decades():
-    np.testing.assert_allclose(LEARNING_RATES, 10.0 ** np.arange(-4.0, 0.5, 0.5))
-
-
-def test_tuning_picks_the_rate_that_brute_force_picks():
-    task, rates = noisy(), (0.03, 0.3, 3.0)
-    tunings = tune(KEY, task, horizon=30, learning_rates=rates, baselines=tuple(BASELINES), **SEEDS)
-    for name, baseline in BASELINES.items():
-        losses = [
-            evaluate(KEY, task, {"a": baseline(rate, 30)}, horizon=30, **SEEDS)["a"].final_loss
-            for rate in rates
-        ]
-        np.testing.assert_allclose(tunings[name].final_loss, losses, rtol=1e-3, atol=1e-6)
-        assert tunings[name].learning_rate == rates[int(np.argmin(np.median(losses, axis=1)))]
-    assert tunings["adam"].learning_rate == 0.3
-    assert not tunings["adam"].at_grid_edge
+CONFIG = {"learning_rate": 2.0, "horizon_fraction": 1.0, "warmup": 0.25}
 
 
-def test_tuning_says_when_the_best_rate_is_at_the_edge_of_the_grid():
-    tunings = tune(KEY, parabola(), horizon=5, learning_rates=(1e-4, 1e-3), **SEEDS)
-    assert all(t.at_grid_edge and t.learning_rate == 1e-3 for t in tunings.values())
-    assert tunings["adam"].label == "adam lr=0.001"
+def at(baseline, learning_rate, **changes):
+    return {**BASELINES[baseline].defaults, "learning_rate": learning_rate, **changes}
 
 
-def test_rates_that_diverge_lose_to_those_that_do_not():
-    tunings = tune(KEY, parabola(cap=8.0), horizon=3, learning_rates=(0.1, 100.0), **SEEDS)
-    assert tunings["adam"].diverged.mean(axis=1).tolist() == [0.0, 1.0]
-    assert tunings["adam"].final_loss[1].tolist() == [8.0] * 3
-    assert tunings["adam"].learning_rate == 0.1
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_trains_at_traced_hyperparameters(name):
+    baseline, horizon = BASELINES[name], 60
+    trainer = Trainer(noisy(), lambda config: baseline.make(config, horizon), horizon=horizon)
+    rates = np.array(baseline.learning_rates)
+    settings = {k: np.full(rates.size, v) for k, v in baseline.defaults.items()}
+    found = trainer.train(settings | {"learning_rate": rates}, draw_starts(KEY, noisy(), 8))
+    best = min(found, key=lambda curves: np.median(curves.final_loss))
+    assert np.all(best.final_loss < best.probe_loss[:, 0])
+    assert not np.any(best.diverged)
 
 
-@pytest.mark.parametrize("rates", [(), (0.0, 1.0), (1.0, 0.1), (-1.0,)])
-def test_bad_learning_rates(rates):
-    with pytest.raises(ValueError, match="`learning_rates` must be positive and increasing; got"):
-        tune(KEY, parabola(), horizon=2, learning_rates=rates, **SEEDS)
+@pytest.mark.parametrize("name", BASELINES)
+def test_what_is_searched_for_is_said(name):
+    baseline = BASELINES[name]
+    assert baseline.is_tuned == (len(baseline.learning_rates) == 8)
+    assert ("untuned" in baseline.description) == (not baseline.is_tuned)
+    assert baseline.is_tuned or not baseline.space
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_a_schedule_rises_then_falls_to_zero(decay):
+    rate = schedule(CONFIG, 80, decay)
+    np.testing.assert_allclose([rate(i) for i in (0, 9, 19)], [0.1, 1.0, 2.0], rtol=1e-6)
+    assert rate(50) == pytest.approx(1.0)  # the middle of the fall, from 20 to 80
+    assert rate(80) == rate(200) == 0.0
+    shorter = schedule({**CONFIG, "horizon_fraction": 0.5}, 80, decay)
+    assert shorter(25) == pytest.approx(1.0) and shorter(40) == 0.0
+
+
+def test_the_cosine_is_that_of_optax():
+    rate = schedule({**CONFIG, "warmup": 0.0}, 80, "cosine")
+    theirs = optax.cosine_decay_schedule(2.0, 80)
+    np.testing.assert_allclose(
+        jax.vmap(rate)(jnp.arange(81)), jax.vmap(theirs)(jnp.arange(81)), atol=1e-6
+    )
+
+
+def test_optlists_first_configuration_is_constant_then_falls():
+    params = {"x": jnp.zeros(())}
+    tx = BASELINES["nadamw_one"].make(at("nadamw_one", 1e-3), 1000)
+    state, sizes = tx.init(params), []
+    for _ in range(1001):
+        update, state = jax.jit(tx.update)({"x": jnp.ones(())}, state, params)
+        sizes.append(-float(update["x"]))
+    np.testing.assert_allclose(sizes[:747], 1e-3, rtol=1e-3)
+    assert sizes[873] == pytest.approx(0.5e-3, rel=0.02)
+    assert sizes[1000] == 0.0
+
+
+def test_muon_takes_a_kernel_as_a_matrix_and_steps_are_of_adams_size():
+    kernel = jax.random.normal(KEY, (3, 3, 4, 8))
+    tx = BASELINES["muon"].make(at("muon", 1.0), 1e9)
+
+    def update(params):
+        return tx.update(params, tx.init(params), params)[0]
+
+    found = update({"kernel": kernel, "bias": jnp.ones(8)})
+    flat = update({"kernel": kernel.reshape(36, 8)})["kernel"]
+    np.testing.assert_allclose(found["kernel"], flat.reshape(kernel.shape), rtol=1e-5, atol=1e-7)
+    singular = np.linalg.svd(np.asarray(flat), compute_uv=False)
+    assert singular.max() / singular.min() < 2.0  # a Gaussian's are 2.8 apart
+    assert np.sqrt(np.mean(np.square(flat))) == pytest.approx(0.2, rel=0.2)
+    # A vector's first step is Adam's with Nesterov's momentum.
+    np.testing.assert_allclose(found["bias"], -(1.0 + 0.9 * 0.1 / (1.0 - 0.9**2)), rtol=1e-4)
+
+
+def test_schedule_free_is_judged_at_its_averaged_parameters():
+    baseline, horizon, task = BASELINES["schedule_free"], 20, noisy()
+    config = at("schedule_free", 0.3)
+    starts = draw_starts(KEY, task, 8)
+    trainer = Trainer(task, lambda c: baseline.make(c, horizon), horizon=horizon)
+    settings = {name: np.array([value]) for name, value in config.items()}
+    (curves,) = trainer.train(settings, starts)
+    tx = baseline.make(config, horizon)
+
+    def by_hand(start):
+        params, state = start.params, tx.init(start.params)
+        for i in range(horizon):
+            key = jax.random.fold_in(start.key, i)
+            params, state, _, _ = inner_step(task, tx, key, params, state, start.instance, ())
+        averaged = contrib.schedule_free_eval_params(state, params)
+        loss = lambda params: jnp.mean(
+            jax.vmap(lambda b: task.loss(params, b, start.instance))(start.probes)
+        )
+        return loss(averaged), loss(params)
+
+    averaged, last = jax.jit(jax.vmap(by_hand))(starts)
+    assert not np.allclose(averaged, last, rtol=0.01)
+    np.testing.assert_allclose(curves.final_loss, averaged, rtol=1e-3)
+
+
+def test_a_control_at_factor_one_is_itself():
+    tx = scaled(lambda *, horizon: optax.adam(0.1)).make({"learning_rate": 1.0}, 10)
+    params = {"x": jnp.ones(3)}
+    update, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(update["x"], -0.1, rtol=1e-5)
+
+
+def test_ranges_are_even_in_what_they_say():
+    assert [Range(1.0, 3.0, 1.0).at(x) for x in (0, 0.5, 1)] == [1.0, 2.0, 3.0]
+    logs = [Range(0.01, 1.0, 0.0, "log").at(x) for x in (0, 0.5, 1)]
+    np.testing.assert_allclose(logs, [0.01, 0.1, 1.0])
+    decays = [Range(0.9, 0.999, 0.9, "decay").at(x) for x in (0, 0.5, 1)]
+    np.testing.assert_allclose(decays, [0.9, 0.99, 0.999])
+    np.testing.assert_allclose(half_decades(-2, 1), [0.1, 0.1 * 10**0.5, 1.0, 10**0.5])
+
+
+def test_bad_names_are_refused():
+    with pytest.raises(ValueError, match=r"`baselines` must be among adam, .*; got amad\. Try"):
+        check_baselines(["amad"])
+    for names in ([], ["adam", "adam"]):
+        with pytest.raises(ValueError, match="`baselines` must name different ones"):
+            check_baselines(names)
+    check_baselines(DEFAULT_BASELINES)

@@ -14,7 +14,7 @@ from l2o import registry
 from l2o.cli import main as cli
 from l2o.cli.methods import strategies
 from l2o.distributed.mesh import population_mesh
-from l2o.evaluation.baselines import LEARNING_RATES
+from l2o.evaluation.baselines import half_decades
 from l2o.evaluation.evaluate import draw_starts, train_settings
 from l2o.evolution import learner as evolution
 from l2o.evolution.learner import evolution_learner
@@ -344,10 +344,10 @@ def test_cma_es_tunes_adam_on_digits_as_well_as_a_grid_does():
 
     starts = draw_starts(stream(0, "evaluation"), task, num_seeds)
     train = functools.partial(train_settings, task, starts=starts, horizon=num_steps)
-    grid = train(optax.adam, LEARNING_RATES)
+    grid = train(optax.adam, np.array(half_decades(-8, 0)))
     thetas = jnp.stack([ravel_pytree(t)[0] for t in (theta0, learner.theta(state))])
     unravel = ravel_pytree(theta0)[1]
-    untuned, tuned = train(lambda i: lopt.transform(unravel(thetas[i.astype(int)])), [0.0, 1.0])
+    untuned, tuned = train(lambda i: lopt.transform(unravel(thetas[i.astype(int)])), np.arange(2.0))
     for measure in (lambda c: c.train_loss.mean(axis=1), lambda c: c.final_loss):
         best = min((measure(curves) for curves in grid), key=np.mean)
         worse = measure(tuned) - best

@@ -94,10 +94,10 @@ def a_policy(name, cost, losses, steps, engines=()):
 
 def test_every_policy_is_set_beside_every_engine():
     engines = [
-        an_engine([(9.0,), (1.0,), (1.0,)], name="fast"),
-        an_engine([(9.0,), (9.0,), (1.0,)], name="slow"),
+        an_engine([(9.0,) * 8, (1.0,) * 8, (1.0,) * 8], name="fast"),
+        an_engine([(9.0,) * 8, (9.0,) * 8, (1.0,) * 8], name="slow"),
     ]
-    policies = [a_policy(*each, (2.0,), STEPS, engines) for each in (("p", 100), ("q", 4000))]
+    policies = [a_policy(*each, (2.0,) * 8, STEPS, engines) for each in (("p", 100), ("q", 4000))]
     table = break_even_table(
         TaskResult("t", STEPS, 12, [engine_result(e) for e in engines], policies)
     )
@@ -111,7 +111,7 @@ def test_every_policy_is_set_beside_every_engine():
 
 def test_a_tick_is_at_the_cost_of_a_run_and_a_share_of_meta_training():
     """Of 20,000 steps; a tenth of them is more than the budget."""
-    policies = [a_policy("p", 20_000, (2.0,), 100), a_policy("before", 0, (3.0,), 100)]
+    policies = [a_policy("p", 20_000, (2.0,) * 8, 100), a_policy("b", 0, (3.0,) * 8, 100)]
     axes = Figure().subplots()
     panel(TaskResult("t", 100, 1600, [], policies))(axes)
     ticks = [line.get_xydata()[0] for line in axes.lines if line.get_marker() == "|"]
@@ -174,10 +174,12 @@ def test_a_trial_that_is_not_whole_yet_is_still_to_be_trained():
 
 
 def test_a_policy_is_seen_only_on_its_own_tasks_and_free_before_meta_training():
-    engine = collect_searches("e", [[(a_report(4), FakeCurves(4.0))]], [4, 8])
+    engine = collect_searches("e", [[(a_report(4), FakeCurves(*[4.0] * 8))]], [4, 8])
     policy = TrainedPolicy("p", None, None, 100, ["mine"])  # pyright: ignore[reportArgumentType]
     results = [
-        policy_result(meta, dataclasses.replace(bowl(), name=name), FakeCurves(2.0), 4, [engine])  # pyright: ignore[reportArgumentType]
+        policy_result(
+            meta, dataclasses.replace(bowl(), name=name), FakeCurves(*[2.0] * 8), 4, [engine]
+        )  # pyright: ignore[reportArgumentType]
         for meta in (policy, dataclasses.replace(policy, inner_steps=0, trained_on=()))
         for name in ("mine", "other")
     ]

@@ -75,7 +75,7 @@ Search.record = interrupted
 run()
 """
     options = ["--task", "quadratic", "--horizon", "40", "--runs", "4", "--searches", "1"]
-    what = ["--engines", "ray_pbt", "--seeds", "2", "--out", str(tmp_path), "--policies"]
+    what = ["--engines", "ray_pbt", "--seeds", "8", "--out", str(tmp_path), "--policies"]
     done = subprocess.run(
         [sys.executable, "-c", script, "compare-hpo", *options, *what],
         capture_output=True,

@@ -1,0 +1,144 @@
+"""`l2o tune-baselines`: searches for the baselines' best settings, kept for comparisons."""
+
+import multiprocessing
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from l2o import registry
+from l2o.cli.arguments import Names, Steps, parse
+from l2o.cli.methods.method import check_positive
+from l2o.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines
+from l2o.evaluation.report import plain_table
+from l2o.evaluation.statistics import check_seeds, median_interval
+from l2o.evaluation.tables import interval_text, number
+from l2o.evaluation.tuning import TRIALS, Tuning, check_trials, tune
+from l2o.rng import check_seed, stream
+from l2o.runs.compilation import use_compilation_cache
+
+
+@dataclass(frozen=True)
+class TuneBaselines:
+    """Tunes baselines; what was tried is kept, and a search that was stopped goes on."""
+
+    task: Names = ("digits_mlp",)
+    """Families, their evaluation tasks, or module:attribute."""
+    horizon: Steps = (1000,)
+    """Inner steps of a run; several are tuned for one by one."""
+    baselines: Names = DEFAULT_BASELINES
+    """Names, or all."""
+    seeds: int = 16
+    """Runs at each setting."""
+    trials: int = TRIALS
+    """Random settings of all hyperparameters, after the learning rates."""
+    seed: int = 0
+    """Seed of everything random, as in the comparison that they are for."""
+    processes: int = 1
+    """Searches side by side, each in a process of its own."""
+    cache: str = "runs/tuning"
+    """Folder that keeps what was tried, for --cache of l2o evaluate."""
+
+
+class Job(NamedTuple):
+    """One search: a task by name, as given at the command line and in its family."""
+
+    given: str
+    task: str
+    horizon: int
+    baseline: str
+    options: TuneBaselines
+
+
+class Done(NamedTuple):
+    """A search, and the seconds it took in this process."""
+
+    job: Job
+    tuning: Tuning
+    seconds: float
+
+
+def command(arguments: Sequence[str], console: Console) -> int:
+    """`l2o tune-baselines --task NAME ...`."""
+    options = parse(TuneBaselines, "tune-baselines", arguments)
+    check_positive(seeds=options.seeds, processes=options.processes)
+    check_seeds(options.seeds, "seeds")
+    check_trials(options.trials, "trials")
+    check_seed(options.seed)
+    names = tuple(BASELINES) if options.baselines == ("all",) else options.baselines
+    check_baselines(names)
+    for horizon in options.horizon:
+        check_positive(horizon=horizon)
+    jobs = [
+        Job(given, task.name, horizon, name, options)
+        for given in options.task
+        for task in registry.tasks_to_evaluate((given,))
+        for horizon in options.horizon
+        for name in names
+    ]
+    done = []
+    for i, found in enumerate(run_all(jobs, options.processes), 1):
+        done.append(found)
+        console.print(
+            f"{i}/{len(jobs)} {found.job.task}, {found.job.horizon} steps: {found.job.baseline} "
+            f"{number(found.tuning.best.median)} in {len(found.tuning.trials)} settings, "
+            f"{found.seconds:.0f} s",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
+    console.print(results(done))
+    return 0
+
+
+def run_all(jobs: Sequence[Job], processes: int) -> Iterator[Done]:
+    """Do searches one after the other, or several at once, and yield each in order."""
+    if processes == 1:
+        yield from map(run_one, jobs)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, spawn, initializer=use_compilation_cache) as pool:
+        try:
+            yield from pool.map(run_one, jobs)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def run_one(job: Job) -> Done:
+    """Do a search, or what is left of it."""
+    options = job.options
+    (task,) = [t for t in registry.tasks_to_evaluate((job.given,)) if t.name == job.task]
+    k_tuning, _ = jax.random.split(stream(options.seed, "evaluation"))
+    began = time.perf_counter()
+    tunings = tune(
+        k_tuning,
+        task,
+        horizon=job.horizon,
+        num_seeds=options.seeds,
+        baselines=(job.baseline,),
+        num_random=options.trials,
+        cache=options.cache,
+    )
+    return Done(job, tunings[job.baseline], time.perf_counter() - began)
+
+
+def results(done: Sequence[Done]) -> Table:
+    """Tabulate what was chosen."""
+    table = plain_table("Final training loss on tuning seeds: median, 95 % interval")
+    for column in ("task", "baseline", "final loss", "chosen"):
+        table.add_column(column)
+    for job, tuning, _ in done:
+        chosen = {k: v for k, v in tuning.best.config.items() if k != "horizon_fraction"}
+        mark = " (edge)" if tuning.at_grid_edge else "" if tuning.is_tuned else " (untuned)"
+        table.add_row(
+            f"{job.task} {job.horizon}",
+            job.baseline,
+            interval_text(*median_interval(tuning.best.final_loss)),
+            ", ".join(f"{k} {number(v)}" for k, v in chosen.items()) + mark,
+        )
+    return table

@@ -1,0 +1,203 @@
+"""The tables of a report as text, from the rows of `report.json`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+DEFINITIONS = {
+    "task": "What was trained. “meta-trained” marks a task that the learned optimizer was "
+    "meta-trained on: one of the same family, data and shapes, whatever its instances.",
+    "steps": "Inner steps of each training run, and the horizon the optimizers were told.",
+    "seeds": "Training runs of each optimizer; a seed's instance, initial parameters and batches "
+    "are the same for all of them, and none was used in meta-training or in tuning.",
+    "learned": "Final loss of the learned optimizer, of which nothing was tuned: the mean training "
+    "loss after the last step on eight fixed training batches. Medians are over seeds; brackets "
+    "hold the 95 % interval of the median. A diverged run counts as the task's loss "
+    "cap, and is never dropped.",
+    "control": "Final loss of the first control, in a run folder the design before meta-training, "
+    "its updates times the best factor. What lies between it and the learned optimizer is "
+    "what meta-training gave beyond a well-chosen step size.",
+    "best baseline": "The baseline with the lowest median final loss on tuning seeds. Baselines "
+    "and controls are tuned for each task on as many seeds as are reported on, but other ones: "
+    "learning rates, refined until the best lies between two others and a finer grid "
+    "gains less than its interval, then random settings of all hyperparameters.",
+    "baseline": "Final loss of that baseline, on the same seeds as the learned optimizer.",
+    "speed-up": "With L a rival's final loss on a seed: the first step at which the rival "
+    "is at or below L, over the first step at which the learned optimizer is, on the same seed, "
+    "interpolating the logarithm of the loss between probes. The rival may get there with "
+    "the rate and horizon that were fastest on tuning seeds; the earlier counts. 1 is a draw; 0 "
+    "means that L was never reached. Counts of steps are at least 1.",
+    "reached": "Share of seeds on which the learned optimizer reaches L, and the median speed-up "
+    "among those.",
+    "diverged": "Fraction of an optimizer's runs that end with a loss that is not finite "
+    "or is above the task's loss cap.",
+    "time ratio": "Wall-clock seconds per inner step of the learned optimizer over those of the "
+    "baseline, with all seeds run together, without compilation. The speed-up divided by it is the "
+    "speed-up in time.",
+    "mean, worst tenth": "Mean of the final loss, and the loss that a tenth of the seeds exceed.",
+    "test loss": "Median loss on the test split at the end. Tuning goes by the training loss.",
+    "untuned": "An optimizer that is used as it is, with one setting for all tasks.",
+    "edge": "The best rate is the lowest or highest that was tried; a better one may lie beyond.",
+}
+"""Meaning of the columns and marks."""
+
+COMPARISON = (
+    "task",
+    "steps",
+    "seeds",
+    "learned",
+    "control",
+    "best baseline",
+    "baseline",
+    "speed-up",
+    "reached",
+    "time ratio",
+)
+"""Columns of the table with a row for each task."""
+
+ENTRANTS = (
+    "task",
+    "optimizer",
+    "final loss",
+    "mean, worst tenth",
+    "test loss",
+    "speed-up over it",
+    "reached",
+    "diverged",
+    "µs / step",
+)
+"""Columns of the table with a row for each optimizer."""
+
+Row = Mapping[str, Any]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Format a number; "n/a" for one that is not finite."""
+    return "n/a" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
+
+
+def interval_text(middle: float, low: float, high: float, digits: int = 3) -> str:
+    """Format a median and its interval."""
+    return f"{number(middle, digits)} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def bracketed(row: Row, name: str) -> str:
+    """Format a field of a row and its interval."""
+    values = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
+    return "n/a" if values[0] is None else interval_text(*values)
+
+
+def label(entrant: Row) -> str:
+    """Name a rival with what was chosen for it, and mark what a reader must know."""
+    mark = ""
+    if not entrant["is_tuned"]:
+        mark = " (untuned)"
+    elif entrant["at_grid_edge"]:
+        mark = " (edge)"
+    return f"{entrant['name']} at {number(entrant['hyperparameters']['learning_rate'])}{mark}"
+
+
+def hyperparameters(entrant: Row) -> str:
+    """List what was chosen for a rival."""
+    values = entrant["hyperparameters"]
+    return ", ".join(f"{k} {number(v)}" for k, v in values.items() if k != "horizon_fraction")
+
+
+def best_baseline(row: Row) -> Row:
+    """The entry of a row's best baseline."""
+    (found,) = [b for b in row["baselines"] if b["name"] == row["best_baseline"]]
+    return found
+
+
+def reached_text(entrant: Row) -> str:
+    """Format the share of seeds that reached a rival's final loss, and how fast those did."""
+    where = entrant["speedup_where_reached"]
+    return f"{entrant['reached']:.0%}" + (f", {number(where)} there" if where is not None else "")
+
+
+def comparison_cells(row: Row) -> list[str]:
+    """Format a task's row, in the order of `COMPARISON`."""
+    best = best_baseline(row)
+    ours, theirs = row["learned_seconds_per_step"], best["seconds_per_step"]
+    return [
+        row["task"] + (" (meta-trained)" if row["seen"] else ""),
+        str(row["steps"]),
+        str(row["num_seeds"]),
+        bracketed(row, "learned_final_loss"),
+        bracketed(row["controls"][0], "final_loss") if row["controls"] else "none",
+        label(best),
+        bracketed(best, "final_loss"),
+        bracketed(best, "speedup"),
+        reached_text(best),
+        number(ours / theirs, 2) if ours and theirs else "n/a",
+    ]
+
+
+def entrant_cells(row: Row) -> list[list[str]]:
+    """Format every optimizer of a task, in the order of `ENTRANTS`."""
+    ours = {k.removeprefix("learned_"): v for k, v in row.items() if k.startswith("learned_")}
+
+    def cells(name: str, entrant: Row) -> list[str]:
+        seconds = entrant["seconds_per_step"]
+        return [
+            row["task"],
+            name,
+            bracketed(entrant, "final_loss"),
+            f"{number(entrant['final_loss_mean'])}, {number(entrant['final_loss_worst_tenth'])}",
+            bracketed(entrant["test"]["loss"], "median"),
+            bracketed(entrant, "speedup") if "speedup" in entrant else "",
+            reached_text(entrant) if "reached" in entrant else "",
+            f"{entrant['diverged']:.0%}",
+            number(1e6 * seconds if seconds else None),
+        ]
+
+    return [
+        cells("learned", ours),
+        *(cells(label(c), c) for c in row["controls"]),
+        *(cells(label(b), b) for b in row["baselines"]),
+    ]
+
+
+def test_cells(row: Row) -> list[list[str]]:
+    """Format the test split's loss and metrics: task, name, learned, controls, best baseline."""
+    best = best_baseline(row)
+    return [
+        [
+            row["task"],
+            name,
+            bracketed(value, "median"),
+            *(bracketed(control["test"][name], "median") for control in row["controls"][:1]),
+            bracketed(best["test"][name], "median"),
+        ]
+        for name, value in row["learned_test"].items()
+    ]
+
+
+def shortfalls(row: Row) -> list[str]:
+    """Write a sentence for every rival that ends lower than the learned optimizer."""
+    ours = row["learned_final_loss"]
+    return [
+        f"On {row['task']} the learned optimizer loses to {label(other)}: its median final loss "
+        f"is {number(ours)}, against {number(other['final_loss'])}."
+        for other in (*row["controls"], *row["baselines"])
+        if other["final_loss"] < ours
+    ]
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown."""
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    lines = [columns, ["---"] * len(columns), *escaped]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Write a report's tables, with what their columns mean."""
+    parts = [
+        "# Learned optimizer against tuned rivals\n",
+        *(f"- {sentence}\n" for row in rows for sentence in shortfalls(row)),
+        markdown_table(COMPARISON, [comparison_cells(row) for row in rows]),
+        markdown_table(ENTRANTS, [cells for row in rows for cells in entrant_cells(row)]),
+        "".join(f"- *{name}*: {meaning}\n" for name, meaning in DEFINITIONS.items()),
+    ]
+    return "\n".join(parts)

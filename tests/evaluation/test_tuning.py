@@ -1,0 +1,186 @@
+"""The search for the best settings, against closed forms and brute force."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import optax
+import pytest
+from parabolas import KEY, noisy, parabola
+
+from l2o.evaluation import tuning
+from l2o.evaluation.baselines import BASELINES, Baseline, half_decades
+from l2o.evaluation.evaluate import Trainer, draw_starts
+from l2o.evaluation.statistics import first_reach, median_interval
+from l2o.evaluation.tuning import Trials, beside, trainer_of, tune, tune_one
+
+SEEDS = 8
+
+
+def descent(low: int, high: int) -> Baseline:
+    """Gradient descent, for which a parabola's best rate is known."""
+    return Baseline(
+        "SGD", "Plain.", lambda c, horizon: optax.sgd(c["learning_rate"]), half_decades(low, high)
+    )
+
+
+def search(baseline, task, *, horizon=1, num_random=0, path=None):
+    starts = draw_starts(KEY, task, SEEDS)
+    trials = Trials(trainer_of(task, baseline, horizon), starts, baseline.defaults, path)
+    return tune_one("it", baseline, trials, num_random=num_random)
+
+
+@pytest.mark.parametrize("grid", [(-8, -1), (-8, -5), (4, 7)])
+def test_the_best_rate_is_found_wherever_the_grid_begins(grid):
+    # One step at rate 1/h, which is 0.5, is at the minimum.
+    found = search(descent(*grid), parabola())
+    assert not found.at_grid_edge
+    assert abs(np.log10(found.best.learning_rate / 0.5)) < 0.5 / 3 / 2
+    assert len(found.beside_best) >= tuning.RATES
+    assert len({trial.learning_rate for trial in found.trials}) == len(found.trials)
+
+
+def test_a_rate_at_the_edge_is_marked():
+    # A slope: the higher the rate, the lower the loss.
+    slope = dataclasses.replace(
+        parabola(), loss=lambda params, batch, instance: -params["x"], loss_cap=np.inf
+    )
+    found = search(descent(-8, -5), slope)
+    assert found.at_grid_edge
+    assert found.best.learning_rate == max(trial.learning_rate for trial in found.trials)
+
+
+@pytest.mark.parametrize("name", ["adam", "muon", "sgdm"])
+def test_a_finer_grid_gains_less_than_the_interval(name):
+    task, horizon = noisy(), 30
+    (found,) = tune(
+        KEY, task, horizon=horizon, num_seeds=SEEDS, baselines=[name], num_random=0
+    ).values()
+    rates = found.best.learning_rate * 10.0 ** (np.arange(-12, 13) / 36.0)
+    settings = {k: np.full(rates.size, v) for k, v in BASELINES[name].defaults.items()}
+    trainer = trainer_of(task, BASELINES[name], horizon)
+    finer = trainer.train(settings | {"learning_rate": rates}, draw_starts(KEY, task, SEEDS))
+    lowest = min(np.median(curves.final_loss) for curves in finer)
+    assert lowest >= median_interval(found.best.final_loss).low
+
+
+def test_random_settings_are_in_their_ranges_and_the_best_of_all_is_taken():
+    baseline = BASELINES["sgdm_cosine"]
+    found = search(baseline, noisy(), horizon=30, num_random=8)
+    random = [trial for trial in found.trials if trial.config["warmup"] > 0.0]
+    assert len({trial.config["warmup"] for trial in random}) == 8
+    for trial in random:
+        for name, values in baseline.space.items():
+            assert values.low <= trial.config[name] <= values.high
+    whole = [trial for trial in found.trials if trial.config["horizon_fraction"] == 1.0]
+    assert found.best.median == min(trial.median for trial in whole)
+    assert len(beside(found.trials, random[0])) in (1, len(found.beside_best))
+
+
+def test_the_fastest_may_be_told_a_shorter_horizon():
+    def at_the_end(config, horizon):
+        last = config["horizon_fraction"] * horizon - 1.0
+        return optax.sgd(lambda count: config["learning_rate"] * (count >= last))
+
+    late = Baseline("late", "Steps at its end.", at_the_end, half_decades(-4, 3), is_scheduled=True)
+    found = search(late, parabola(), horizon=20)
+    assert found.best.config["horizon_fraction"] == 1.0
+    assert found.fastest.config["horizon_fraction"] == min(tuning.FRACTIONS)
+    reach = first_reach(np.arange(21), found.fastest.curve, found.best.median)
+    assert 3.0 < reach <= 5.0
+
+
+def test_diverged_runs_count_as_the_cap_and_lose():
+    found = search(descent(-4, 3), parabola(cap=8.0), horizon=20)
+    high = max(found.trials, key=lambda trial: trial.learning_rate)
+    assert high.diverged == 1.0 and high.final_loss.tolist() == [8.0] * SEEDS
+    assert found.best.diverged == 0.0
+
+
+def test_what_is_untuned_is_tried_once():
+    found = search(BASELINES["dog"], noisy(), horizon=5)
+    assert len(found.trials) == 1 and not found.is_tuned and not found.at_grid_edge
+
+
+def test_a_search_that_was_stopped_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
+    options = dict(horizon=20, num_random=4)
+    whole = search(BASELINES["sgdm_cosine"], noisy(), path=tmp_path / "whole.json", **options)
+    train, calls = Trainer.train, []
+
+    def stops(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) in (3, 6):
+            raise KeyboardInterrupt
+        return train(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "train", stops)
+    path = tmp_path / "stopped.json"
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            search(BASELINES["sgdm_cosine"], noisy(), path=path, **options)
+    resumed = search(BASELINES["sgdm_cosine"], noisy(), path=path, **options)
+    assert path.read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert resumed.best.config == whole.best.config
+    calls.clear()
+    monkeypatch.setattr(Trainer, "train", lambda *args, **kwargs: pytest.fail("trains again"))
+    search(BASELINES["sgdm_cosine"], noisy(), path=path, **options)
+
+
+@pytest.mark.parametrize("changed", ["jax", "data", "program"])
+def test_a_tuning_of_other_versions_or_data_is_refused(tmp_path, changed):
+    path = tmp_path / "it.json"
+    search(descent(-2, 1), parabola(), path=path)
+    content = json.loads(path.read_text())
+    content["identity"][changed] = "other"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"`cache` must be of these .* whose {changed} is other"):
+        search(descent(-2, 1), parabola(), path=path)
+
+
+def test_another_task_or_method_under_the_same_name_is_refused(tmp_path):
+    path = tmp_path / "it.json"
+    search(descent(-2, 1), parabola(), path=path)
+    steeper = dataclasses.replace(
+        parabola(), loss=lambda params, shift, instance: 3.0 * params["x"] ** 2
+    )
+    with pytest.raises(ValueError, match="whose program is"):
+        search(descent(-2, 1), steeper, path=path)
+    with pytest.raises(ValueError, match="whose program is"):
+        search(BASELINES["sgdm"], parabola(), path=path)
+
+
+def test_a_damaged_tuning_is_refused(tmp_path):
+    path = tmp_path / "it.json"
+    path.write_text('{"identity": {}')
+    with pytest.raises(ValueError, match=r"`cache` must hold tunings; got .* cannot be read"):
+        search(descent(-2, 1), parabola(), path=path)
+
+
+@pytest.mark.parametrize("rates", [(), (0.1,), (0.0, 1.0), (1.0, 0.1), (-1.0, 1.0)])
+def test_bad_learning_rates(rates):
+    with pytest.raises(ValueError, match=r"`learning_rates` must be .* at least two to tune; got"):
+        tune(KEY, parabola(), horizon=2, num_seeds=SEEDS, learning_rates=rates)
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path):
+    def command(cache):
+        words = ["--task", "quadratic_10", "--horizon", "40", "--seeds", "8", "--trials", "4"]
+        names = ["--baselines", "sgdm", "adam", "--cache", str(tmp_path / cache)]
+        return [sys.executable, "-m", "l2o", "tune-baselines", *words, *names]
+
+    subprocess.run(command("whole"), check=True)
+    for seconds in (6, 9, 12):
+        process = subprocess.Popen(command("killed"))
+        time.sleep(seconds)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command("killed"), check=True)
+    (whole,) = (tmp_path / "whole").iterdir()
+    for file in whole.iterdir():
+        assert file.read_bytes() == (tmp_path / "killed" / whole.name / file.name).read_bytes()
