@@ -101,6 +101,11 @@ def gather_shards(values: jax.Array, mesh: Mesh | None) -> jax.Array:
     return jax.lax.all_gather(values, AXIS, tiled=True)
 
 
+def shard_index(mesh: Mesh | None) -> jax.Array | int:
+    """Tell which device this is, inside `shard_population`: its place in `gather_shards`."""
+    return 0 if mesh is None or mesh.size == 1 else jax.lax.axis_index(AXIS)
+
+
 def _sum_over_devices(tree: Any) -> Any:
     """Sum over devices, in one transfer for each dtype: between processes each is slow."""
     leaves, structure = jax.tree.flatten(tree)

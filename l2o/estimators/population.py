@@ -14,7 +14,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
-from l2o.distributed.mesh import check_divides, gather_shards, shard_population
+from l2o.distributed.mesh import check_divides, gather_shards, shard_index, shard_population
 from l2o.estimators.estimator import Estimator
 from l2o.learned_optimizer import Theta
 from l2o.problem import InnerState, Problem, Window, map_theta
@@ -30,11 +30,11 @@ class MemberEstimate(NamedTuple):
     """What one member (a run, or an antithetic pair of runs) contributes to an estimate.
 
     Attributes:
-        gradient: Meta-gradient, a vector, or a tree of vectors that `combine` takes.
+        gradient: Meta-gradient, a vector.
         window: What its runs did; fields of shape (steps,), or (2, steps) for a pair.
     """
 
-    gradient: Any
+    gradient: jax.Array
     window: Window
 
 
@@ -69,7 +69,6 @@ def population_estimator(
     mesh: Mesh | None,
     reset: Callable[[Any], Any] = lambda state: state,
     argument: str = "num_members",
-    combine: Callable[[Any], jax.Array] | None = None,
 ) -> Estimator:
     """Build an estimator from what one member does: the mean of the valid members' gradients.
 
@@ -88,8 +87,6 @@ def population_estimator(
         mesh: Devices to spread the members over.
         reset: From the state of a member to one whose next window starts another run.
         argument: Name of the number of members in error messages.
-        combine: From the mean over valid members of what they return as gradients to the
-            meta-gradient, a vector like theta; what they return may then be infinite.
 
     Raises:
         ValueError: If `num_members` < 1 or not a multiple of the mesh's devices.
@@ -114,12 +111,11 @@ def population_estimator(
                 map_theta(problem, unravel), key, theta, step, state, data
             )
             is_measured = is_finite(window)
-            counts = jnp.isfinite if combine is None else lambda g: ~jnp.isnan(g)
-            is_valid = is_measured & jnp.all(counts(ravel_pytree(gradient)[0]))
+            is_valid = is_measured & jnp.all(jnp.isfinite(gradient))
             goes_on = is_valid & jnp.any(window.finite)
             state = jax.tree.map(lambda old, new: jnp.where(goes_on, old, new), state, reset(state))
             return state, {
-                "gradient": jax.tree.map(lambda g: jnp.where(is_valid, g, 0.0), gradient),
+                "gradient": jnp.where(is_valid, gradient, 0.0),
                 "valid": is_valid.astype(jnp.float32),
                 "measured": is_measured.astype(jnp.float32),
                 "meta_loss": jnp.where(is_measured, jnp.mean(window_mean(window)), 0.0),
@@ -134,16 +130,14 @@ def population_estimator(
         states, sums = shard_population(members, mesh)(
             jnp.arange(num_members), state.members, key, vector, state.step, data
         )
-        num_valid = jnp.maximum(sums["valid"], 1.0)
-        mean = jax.tree.map(lambda g: g / num_valid, sums["gradient"])
+        mean = sums["gradient"] / jnp.maximum(sums["valid"], 1.0)
         metrics = {
             "meta_loss": sums["meta_loss"]
             / jnp.where(sums["measured"] > 0, sums["measured"], jnp.nan),
             "finite": sums["finite"] / num_members,
             "valid": sums["valid"] / num_members,
         }
-        vector = mean if combine is None else combine(mean)
-        return unravel(vector), Population(states, state.step + 1), metrics
+        return unravel(mean), Population(states, state.step + 1), metrics
 
     return Estimator(init, estimate, steps=num_members * steps_per_member, data=problem.data)
 
@@ -157,6 +151,23 @@ def window_mean(window: Window) -> jax.Array:
 def is_finite(window: Window) -> jax.Array:
     """Tell whether every contribution that counts is finite, over all axes."""
     return jnp.all(jnp.isfinite(window.loss) | ~window.mask)
+
+
+def gather_members(values: jax.Array, mesh: Mesh | None) -> tuple[jax.Array, jax.Array]:
+    """Gather an array of each member, inside `population_estimator`.
+
+    Args:
+        values: Array of this member.
+        mesh: Devices that the population is spread over.
+
+    Returns:
+        The arrays of all members, stacked along a first axis, and of each, whether it is another
+        member's, shape (members,).
+    """
+    on_device = jax.lax.all_gather(values, MEMBERS)
+    everyone = gather_shards(on_device, mesh)
+    place = shard_index(mesh) * len(on_device) + jax.lax.axis_index(MEMBERS)
+    return everyone, jnp.arange(len(everyone)) != place
 
 
 def check_differentiable(problem: Problem) -> None:
@@ -266,7 +277,7 @@ def loss_difference(
         if shaping == "sign":
             delta = jnp.broadcast_to(jnp.sign(losses[0] - losses[1]), delta.shape)
         else:
-            population = gather_shards(jax.lax.all_gather(losses, MEMBERS), mesh)
+            population, _ = gather_members(losses, mesh)
             if shaping == "centered_rank":
                 rank = centered_rank_difference(losses, population)
                 delta = jnp.broadcast_to(rank, delta.shape)

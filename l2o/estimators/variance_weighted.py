@@ -5,6 +5,10 @@ reparametrised g_rp = ½ (∇ℓ⁺ + ∇ℓ⁻). For each coordinate of theta
     g = (g_es / v_es + g_rp / v_rp) / (1 / v_es + 1 / v_rp),
 with v the variance over the population (Metz, Maheswaranathan, Nixon, Freeman, Sohl-Dickstein
 2019). Short windows follow backpropagation, long ones, whose gradients explode, evolution.
+
+Here the two gradients of each pair are weighted by the variances of the other pairs. In that paper
+a pair's own gradient counts, too, which is biased: where gradients are skewed, a rare large one
+raises the variance of its kind and so lowers its own weight.
 """
 
 import jax
@@ -20,6 +24,8 @@ from l2o.estimators.population import (
     both_signs,
     check_differentiable,
     check_pairs,
+    gather_members,
+    is_finite,
     loss_difference,
     plus_member,
     population_estimator,
@@ -34,8 +40,9 @@ def variance_weighted(
 ) -> Estimator:
     """Combine truncated ES and truncated backpropagation coordinate by coordinate.
 
-    Biased as both are when the horizon is longer than the window. A pair whose loss is finite and
-    whose gradient is not counts as infinitely variable, so evolution takes over.
+    Biased as both are when the horizon is longer than the window, and only then. A pair whose loss
+    is finite and whose gradient is not counts as infinitely variable: evolution takes over. One
+    gradient that is huge and finite turns the other pairs to evolution, but not its own pair.
 
     >>> import l2o
     >>> from l2o.tasks.quadratic import rosenbrock
@@ -46,20 +53,20 @@ def variance_weighted(
 
     Args:
         problem: Training runs to unroll.
-        num_pairs: Number of antithetic pairs, at least 2.
+        num_pairs: Number of antithetic pairs, at least 3.
         std: Standard deviation σ of perturbations, in units of theta, or a schedule of it over
             estimates.
         mesh: Devices to spread the pairs over.
 
     Raises:
-        ValueError: If `num_pairs` < 2 or not a multiple of the mesh's devices, `std` <= 0, or the
+        ValueError: If `num_pairs` < 3 or not a multiple of the mesh's devices, `std` <= 0, or the
             meta-loss has no gradient.
     """
     check_differentiable(problem)
     check_pairs(num_pairs, std)
-    if num_pairs < 2:
+    if num_pairs < 3:
         raise ValueError(
-            f"`num_pairs` must be at least 2, to measure a variance; got {num_pairs}. "
+            f"`num_pairs` must be at least 3, to measure a variance without each; got {num_pairs}. "
             "Try num_pairs=16."
         )
 
@@ -79,11 +86,13 @@ def variance_weighted(
             both_signs(theta, epsilon), as_pair(run)
         )
         delta = loss_difference(window, sigma, "none", mesh)
-        both_kinds = {
-            "evolved": moments(0.5 * jnp.sum(delta) * (epsilon / sigma**2)),
-            "backpropagated": moments(jnp.mean(gradients, axis=0)),
-        }
-        return MemberEstimate(both_kinds, window), plus_member(pair)
+        both_kinds = jnp.stack(
+            [0.5 * jnp.sum(delta) * (epsilon / sigma**2), jnp.mean(gradients, axis=0)]
+        )
+        everyone, is_other = gather_members(both_kinds, mesh)
+        is_measured, _ = gather_members(is_finite(window), mesh)
+        gradient = weigh(both_kinds, everyone, is_other & is_measured)
+        return MemberEstimate(gradient, window), plus_member(pair)
 
     return population_estimator(
         problem,
@@ -94,33 +103,51 @@ def variance_weighted(
         mesh=mesh,
         reset=reset_run,
         argument="num_pairs",
-        combine=lambda mean: weigh(mean["evolved"], mean["backpropagated"]),
     )
 
 
-Moments = tuple[jax.Array, jax.Array]
-"""The mean, and the mean of the square, each a vector like theta."""
+def weigh(both_kinds: jax.Array, everyone: jax.Array, counts: jax.Array) -> jax.Array:
+    """Average a pair's gradients by the inverse variance that each kind has over other pairs.
 
+    Evolution alone where both variances are infinite. A gradient that is not finite leaves
+    everything to the other kind.
 
-def moments(gradient: jax.Array) -> Moments:
-    """Take a gradient and its square; where it is not finite, 0 and infinity."""
-    finite = jnp.isfinite(gradient)
-    return jnp.where(finite, gradient, 0.0), jnp.where(finite, gradient**2, jnp.inf)
+    Args:
+        both_kinds: Gradients of the pair by evolution and by backpropagation, (2, meta-parameters).
+        everyone: Those of all pairs, shape (pairs, 2, meta-parameters).
+        counts: Pairs to measure the variances over, shape (pairs,).
 
-
-def weigh(one: Moments, other: Moments) -> jax.Array:
-    """Average two estimates by inverse variance; the first alone where both are infinite."""
-    ratio = variance(*one) / variance(*other)
+    Returns:
+        Shape (meta-parameters,).
+    """
+    of_evolved, of_backpropagated = variance(everyone, counts)
+    ratio = of_evolved / of_backpropagated
     share = 1.0 / (1.0 + jnp.where(jnp.isnan(ratio), 0.0, ratio))
-    return share * one[0] + (1.0 - share) * other[0]
+    evolved, backpropagated = both_kinds
+    mean = share * evolved + (1.0 - share) * backpropagated
+    known = jnp.where(jnp.isfinite(evolved), evolved, backpropagated)
+    return jnp.where(jnp.all(jnp.isfinite(both_kinds), axis=0), mean, known)
 
 
-def variance(mean: jax.Array, square: jax.Array) -> jax.Array:
-    """Compute the variance from two moments, infinite if the second overflows.
+def variance(values: jax.Array, counts: jax.Array) -> jax.Array:
+    """Compute the variance along the first axis, infinite if a square among them is not finite.
 
     Float32 does not tell a standard deviation of less than a thousandth of the mean from that.
+
+    Args:
+        values: Shape (pairs, ...).
+        counts: Which of them count, shape (pairs,).
     """
+    is_known = jnp.isfinite(values**2)
+    values = jnp.where(is_known, values, 0.0)
+
+    def total(x: jax.Array) -> jax.Array:
+        # For all pairs a product of matrices: no array of pairs times pairs times theta.
+        weights = counts.astype(values.dtype)
+        return jnp.tensordot(weights, x.astype(values.dtype), axes=1, precision="highest")
+
+    num_values = jnp.maximum(jnp.sum(counts), 1)
+    mean, square = total(values) / num_values, total(values**2) / num_values
     floor = jnp.maximum(1e-6 * square, 1e-30)
-    is_known = jnp.isfinite(square)
-    centred = jnp.where(is_known, square, 0.0) - jnp.where(is_known, mean, 0.0) ** 2
-    return jnp.where(is_known, jnp.maximum(centred, floor), jnp.inf)
+    is_finite = jnp.isfinite(square) & (total(~is_known) == 0)
+    return jnp.where(is_finite, jnp.maximum(square - mean**2, floor), jnp.inf)
