@@ -71,6 +71,10 @@ class Task:
             Without a cap a non-finite metric masks its member.
         loss_scale: Typical loss at initialisation, by which losses of different tasks are made
             comparable.
+        all_rows: Function `(instance, data, split) -> batch` of all rows that `batch` draws from,
+            each once; it may be larger than others, and every seed of an evaluation is tested on
+            it. None for a task that has no such rows: it is tested on batches that are drawn, and
+            a metric that is no mean over rows, such as macro-F1, is averaged over them.
         shrink: Function `(batch, fraction) -> batch` of the same shapes in which about this
             fraction of the rows counts, at least one; None if the task has no such batches.
     """
@@ -86,6 +90,7 @@ class Task:
     maximized: frozenset[str] = frozenset()
     metric_caps: Mapping[str, float] = field(default_factory=dict)
     loss_scale: float = 1.0
+    all_rows: Callable[[Instance, Data, Split], Batch] | None = None
     shrink: Callable[[Batch, jax.Array], Batch] | None = None
     family: str = ""
 

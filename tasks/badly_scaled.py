@@ -48,6 +48,7 @@ def badly_scaled(task: Task, *, varied: bool, span: float = SPAN) -> Task:
         leaves, structure = jax.tree.flatten(params)
         return structure.unflatten([p * u for p, u in zip(leaves, units, strict=True)])
 
+    all_rows = task.all_rows
     return dataclasses.replace(
         task,
         sample=sample,
@@ -61,6 +62,8 @@ def badly_scaled(task: Task, *, varied: bool, span: float = SPAN) -> Task:
         metrics=lambda params, batch, instance: task.metrics(
             scaled(params, instance["units"]), batch, instance["task"]
         ),
+        all_rows=all_rows
+        and (lambda instance, data, split: all_rows(instance["task"], data, split)),
     )
 
 

@@ -101,6 +101,15 @@ BAD_TASKS = {
     "metric distance must be a finite scalar; got float32(), on": {
         "metrics": lambda params, shift, minimum: {"distance": jnp.nan * params["x"][0]}
     },
+    "the loss of all valid rows is not that of batches in the mean": {
+        "all_rows": lambda minimum, data, split: jnp.full(3, 5.0 * (split == "valid"))
+    },
+    "`all_rows` of task bowl: metric distance of all train rows must be a finite scalar": {
+        "metrics": lambda params, shift, minimum: {
+            "distance": jnp.where(shift[0] == 0.0, jnp.nan, 1.0)
+        },
+        "all_rows": lambda minimum, data, split: jnp.zeros(3),
+    },
     "does not change the loss at fraction=0.3": {"shrink": lambda batch, fraction: batch},
     "must keep shapes and dtypes: it is float32[1], not float32[3]": {
         "shrink": lambda batch, fraction: batch[:1]

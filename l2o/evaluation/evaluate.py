@@ -19,7 +19,7 @@ from l2o.inner_step import inner_step
 from l2o.task import Batch, Data, Instance, Key, Split, Task, validate_task
 
 NUM_BATCHES = 8
-"""Batches of a probe of the training loss, and of the test at the end."""
+"""Batches of a probe of the training loss, and of the test of a task without `all_rows`."""
 
 TIMED_STEPS = 200
 """Most inner steps of a run that is timed."""
@@ -35,7 +35,7 @@ class Start(NamedTuple):
         instance: The sampled problem.
         params: Its initial parameters.
         probes: Fixed training batches, `NUM_BATCHES` stacked.
-        tests: Test batches, `NUM_BATCHES` stacked.
+        tests: Test batches, `NUM_BATCHES` stacked; () for a task with `all_rows`.
         key: Key that the batches of the training run derive from, step by step.
     """
 
@@ -59,8 +59,9 @@ class Curves:
         train_loss: Shape (seeds, horizon), loss of each step's own batch, before its update.
         diverged: Shape (seeds,), whether the last probe was not finite or above the cap.
         test: Loss, as "loss", and the task's metrics on the test split at the end, each of shape
-            (seeds,). Where the loss diverged, a metric counts as its worst value, if the task's
-            `metric_caps` say which that is.
+            (seeds,): on all of its rows where `Task.all_rows` gives them, else means over
+            `NUM_BATCHES` batches of it. Where the loss diverged, a metric counts as its worst
+            value, if the task's `metric_caps` say which that is.
         seconds_per_step: Wall-clock seconds per inner step and seed, with all seeds run together,
             without compilation and probes: the median of three runs of up to `TIMED_STEPS` steps
             of the compiled program. `nan` if it was not timed.
@@ -166,7 +167,7 @@ def compiled_draw(task: Task) -> Callable[[Key, jax.Array, Data], Start]:
             instance=instance,
             params=task.init(k_params, instance),
             probes=batches(k_probes, "train"),
-            tests=batches(k_tests, "test"),
+            tests=() if task.all_rows else batches(k_tests, "test"),
             key=k_train,
         )
 
@@ -232,13 +233,9 @@ class Trainer:
         def probe(carry, start: Start) -> jax.Array:
             return mean_loss(task, judged_params(*carry), start.probes, start.instance)
 
-        def test(carry, start: Start) -> dict[str, jax.Array]:
-            params = judged_params(*carry)
-            metrics = over_batches(
-                lambda batch: dict(task.metrics(params, batch, start.instance)), start.tests
-            )
-            loss = mean_loss(task, params, start.tests, start.instance)
-            return jax.tree.map(jnp.mean, metrics) | {"loss": loss}
+        def test(carry, starts: Start, data: Data) -> dict[str, jax.Array]:
+            judged = over_settings_and_seeds(lambda c, start: judged_params(*c), carry=True)
+            return on_test_split(task, judged(carry, starts), starts, data)
 
         self.task, self.horizon, self.stride = task, horizon, stride
         self._begin = jax.jit(over_settings_and_seeds(begin))
@@ -250,15 +247,18 @@ class Trainer:
             )
         )
         self._probe = jax.jit(over_settings_and_seeds(probe, carry=True))
-        self._test = jax.jit(over_settings_and_seeds(test, carry=True))
+        self._test = jax.jit(test)
 
-    def train(self, settings: Settings, starts: Start, *, timed: bool = False) -> list[Curves]:
+    def train(
+        self, settings: Settings, starts: Start, *, timed: bool = False, tested: bool = True
+    ) -> list[Curves]:
         """Train every start with every setting.
 
         Args:
             settings: Settings, stacked along a first axis.
             starts: Starts of the runs, from `draw_starts`.
             timed: Whether to measure `seconds_per_step`, which trains some more.
+            tested: Whether to measure `test`, which is empty otherwise.
 
         Returns:
             Curves of each setting, in order.
@@ -284,7 +284,7 @@ class Trainer:
             steps.append(steps[-1] + count)
             losses.append(np.asarray(step_losses)[..., :count])
             probes.append(np.asarray(self._probe(carry, starts)))
-        tests = jax.device_get(self._test(carry, starts))
+        tests = jax.device_get(self._test(carry, starts, self.task.data)) if tested else {}
 
         raw, train_loss = np.stack(probes, axis=-1), np.concatenate(losses, axis=-1)
         seconds = float(np.median([seconds_per_step() for _ in range(3)])) if timed else np.nan
@@ -295,7 +295,7 @@ class Trainer:
                 probe_loss=capped_losses(raw[i], cap),
                 train_loss=train_loss[i],
                 diverged=is_diverged(raw[i, :, -1], cap),
-                test=capped_test(self.task, {k: v[i] for k, v in tests.items()}),
+                test=capped_test(self.task, {k: v[i] for k, v in tests.items()}) if tests else {},
                 seconds_per_step=seconds,
             )
             for i in range(len(raw))
@@ -374,6 +374,34 @@ def train_steps(
 
     *carry, losses = jax.lax.fori_loop(0, count, step, (*carry, jnp.zeros(most)))
     return tuple(carry), losses
+
+
+def on_test_split(
+    task: Task, params: optax.Params, starts: Start, data: Data
+) -> dict[str, jax.Array]:
+    """Measure loss and metrics on the test split, each of shape (settings, seeds).
+
+    One run after the other: all rows of a split, by all runs at once, may be too much.
+
+    Args:
+        task: Task that was trained.
+        params: What was trained, with axes of settings and seeds.
+        starts: Starts of the runs, with an axis of seeds.
+        data: Data of the task.
+    """
+
+    def test(run: tuple[optax.Params, Start]) -> dict[str, jax.Array]:
+        params, start = run
+
+        def measure(batch: Batch) -> dict[str, jax.Array]:
+            loss = task.loss(params, batch, start.instance)
+            return dict(task.metrics(params, batch, start.instance)) | {"loss": loss}
+
+        if task.all_rows is not None:
+            return measure(task.all_rows(start.instance, data, "test"))
+        return jax.tree.map(jnp.mean, over_batches(measure, start.tests))
+
+    return jax.lax.map(lambda params: jax.lax.map(test, (params, starts)), params)
 
 
 def mean_loss(task: Task, params: optax.Params, batches: Batch, instance: Instance) -> jax.Array:

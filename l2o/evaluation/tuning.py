@@ -117,7 +117,7 @@ class Trials:
             return
         padded = [*configs, *[configs[-1]] * (AT_ONCE - len(configs))]
         settings = {name: np.array([c[name] for c in padded]) for name in configs[0]}
-        found = self.trainer.train(settings, self.starts)
+        found = self.trainer.train(settings, self.starts, tested=False)
         self.tried += [
             Trial(
                 config,

@@ -13,6 +13,7 @@ from l2o.testing.trees import Tree, difference_of, fail, is_equal, leaves, numbe
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 NUM_DRAWS = 8
+BATCHES_A_SPLIT = 32
 LEARNING_RATES = (0.001, 0.01, 0.1)
 
 
@@ -32,9 +33,9 @@ def check_task(task: Task, *, num_steps: int = 100, seed: int = 0) -> None:
 
     Functions must depend on their arguments alone and on the key, and be right under `vmap`;
     losses and gradients must be finite at initialisation, and losses below `loss_cap`; batches of
-    all splits must be alike; metrics must be finite scalars, no worse than their caps; `shrink`
-    must keep shapes and leave rows out; and Adam must train all parameters to a lower loss at one
-    of three learning rates.
+    all splits must be alike; metrics must be finite scalars, no worse than their caps; the loss of
+    `all_rows` must be what batches have in the mean; `shrink` must keep shapes and leave rows out;
+    and Adam must train all parameters to a lower loss at one of three learning rates.
 
     Args:
         task: Task to check.
@@ -57,6 +58,7 @@ def check_task(task: Task, *, num_steps: int = 100, seed: int = 0) -> None:
     _check_draws(task, first, again, draws)
     _check_values(task, draws)
     _check_metrics(task, draws)
+    _check_all_rows(task, keys)
     _check_shrink(task, draws)
     _check_adam(task, keys, num_steps)
 
@@ -150,6 +152,44 @@ def _check_metrics(task: Task, draws: Trial) -> None:
                     f"`metric_caps` of task {task.name} has {name}={cap:.3g}, which the metric "
                     f"exceeds at initialisation, {value:.3g}",
                     "Give the worst that it can cost",
+                )
+
+
+def _check_all_rows(task: Task, keys: jax.Array) -> None:
+    all_rows = task.all_rows
+    if all_rows is None:
+        return
+
+    def measure(key: Key, data: Data, split: Split):
+        k_sample, k_init, k_batches = jax.random.split(key, 3)
+        instance = task.sample(k_sample)
+        params = task.init(k_init, instance)
+        on = lambda batch: (
+            task.loss(params, batch, instance),
+            dict(task.metrics(params, batch, instance)),
+        )
+        drawn = lambda k: on(task.batch(k, instance, data, split))[0]
+        whole = on(all_rows(instance, data, split))
+        return whole, jax.vmap(drawn)(jax.random.split(k_batches, BATCHES_A_SPLIT))
+
+    over_keys = jax.jit(jax.vmap(measure, (0, None, None)), static_argnums=2)
+    for split in SPLITS:
+        (loss, metrics), drawn = over_keys(keys, task.data, split)
+        mean, spread = np.mean(drawn, axis=1), np.std(drawn, axis=1)
+        # Six standard errors, and rounding.
+        allowed = 6.0 * spread / BATCHES_A_SPLIT**0.5 + 1e-3 * np.abs(mean) + 1e-6
+        if loss.shape != (NUM_DRAWS,) or not np.all(np.abs(loss - mean) <= allowed):
+            fail(
+                f"`all_rows` of task {task.name}: the loss of all {split} rows is not that of "
+                f"batches in the mean: {np.mean(loss):.3g}, not {np.mean(mean):.3g}",
+                "Return each row that `batch` draws from once",
+            )
+        for name, values in metrics.items():
+            if values.shape != (NUM_DRAWS,) or not np.all(np.isfinite(values)):
+                fail(
+                    f"`all_rows` of task {task.name}: metric {name} of all {split} rows must be a "
+                    f"finite scalar; got {values.dtype}{values.shape[1:]}",
+                    "Take the number of rows from the batch",
                 )
 
 

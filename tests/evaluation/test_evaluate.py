@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 from parabolas import KEY, SEEDS, nan_after, noisy, parabola
+from sklearn.metrics import f1_score
 
-from l2o.evaluation.evaluate import draw_starts, evaluate
+from l2o.evaluation.evaluate import draw_starts, evaluate, train_steps
 from l2o.optimizers.learnable import learnable_sgd
 from l2o.optimizers.nominal_mlp import nominal_mlp
 from l2o.rng import TAGS, stream
-from l2o.tasks.digits import digits_mlp
+from l2o.tasks.digits import digits_mlp, imbalanced_digits_mlp
 
 
 def test_sgd_agrees_with_a_loop_by_hand():
@@ -122,6 +123,35 @@ def test_an_image_task_reports_its_metrics_on_the_test_split():
     assert set(curves.test) == {"loss", "accuracy", "macro_f1"}
     assert np.all(curves.test["accuracy"] > 0.6)
     assert np.all(curves.final_loss < curves.probe_loss[:, 0])
+
+
+def test_metrics_of_an_image_task_are_of_the_whole_test_split():
+    """Macro-F1 is no mean over batches, and rows that are drawn are not the split."""
+    task, num_steps = imbalanced_digits_mlp().evaluation[0], 100
+    tx = optax.adam(0.01)
+    found = evaluate(KEY, task, {"adam": tx}, horizon=num_steps, num_seeds=2)["adam"].test
+
+    starts = draw_starts(KEY, task, 2)
+    zero, count = jnp.int32(0), jnp.int32(num_steps)
+    train = lambda start: train_steps(
+        *(task, tx, (start.params, tx.init(start.params)), start, task.data, zero, count),
+        most=num_steps,
+    )
+    (trained, _), _ = jax.jit(jax.vmap(train))(starts)
+    rows = task.data["test"]
+    for seed in range(2):
+        params = jax.tree.map(lambda x, seed=seed: np.asarray(x[seed]), trained)
+        hidden = np.maximum(rows.pixels @ params["w0"] + params["b0"], 0.0)
+        logits = hidden @ params["w1"] + params["b1"]
+        predicted, labels = np.argmax(logits, axis=1), np.asarray(rows.labels)
+        whole = f1_score(labels, predicted, average="macro")
+        np.testing.assert_allclose(found["macro_f1"][seed], whole, rtol=1e-5)
+        np.testing.assert_allclose(found["accuracy"][seed], np.mean(predicted == labels), rtol=1e-5)
+        log_probs = jax.nn.log_softmax(logits)[np.arange(len(labels)), labels]
+        np.testing.assert_allclose(found["loss"][seed], -np.mean(log_probs), rtol=1e-4)
+        drawn = np.random.default_rng(seed).integers(0, len(labels), (400, 64))
+        by_batch = [f1_score(labels[d], predicted[d], average="macro") for d in drawn]
+        assert whole - np.mean(by_batch) > 5 * np.std(by_batch) / 400**0.5
 
 
 @pytest.mark.parametrize(

@@ -27,5 +27,8 @@ def test_units_change_nothing_but_the_parameters():
         expected = plain.loss(whole, batch, instance["task"])
         np.testing.assert_allclose(task.loss(params, batch, instance), expected, rtol=1e-5)
         assert set(task.metrics(params, batch, instance)) == {"accuracy", "macro_f1"}
+        assert task.all_rows is not None
+        rows = task.all_rows(instance, task.data, "test")
+        np.testing.assert_array_equal(rows.labels, task.data["test"].labels)
     with pytest.raises(ValueError, match="`span` must be at least 1"):
         badly_scaled(plain, varied=True, span=0.5)

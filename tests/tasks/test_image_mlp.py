@@ -80,6 +80,23 @@ def test_batches_hold_rows_of_their_split_only(varied, key):
         assert seen == (allowed if split == "train" else set(range(len(labels[split]))))
 
 
+@pytest.mark.parametrize("varied", [False, True])
+def test_all_rows_are_those_that_batches_are_drawn_from_each_once(varied, key):
+    data = numbered_images()
+    task = image_mlp("numbered", data, (2,), varied=varied, batch_size=4, num_classes=3)
+    instance = jax.jit(task.sample)(key)
+    assert task.all_rows is not None
+    for i, split in enumerate(SPLITS):
+        rows = task.all_rows(instance, task.data, split)
+        numbers = np.asarray(rows.pixels)[: int(rows.size), 0].astype(int) - 100 * i
+        every = np.arange(len(data[split].labels))
+        if split == "train":
+            every = (instance["first_row"] + np.arange(instance["num_rows"])) % 40
+        assert sorted(numbers.tolist()) == sorted(every.tolist())
+        labels = np.asarray(data[split].labels)[numbers]
+        np.testing.assert_array_equal(rows.labels[: int(rows.size)], labels)
+
+
 def test_rows_beyond_the_batch_size_do_not_count(key):
     task = tasks()["images_varied"]
     first = draw(task, key)
