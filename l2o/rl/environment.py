@@ -205,7 +205,7 @@ def training_environment(
 
     def enter(key: Key, state: TrainingState, data: Data) -> TrainingState:
         run, other = state.run, state.counterfactual
-        loss, potentials = measure(reward, task, key, run.params, run.instance, data)
+        loss, potentials, _ = measure(reward, task, key, run.params, run.instance, data)
         measured = state._replace(potentials=potentials, first_loss=loss, loss=loss)
         if isinstance(other, Counterfactual):
             same = jnp.broadcast_to(potentials, other.potentials.shape)
@@ -259,9 +259,10 @@ def training_environment(
         """Apply an action and train until the next; the reward is not credited yet."""
         k_batches, k_measure = jax.random.split(key)
         run, losses, fractions = train(k_batches, state.run, action, data)
-        loss, potentials = measure(reward, task, k_measure, run.params, run.instance, data)
         limit = jnp.maximum(task.loss_cap, 2.0 * state.first_loss)
-        diverged = ~jnp.isfinite(loss) | (loss > limit)
+        loss, potentials, diverged = measure(
+            reward, task, k_measure, run.params, run.instance, data, limit=limit
+        )
         rewards = compute_reward(
             reward,
             task,

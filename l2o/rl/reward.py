@@ -11,7 +11,8 @@
                `Task.maximized` gain by falling
 
 Each is a scalar; the reward is their weighted sum. A run that diverges ends there, and pays
-`penalty`; the steps left count at the task's cap for "loss", and as whole batches for "examples".
+`penalty`; the steps left count at the task's cap for "loss", and as whole batches for "examples",
+and what is measured counts as its worst, the cap of the loss and `Task.metric_caps`.
 """
 
 import math
@@ -108,13 +109,30 @@ def check_reward(reward: Reward, task: Task) -> None:
 
 
 def measure(
-    reward: Reward, task: Task, key: Key, params: optax.Params, instance: Instance, data: Data
-) -> tuple[jax.Array, jax.Array]:
+    reward: Reward,
+    task: Task,
+    key: Key,
+    params: optax.Params,
+    instance: Instance,
+    data: Data,
+    *,
+    limit: jax.Array | float = math.inf,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Measure the loss on fresh batches, and the potentials of the rewards.
 
+    Args:
+        reward: Names of the rewards, and how they are measured.
+        task: Task that is trained.
+        key: Random key of the batches.
+        params: Parameters of the task.
+        instance: Sampled problem.
+        data: Data of the task.
+        limit: Loss above which a run has diverged; at least the task's cap.
+
     Returns:
-        The mean loss, a scalar that may be infinite or NaN, and the potentials of shape (names,),
-        whose differences are the rewards; 0 for "loss" and "examples", which are summed over steps.
+        The mean loss, a scalar that may be infinite or NaN; the potentials of shape (names,), whose
+        differences are the rewards, 0 for "loss" and "examples", which are summed over steps; and
+        whether the run has diverged, a scalar.
     """
 
     def measure_batch(k_batch: Key) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -127,14 +145,15 @@ def measure(
     keys = jax.random.split(key, reward.batches)
     found = jax.vmap(measure_batch)(keys)
     losses, gains = jax.tree.map(lambda x: jnp.mean(x.astype(jnp.float32), axis=0), found)
-    # A loss below zero, of a task that has them, counts as zero.
-    # What is not finite any more may be right by chance: its metrics are at their worst.
+    diverged = ~jnp.isfinite(losses) | (losses > limit)
+    # What has diverged may be right by chance: its metrics are at their worst.
     worst = {name: -as_cost(Objective(measure=name), task, jnp.nan) for name in gains}
-    gains = {name: jnp.where(jnp.isfinite(losses), gains[name], worst[name]) for name in gains}
+    gains = {name: jnp.where(diverged, worst[name], gains[name]) for name in gains}
+    # A loss below zero, of a task that has them, counts as zero.
     log_loss = jnp.log(jnp.maximum(capped(losses, task.loss_cap), 0.0) + LOG_FLOOR)
     by_step = {"loss": jnp.zeros(()), "examples": jnp.zeros(())}
     potentials = {"log_loss": -log_loss, **by_step, **gains}
-    return losses, jnp.stack([potentials[name] for name in reward.names])
+    return losses, jnp.stack([potentials[name] for name in reward.names]), diverged
 
 
 def compute_reward(

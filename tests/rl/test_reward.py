@@ -10,6 +10,7 @@ from small_policies import (
     HORIZON,
     INTERVAL,
     WINDOW,
+    begin,
     episode,
     noisy_theta,
     small_policy,
@@ -144,6 +145,27 @@ def test_a_run_of_nan_is_paid_a_finite_price(task, name):
     assert outcome.done and np.isfinite(outcome.reward) and outcome.reward <= -1.0
     worst = {"accuracy": 0.0, "log_loss": -np.log(task.loss_cap + LOG_FLOOR)}[name]
     np.testing.assert_allclose(outcome.rewards[0], worst - state.potentials[0], rtol=1e-5)
+
+
+def test_a_run_that_diverges_with_a_finite_loss_is_paid_the_worst(task):
+    """It may still be right by chance, and had kept its accuracy."""
+    low = dataclasses.replace(task, loss_cap=0.5)
+    lopt = small_policy(learning_rate=1e-4)
+    reward = Reward(("accuracy", "macro_f1", "log_loss"))
+    environment = training_environment(
+        low, lopt.policy, horizon=HORIZON, window=WINDOW, reward=reward
+    )
+    state = begin(environment, jax.random.key(0), jax.random.key(1))
+    step = jax.jit(
+        lambda s: environment.step(jax.random.key(2), s, jnp.zeros((1, 1)), environment.data)
+    )
+    well, outcome = step(state)
+    assert not outcome.done and np.all(well.potentials[:2] > 0.0)
+    # It has diverged from twice its first loss on, so now it has.
+    after, outcome = step(state._replace(first_loss=0.4 * state.first_loss))
+    assert outcome.done and np.isfinite(after.loss)
+    worst = np.array([0.0, 0.0, -np.log(low.loss_cap + LOG_FLOOR)])
+    np.testing.assert_allclose(outcome.rewards, worst - state.potentials, rtol=1e-5, atol=1e-6)
 
 
 def test_a_reward_is_measured_on_other_batches_than_those_of_the_interval():
