@@ -92,15 +92,7 @@ def gradient_learner(
         gradient, estimator_state, metrics = estimator.estimate(
             key, state.theta, state.estimator_state, data
         )
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.theta)
-        theta = optax.apply_updates(state.theta, updates)
-        # NaN in theta or in the meta-optimizer's moments would stay for ever.
-        is_usable = jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
-        theta, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(is_usable, new, old),
-            (theta, opt_state),
-            (state.theta, state.opt_state),
-        )
+        theta, opt_state = descend(optimizer, gradient, state.opt_state, state.theta)
         average = update_ema(ema_decay, state.step, state.average, theta)
         metrics["meta_gradient_norm"] = optax.tree.norm(gradient)
         return MetaState(theta, average, opt_state, estimator_state, state.step + 1), metrics
@@ -112,6 +104,28 @@ def gradient_learner(
         steps=estimator.steps,
         data=estimator.data,
     )
+
+
+def descend(
+    optimizer: optax.GradientTransformation, gradient: Theta, opt_state: Any, theta: Theta
+) -> tuple[Theta, Any]:
+    """Take one step of a meta-optimizer, unless the gradient is not finite.
+
+    NaN in theta or in the meta-optimizer's moments would stay for ever.
+
+    Args:
+        optimizer: Meta-optimizer.
+        gradient: Meta-gradient, a tree like theta.
+        opt_state: State of the meta-optimizer.
+        theta: Meta-parameters.
+
+    Returns:
+        Theta and the state after the step, or as they were.
+    """
+    updates, stepped = optimizer.update(gradient, opt_state, theta)
+    after = optax.apply_updates(theta, updates), stepped
+    is_usable = jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
+    return jax.tree.map(lambda new, old: jnp.where(is_usable, new, old), after, (theta, opt_state))
 
 
 def check_ema_decay(ema_decay: float) -> None:

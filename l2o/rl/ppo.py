@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from jax.sharding import Mesh
 
 from l2o.estimators.estimator import average_metrics, checked_weights, key_of, weighted_mean
 from l2o.learned_optimizer import Theta
-from l2o.learner import Learner, MetaState, check_ema_decay, update_ema
+from l2o.learner import Learner, MetaState, check_ema_decay, descend, update_ema
 from l2o.policies.heads import Head
 from l2o.policies.policy import Actor
 from l2o.rl.environment import Environment
@@ -72,7 +71,8 @@ def ppo_learner(
     theta of the actor and gives one back, see `with_critic`. Metrics are those of
     `l2o.rl.rollout.RolloutWorker`, averaged over environments and under `name/metric`, and of the
     last pass: `entropy`; `value_loss`; `approx_kl`, the divergence from the policy that acted; and
-    `clip_fraction`, the fraction of ratios beyond their bounds.
+    `clip_fraction`, the fraction of ratios beyond their bounds. A minibatch whose gradient is not
+    finite is left out: theta and the optimizer's state stay.
 
     >>> import l2o, optax
     >>> from l2o.rl.environment import training_environment
@@ -178,9 +178,8 @@ def ppo_learner(
         def update(carry, chosen: jax.Array):
             theta, opt_state = carry
             gradient, learned = jax.grad(loss, has_aux=True)(theta, chosen)
-            updates, opt_state = optimizer.update(gradient, opt_state, theta)
             learned["meta_gradient_norm"] = optax.tree.norm(gradient)
-            return (cast(ActorCritic, optax.apply_updates(theta, updates)), opt_state), learned
+            return descend(optimizer, gradient, opt_state, theta), learned
 
         orders = minibatch_orders(key, epochs, minibatches, num_pairs)
         (theta, opt_state), learned = jax.lax.scan(update, (theta, opt_state), orders)

@@ -170,6 +170,42 @@ def test_ppo_gives_back_the_running_average():
         assert abs(last - first) > 0.001
 
 
+@pytest.mark.parametrize("num_spoilt", [1, 4])
+def test_a_minibatch_whose_gradient_is_not_finite_is_left_out(num_spoilt):
+    """Theta and the optimizer are as if it had not been there, and go on with the others."""
+
+    def learner_of(limit: float):
+        # Their sum overflows; what is not finite by itself does not count to begin with.
+        spoil = lambda reward, state: jnp.where(state.context > limit, 3e38, reward)
+        return ppo_learner(
+            {"walk": walk(2, spoil=spoil)},
+            LINEAR,
+            HEAD,
+            optax.adam(0.01),
+            num_pairs=4,
+            epochs=1,
+            minibatches=4,
+            standardize=False,
+        )
+
+    theta = LINEAR.init(jax.random.key(0))
+    state = jax.jit(learner_of(np.inf).init)(jax.random.key(2), theta)
+    contexts = np.sort(state.estimator_state["walk"].state.context[:, 0])
+    limit = (contexts[-num_spoilt] + contexts[-num_spoilt - 1]) / 2 if num_spoilt < 4 else -np.inf
+    learner = learner_of(limit)
+    after, metrics = jax.jit(learner.step)(jax.random.key(3), state, learner.data)
+    assert not np.isfinite(metrics["meta_gradient_norm"])  # it is told
+    assert after.opt_state[0].count == 4 - num_spoilt
+    if num_spoilt == 4:
+        jax.tree.map(np.testing.assert_array_equal, state.theta, after.theta)
+        jax.tree.map(np.testing.assert_array_equal, state.opt_state, after.opt_state)
+        healthy = learner_of(np.inf)
+        after, _ = jax.jit(healthy.step)(jax.random.key(4), after, healthy.data)
+        assert after.opt_state[0].count == 4
+    assert np.all(np.isfinite(np.concatenate([np.ravel(x) for x in jax.tree.leaves(after.theta)])))
+    assert optax.tree.norm(jax.tree.map(jnp.subtract, after.theta, state.theta)) > 0.01
+
+
 @pytest.mark.parametrize("name", ["ppo", "reinforce"])
 def test_entropy_is_rewarded(name):
     environment = walk(3)
