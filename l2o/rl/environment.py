@@ -154,11 +154,13 @@ def training_environment(
             draws it log-uniformly for each run.
         window: Number of inner steps of one window, a multiple of the policy's action interval.
         reward: Reward for an action.
-        credit: "team" gives all agents the whole reward; "difference" gives each what it changed
-            (Wolpert and Tumer 2002): the reward less that of a second run on the same batches, in
-            which this agent alone has left its hyperparameters where they began, and the others
-            have done what they did. All pay the penalty. Each agent's run is trained along from
-            the first step to the last, which `steps_per_action` counts.
+        credit: "team" gives all agents the whole reward; "difference" gives each the reward less
+            that of a second run on the same batches, in which this agent alone has left its
+            hyperparameters where they began, and the others have done what they did. That is
+            biased, and can turn an agent's gradient round, where others react to what the agent
+            changed: they do what they did in the second run, too, which then depends on the
+            agent's own actions. Where nobody reacts it is exact. All pay the penalty. Each agent's
+            run is trained along from the first step to the last, which `steps_per_action` counts.
         privileged: Numbers that tell the critic which task this is.
 
     Raises:

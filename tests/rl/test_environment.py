@@ -24,8 +24,10 @@ from user_module import bowl
 from l2o.inner_step import batch_fraction, training_batch
 from l2o.policies.optimizer_selector import optimizer_selector
 from l2o.policies.per_tensor_controller import per_tensor_controller
+from l2o.policies.policy import ControlledOptimizer
+from l2o.policies.scheduler import scheduler
 from l2o.problem import inner_problem
-from l2o.rl.environment import training_environment
+from l2o.rl.environment import CreditName, training_environment
 from l2o.rl.reward import LOG_FLOOR, Reward
 from l2o.rl.rollout import first_actor_critic, rollout_worker
 
@@ -129,6 +131,50 @@ def test_difference_credit_is_what_an_agent_changed_from_the_start_of_the_run(ta
     assert np.all(np.abs(np.array(credits)[:, 1]) < 1e-5)  # alike but for rounding
     assert np.max(np.abs(np.array(credits)[:, 0])) > 0.005
     assert difference.steps_per_action == 5 * team.steps_per_action
+
+
+@pytest.mark.parametrize(
+    ("copies", "of_team", "by_difference"), [(1.0, 1.0, -1.0), (0.0, -1.0, -1.0)]
+)
+def test_limitation_difference_credit_leaves_out_how_others_react(copies, of_team, by_difference):
+    """Documented: it is biased, and here reversed, where one agent reacts to another.
+
+    The cost is 10 + a - 2 b. Agent 1 changes a by x, then agent 2, which sees a, changes b by x if
+    it copies. The team gains -x + 2 x. Without agent 1, agent 2 does x all the same: that run gains
+    2 x, and agent 1 is credited -x. Where agent 2 does not react, both are what agent 1 gained.
+    """
+    cost = lambda params: 10.0 + params["x"][0] - 2.0 * params["x"][1]
+    task = dataclasses.replace(
+        bowl(),
+        init=lambda key, instance: {"x": jnp.zeros(2)},
+        loss=lambda params, batch, instance: cost(params),
+        metrics=lambda params, batch, instance: {"cost": cost(params)},
+        metric_caps={"cost": 100.0},
+    )
+    sets_params = ControlledOptimizer(
+        init=lambda params, horizon: jnp.zeros(2),
+        observe=lambda x: jnp.array([[0.0], [1.0]]) * x[0],
+        apply_action=lambda x, action: x + action[:, 0],
+        update=lambda grads, x, params, value: ({"x": x - params["x"]}, x),
+    )
+    policy = dataclasses.replace(
+        scheduler(action_interval=1).policy, name="copying", controlled=sets_params
+    )
+
+    def credit(x: float, kind: CreditName) -> float:
+        """Of agent 1, from both actions."""
+        environment = training_environment(
+            task, policy, horizon=2, window=2, reward=Reward(("cost",)), credit=kind
+        )
+        state = begin(environment, jax.random.key(0), jax.random.key(1))
+        state, first = environment.step(jax.random.key(2), state, jnp.array([[x], [0.0]]), ())
+        seen = environment.observe(state).agents[1, 0]
+        action = jnp.stack([jnp.zeros(1), copies * seen[None]])
+        _, second = environment.step(jax.random.key(3), state, action, ())
+        return float(first.credit[0] + second.credit[0])
+
+    found = [credit(1.0, kind) - credit(0.0, kind) for kind in ("team", "difference")]
+    np.testing.assert_allclose(found, [of_team, by_difference], rtol=1e-5)
 
 
 def test_all_pay_the_penalty_and_who_would_have_diverged_earns_nothing_more(task):
