@@ -87,8 +87,14 @@ def without_own(baseline: ReturnBaseline, values: jax.Array) -> jax.Array:
 
 def standardized(advantages: jax.Array, mask: jax.Array) -> jax.Array:
     """Standardize advantages to mean 0 and standard deviation 1 over what counts."""
-    mask = jnp.broadcast_to(mask, advantages.shape)
+    mean, std = moments(advantages, mask)
+    return (advantages - mean) / std
+
+
+def moments(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Compute the mean and the standard deviation, a little above 0, over what counts."""
+    mask = jnp.broadcast_to(mask, values.shape)
     number = jnp.maximum(jnp.sum(mask), 1)
-    mean = jnp.sum(jnp.where(mask, advantages, 0.0)) / number
-    variance = jnp.sum(jnp.where(mask, jnp.square(advantages - mean), 0.0)) / number
-    return (advantages - mean) / (jnp.sqrt(variance) + 1e-8)
+    mean = jnp.sum(jnp.where(mask, values, 0.0)) / number
+    variance = jnp.sum(jnp.where(mask, jnp.square(values - mean), 0.0)) / number
+    return mean, jnp.sqrt(variance) + 1e-8

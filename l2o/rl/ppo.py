@@ -2,7 +2,8 @@
 
 For the ratio ρ = π(a | o) / π_old(a | o) of each agent and the advantage A of the action, it
 ascends min(ρ A, clip(ρ, 1 - ε, 1 + ε) A) (Schulman et al. 2017). Advantages are generalized, and
-standardized in each minibatch; the critic's value is clipped around what it was; a minibatch is
+standardized in each minibatch; the critic's value is clipped around what it was, in units of the
+standard deviation of the window's returns, so the unit of rewards does not matter; a minibatch is
 some of the groups with their whole windows, so recurrent actors keep their order.
 """
 
@@ -22,7 +23,7 @@ from l2o.learner import Learner, MetaState, check_ema_decay, descend, update_ema
 from l2o.policies.heads import Head
 from l2o.policies.policy import Actor
 from l2o.rl.environment import Environment
-from l2o.rl.gae import standardized
+from l2o.rl.gae import moments, standardized
 from l2o.rl.reinforce import (
     Advantages,
     check_discount,
@@ -96,7 +97,8 @@ def ppo_learner(
         epochs: Number of passes over a window.
         minibatches: Number of minibatches of each pass, each of some of the pairs.
         clip_ratio: Distance from 1 beyond which a ratio gains nothing; infinite for no clipping.
-        value_clip: Distance the critic's value may move from what it was; infinite for no clipping.
+        value_clip: Distance the critic's value may move from what it was, in standard deviations of
+            the window's returns in its environment; infinite for no clipping.
         value_weight: Weight of the critic's loss.
         entropy_weight: Weight of the entropy of actions, which is rewarded.
         standardize: Whether to give the advantages of a minibatch mean 0 and standard deviation 1.
@@ -142,7 +144,6 @@ def ppo_learner(
         actor=actor,
         head=head,
         clip_ratio=clip_ratio,
-        value_clip=value_clip,
         value_weight=value_weight,
         entropy_weight=entropy_weight,
         standardize=standardize,
@@ -162,13 +163,16 @@ def ppo_learner(
             name: estimate_advantages(theta, rollout, discount=discount, gae_lambda=gae_lambda)
             for name, rollout in rollouts.items()
         }
+        reach = {name: value_clip * spread_of_returns(a) for name, a in advantages.items()}
 
         def loss(theta: ActorCritic, chosen: jax.Array):
             losses, learned = {}, {}
             for name in rollouts:
                 minibatch = jax.tree.map(lambda x: x[chosen], (rollouts[name], advantages[name]))
                 rollout, found = minibatch
-                losses[name], learned[name] = loss_fn(theta, rollout=rollout, advantages=found)
+                losses[name], learned[name] = loss_fn(
+                    theta, rollout=rollout, advantages=found, value_clip=reach[name]
+                )
             means = {
                 k: weighted_mean({n: learned[n][k] for n in learned}, weights)
                 for k in next(iter(learned.values()))
@@ -210,6 +214,12 @@ def ppo_learner(
     )
 
 
+def spread_of_returns(advantages: Advantages) -> jax.Array:
+    """Compute the standard deviation of the returns of a window, over those that are finite."""
+    is_finite = jnp.isfinite(advantages.targets)
+    return moments(advantages.targets, advantages.mask & is_finite)[1]
+
+
 def minibatch_orders(key: Key, epochs: int, minibatches: int, num_groups: int) -> jax.Array:
     """Draw the groups of each minibatch, (updates, groups); every pass in an order of its own."""
     keys = jax.random.split(key, epochs)
@@ -225,14 +235,14 @@ def ppo_loss(
     advantages: Advantages,
     *,
     clip_ratio: float,
-    value_clip: float,
+    value_clip: jax.Array | float,
     value_weight: float,
     entropy_weight: float,
     standardize: bool,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Compute the loss of a minibatch, and how far theta is from what sampled it.
 
-    See `ppo_learner` for the arguments.
+    See `ppo_learner` for the arguments; `value_clip` is in units of the value here.
     """
     mask, old_values, targets = advantages.mask, advantages.values, advantages.targets
     scores = advantages.advantages

@@ -131,6 +131,33 @@ def test_the_critic_of_ppo_is_not_drawn_on_beyond_its_clip():
     assert gradient(-5.0) > 0.1
 
 
+def test_the_clip_of_the_critic_does_not_depend_on_the_scale_of_rewards():
+    """Paid a hundred times as much, a critic that starts at 0 moves a hundred times as far.
+
+    In the first of two passes it moves beyond the clip, which decides what the second does.
+    """
+
+    def last_layer(scale: float, value_clip: float):
+        environment = walk(3, spoil=lambda reward, state: scale * reward)
+        learner = ppo_learner(
+            {"walk": environment},
+            LINEAR,
+            HEAD,
+            optax.sgd(0.5),
+            num_pairs=8,
+            epochs=2,
+            minibatches=1,
+            value_clip=value_clip,
+        )
+        state = jax.jit(learner.init)(jax.random.key(2), LINEAR.init(jax.random.key(0)))
+        after, _ = jax.jit(learner.step)(jax.random.key(3), state, learner.data)
+        return np.append(after.theta.critic["w2"], after.theta.critic["b2"])
+
+    one = last_layer(1.0, 0.5)
+    np.testing.assert_allclose(last_layer(100.0, 0.5), 100.0 * one, rtol=1e-3, atol=1e-3)
+    assert np.max(np.abs(one - last_layer(1.0, np.inf))) > 0.05
+
+
 def one_step_of_ppo(environments, **changes):
     """The learner, its state before one step of plain gradient descent, after it, and metrics."""
     learner = ppo_learner(
