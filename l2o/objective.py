@@ -176,13 +176,20 @@ def as_cost(objective: Objective, task: Task, value: jax.Array | float) -> jax.A
     return capped(sign * jnp.asarray(value), sign * worst)
 
 
+def at_least_float32(value: jax.Array) -> jax.Array:
+    """Widen a measurement before it is summed or subtracted: bfloat16 has two to three digits."""
+    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+
+
 def cost_on_batch(
     objective: Objective, task: Task, params: optax.Params, batch: Batch, instance: Instance
 ) -> jax.Array:
-    """Measure the cost on one batch, a scalar."""
+    """Measure the cost on one batch, a scalar of at least float32."""
     if objective.measure == "loss":
-        return as_cost(objective, task, task.loss(params, batch, instance))
-    return as_cost(objective, task, task.metrics(params, batch, instance)[objective.measure])
+        value = task.loss(params, batch, instance)
+    else:
+        value = task.metrics(params, batch, instance)[objective.measure]
+    return as_cost(objective, task, at_least_float32(value))
 
 
 def on_fresh_batches(

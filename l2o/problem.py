@@ -14,6 +14,7 @@ from l2o.objective import (
     Best,
     Objective,
     as_cost,
+    at_least_float32,
     check_objective,
     contributions,
     cost_on_batch,
@@ -199,7 +200,7 @@ def inner_problem(
             elif not is_on_step:
                 cost = on_fresh_batches(objective, task, k_measure, updated, state.instance, data)
             elif objective.measure == "loss":
-                cost = as_cost(objective, task, loss)
+                cost = as_cost(objective, task, at_least_float32(loss))
             else:
                 cost = cost_on_batch(objective, task, params, batch, state.instance)
             return (updated, opt_state), (loss, cost)

@@ -71,6 +71,42 @@ def test_the_mean_over_windows_is_the_cost_of_the_run(summary):
     np.testing.assert_allclose(np.mean(found), RUNS[summary](costs), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("measured", [{}, {"measure_on": "train", "measure_batches": 3}])
+@pytest.mark.parametrize("measure", ["loss", "distance"])
+def test_what_is_measured_in_bfloat16_is_summed_up_in_float32(measure, measured, key):
+    """Differences of two runs, and logarithms, would have two to three digits."""
+    half = lambda x: jax.tree.map(lambda x: x.astype(jnp.bfloat16), x)
+    halved = dataclasses.replace(
+        TASK,
+        loss=lambda params, batch, instance: half(BOWL.loss(params, batch, instance)),
+        metrics=lambda params, batch, instance: half(
+            {"distance": metrics(params, batch, instance)["distance"]}
+        ),
+        maximized=frozenset(),
+    )
+    window_of = lambda task, summary: (
+        unroll_run(
+            inner_problem(
+                *(task, LOPT),
+                horizon=HORIZON,
+                window=WINDOW,
+                objective=Objective(summary, measure=measure, **measured),
+            ),
+            key,
+            LOPT.init(key),
+            (),
+        ).loss
+    )
+    costs = window_of(halved, "mean")
+    assert costs.dtype == jnp.float32
+    is_of_bfloat16 = np.all(costs == half(costs).astype(jnp.float32))
+    # The mean over three batches is no number of bfloat16; the distance is alike on all three.
+    assert is_of_bfloat16 == (measure == "distance" or not measured)
+    if measure == "loss":
+        expected = np.log(np.asarray(costs) + 1e-3)
+        np.testing.assert_allclose(window_of(halved, "log"), expected, rtol=1e-5, atol=1e-6)
+
+
 def plain_run(key):
     """Losses before each step, and the parameters after it, as `unroll_run` draws them."""
     k_start, k_windows = jax.random.split(key)
