@@ -149,7 +149,9 @@ def progress_fraction(count: jax.Array, horizon: int | jax.Array) -> jax.Array:
 
 
 class LossBuffer(NamedTuple):
-    """Ten averages of the loss, over half-lives from ten steps to the whole run (VeLO).
+    """Ten averages of the loss, over time constants from ten steps to the whole run (VeLO).
+
+    Their decay rates are exp(-1 / time constant), though VeLO's code speaks of half-lives.
 
     Attributes:
         means: Averages, shape (10,), not bias-corrected.
@@ -169,12 +171,14 @@ NUM_LOSS_FEATURES = 9
 
 def loss_buffer_init(horizon: int | jax.Array) -> LossBuffer:
     """Make an empty buffer for a run of `horizon` steps."""
-    half_lives = 10.0 ** jnp.linspace(1.0, jnp.log10(jnp.float32(horizon)), 10, dtype=jnp.float32)
+    time_constants = 10.0 ** jnp.linspace(
+        1.0, jnp.log10(jnp.float32(horizon)), 10, dtype=jnp.float32
+    )
     return LossBuffer(
         means=jnp.zeros(10, jnp.float32),
         lowest=jnp.full(10, 1e12, jnp.float32),
         count=jnp.int32(0),
-        decays=jnp.exp(-1.0 / half_lives),
+        decays=jnp.exp(-1.0 / time_constants),
     )
 
 

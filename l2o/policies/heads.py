@@ -46,12 +46,15 @@ class Head:
         noise: Function `(key, shape) -> noise` of shape (*shape, num_actions).
         antithetic: Function `(noise) -> noise` that is as likely, and as opposite as can be.
         sample: Function `(outputs, log_std, noise) -> pre_squash`.
-        mode: Function `(outputs) -> pre_squash`, the most likely one, which release files take.
+        mode: Function `(outputs) -> pre_squash`, the most likely one, which release files take. Of
+            a squashed head, tanh of it is the median of the actions: their mode is closer to -1 or
+            1, and there are two of them where the standard deviation is large.
         squash: Function `(pre_squash) -> action` of shape (..., num_actions); a float index if
             categorical.
         log_prob: Function `(outputs, log_std, pre_squash) -> log-density`, or log-probability if
             categorical.
-        entropy: Function `(outputs, log_std) -> entropy` of `pre_squash`, in nats.
+        entropy: Function `(outputs, log_std) -> entropy` of `pre_squash`, in nats; of a squashed
+            head not that of its actions.
     """
 
     num_outputs: int

@@ -2,8 +2,8 @@
 
 Every `action_interval` inner steps the actor reads the statistics of the run and changes the
 hyperparameters. In training, actions are sampled (`l2o.rl.rollout`); what is released takes the
-most likely one, and is a `LearnedOptimizer` like any other, so evolution strategies can meta-train
-it, too.
+one at the centre of the distribution (`Head.mode`), and is a `LearnedOptimizer` like any other, so
+evolution strategies can meta-train it, too.
 """
 
 import dataclasses
@@ -93,7 +93,7 @@ class Policy:
 
 @dataclass(frozen=True, eq=False)
 class PolicyOptimizer(LearnedOptimizer):
-    """Learned optimizer that takes the most likely actions of a policy, with the policy at hand."""
+    """Learned optimizer that takes the central actions of a policy, with the policy at hand."""
 
     policy: Policy = dataclasses.field(kw_only=True)
 
@@ -141,7 +141,7 @@ def controlled_transform(
 
 
 def as_learned_optimizer(policy: Policy) -> PolicyOptimizer:
-    """Make a learned optimizer of a policy's most likely actions.
+    """Make a learned optimizer of a policy's central actions, see `Head.mode`.
 
     It needs `horizon` and `value=loss`. A loss that is not given or not finite is left out of what
     the actor observes.

@@ -92,7 +92,7 @@ def ppo_learner(
         head: Distribution from which actions are sampled.
         optimizer: Meta-optimizer, which takes `epochs * minibatches` steps in each outer step.
         num_pairs: Number of pairs of runs in each environment.
-        discount: Discount γ of the reward of each later action.
+        discount: Discount γ of the reward of each later action; below 1, gains do not telescope.
         gae_lambda: Decay λ of the generalized advantages; 1 takes whole returns.
         epochs: Number of passes over a window.
         minibatches: Number of minibatches of each pass, each of some of the pairs.

@@ -4,7 +4,8 @@
 
 over windows of a population, as a mean over actions and agents; G_t is the return to go, with
 the value of the last state in place of what lies beyond the window. The critic that gives it is
-trained by the same gradient, and does not reach the actor.
+trained by the same gradient, and does not reach the actor. Advantages are standardized over the
+window unless told otherwise, which the formula does not have: a bias of O(1/n) for n runs.
 """
 
 import functools
@@ -91,10 +92,11 @@ def reinforce(
         group_size: Number of runs of a group; even if `baseline` is antithetic, at least 2 if it is
             leave_one_out.
         baseline: Baseline that is subtracted from returns, see `subtract_baseline`.
-        discount: Discount γ of the reward of each later action.
+        discount: Discount γ of the reward of each later action; below 1, gains do not telescope.
         entropy_weight: Weight of the entropy of actions, which is rewarded.
         value_weight: Weight of the critic's loss.
-        standardize: Whether to give advantages mean 0 and standard deviation 1.
+        standardize: Whether to give advantages mean 0 and standard deviation 1 over the window,
+            which biases the gradient by O(1/n) for n runs.
         mesh: Devices to spread the groups over.
 
     Raises:

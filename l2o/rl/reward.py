@@ -10,6 +10,10 @@
     a metric   its gain on fresh batches, which telescopes to that of the whole run; those not in
                `Task.maximized` gain by falling
 
+Gains telescope where later rewards are not discounted; with γ < 1 early gains count for more, and
+the objective is not what the run reached. (Potentials that do not change an objective are paid as
+γ Φ' - Φ; Ng, Harada, Russell 1999.)
+
 Each is a scalar; the reward is their weighted sum. A run that diverges ends there, and pays
 `penalty`; the steps left count at the task's cap for "loss", and as whole batches for "examples",
 and what is measured counts as its worst, the cap of the loss and `Task.metric_caps`.

@@ -20,7 +20,7 @@ class PolicyGradient(Method):
     """What policy gradients have in common: the reward, and how it is learned from."""
 
     discount: float = 1.0
-    """Discount of the rewards of later actions."""
+    """Discount of the rewards of later actions; below 1, gains do not add up to that of the run."""
     entropy_weight: float = 0.0
     """Weight of the entropy of actions, which is rewarded."""
     credit: CreditName = "team"
