@@ -54,10 +54,10 @@ def test_what_a_sentence_is(line, expected):
 
 def test_constructors_have_examples():
     constructors = {**DESIGNS, **ESTIMATORS}
-    has_example = lambda name: "    >>> " in (constructors[name].__doc__ or "")
+    has_example = lambda name: ">>> " in (constructors[name].__doc__ or "")
     assert gaps(constructors, has_example) == NOT_YET_AN_EXAMPLE
 
 
 def test_public_names_that_a_user_meets_first_have_examples():
     names = ["Task", "TaskFamily", "LearnedOptimizer", "fit", "save", "load", "optimizer"]
-    assert not gaps(names, lambda name: "    >>> " in (getattr(l2o, name).__doc__ or ""))
+    assert not gaps(names, lambda name: ">>> " in (getattr(l2o, name).__doc__ or ""))
