@@ -30,8 +30,10 @@ class Searches:
     Attributes:
         name: Name of the engine.
         budget_used: Inner steps of a search, increasing, after which results are read.
-        losses: Final losses of the best schedule so far, shape (searches, budgets, seeds); NaN
-            where there is none yet.
+        losses: Final losses on the reporting seeds of the best schedule so far, shape (searches,
+            budgets, seeds); NaN where there is none yet.
+        kept_losses: Loss of the best trial so far on the problem that was searched on, which is the
+            model that a user keeps; shape (searches, budgets), NaN likewise.
         steps_to_finish: Inner steps that the best trial so far is short of its end; those of a
             whole run where there is no trial yet; shape (searches, budgets).
         final_runs: For every search, the runs with its last schedule.
@@ -40,6 +42,7 @@ class Searches:
     name: str
     budget_used: Sequence[int]
     losses: np.ndarray
+    kept_losses: np.ndarray
     steps_to_finish: np.ndarray
     final_runs: Sequence[Curves]
 
@@ -134,6 +137,7 @@ def collect_searches(
         name=name,
         budget_used=list(budgets),
         losses=np.array([[losses_after(found, b) for b in budgets] for found in searches]),
+        kept_losses=np.array([[kept_loss_after(found, b) for b in budgets] for found in searches]),
         steps_to_finish=np.array(
             [[steps_to_finish_after(found, b) for b in budgets] for found in searches]
         ),
@@ -147,6 +151,12 @@ def losses_after(found: EvaluatedIncumbents, budget: int) -> np.ndarray:
     return runs[-1] if runs else np.full_like(found[0][1].final_loss, np.nan)
 
 
+def kept_loss_after(found: EvaluatedIncumbents, budget: int) -> float:
+    """Loss of the best trial after a budget on its own problem; NaN before there is one."""
+    losses = [report.loss for report, _ in found if report.budget_used <= budget]
+    return losses[-1] if losses else math.nan
+
+
 def steps_to_finish_after(found: EvaluatedIncumbents, budget: int) -> int:
     """Inner steps that the best trial is short of its end after a budget."""
     done = [report.step for report, _ in found if report.budget_used <= budget]
@@ -156,7 +166,7 @@ def steps_to_finish_after(found: EvaluatedIncumbents, budget: int) -> int:
 def engine_result(searches: Searches) -> EngineResult:
     """Summarize an engine's searches."""
     low, median, high = np.quantile(np.median(searches.losses, axis=2), (0.25, 0.5, 0.75), axis=0)
-    curves, _ = resampled(searches, np.zeros(searches.losses.shape[2]))
+    curves = resampled(searches)
     final_runs = searches.final_runs
     return EngineResult(
         name=searches.name,
@@ -192,8 +202,9 @@ def break_even(losses: np.ndarray, cost: int, horizon: int, engine: Searches) ->
     """Find where a policy and an engine break even.
 
     After S inner steps of search and the R that its best trial is short of its end, on average over
-    searches, there is a trained model; with the policy after a run of T steps. On N tasks the
-    engine has cost N (S + R) and the policy M + N T.
+    searches, there is a trained model, the best trial; with the policy after a run of T steps. On N
+    tasks the engine has cost N (S + R) and the policy M + N T. The engine is as good as the policy
+    by the loss of the model that it keeps, in the median over searches.
 
     Args:
         losses: Final losses of the policy on the seeds, shape (seeds,).
@@ -201,12 +212,15 @@ def break_even(losses: np.ndarray, cost: int, horizon: int, engine: Searches) ->
         horizon: Inner steps T of a run.
         engine: Searches of the engine.
     """
-    curves, policy_medians = resampled(engine, losses)
-    median_curve = np.median(np.median(engine.losses, axis=2), axis=0)
     budgets = np.array(engine.budget_used)
-    drawn = [as_good_from(budgets, c, m) for c, m in zip(curves, policy_medians, strict=True)]
+    middle = as_good_from(budgets, np.median(engine.kept_losses, axis=0), float(np.median(losses)))
+    rng, num_searches = np.random.default_rng(0), len(engine.kept_losses)
+    searches = rng.integers(num_searches, size=(RESAMPLES, num_searches))
+    seeds = rng.integers(losses.size, size=(RESAMPLES, losses.size))
+    curves = np.median(engine.kept_losses[searches], axis=1)
+    targets = np.median(losses[seeds], axis=1)
+    drawn = [as_good_from(budgets, c, t) for c, t in zip(curves, targets, strict=True)]
     early, late = np.percentile(drawn, TAILS, method="inverted_cdf")
-    middle = as_good_from(budgets, median_curve, float(np.median(losses)))
     steps_to_finish = np.mean(engine.steps_to_finish, axis=0)
 
     def bound(budget: float) -> Bound:
@@ -225,21 +239,18 @@ def as_good_from(budgets: np.ndarray, losses: np.ndarray, target: float) -> floa
     return float(budgets[first]) if first < len(budgets) else math.inf
 
 
-def resampled(searches: Searches, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Draw bootstrap resamples over searches and seeds, the same seeds for engine and policy.
+def resampled(searches: Searches) -> np.ndarray:
+    """Draw bootstrap resamples over searches and seeds.
 
     Returns:
-        For the engine the median over searches of the median over seeds, shape (RESAMPLES,
-        budgets); for the policy's `losses` the median, shape (RESAMPLES,).
+        The median over searches of the median over seeds, shape (RESAMPLES, budgets).
     """
     rng = np.random.default_rng(0)
-    num_searches, _, num_seeds = searches.losses.shape
-    curves = np.empty((RESAMPLES, len(searches.budget_used)))
-    policy_medians = np.empty(RESAMPLES)
+    num_searches, num_budgets, num_seeds = searches.losses.shape
+    curves = np.empty((RESAMPLES, num_budgets))
     for i in range(RESAMPLES):
         seeds = rng.integers(num_seeds, size=num_seeds)
         rows = rng.integers(num_searches, size=num_searches)
         search_medians = np.median(searches.losses[:, :, seeds], axis=2)
         curves[i] = np.median(search_medians[rows], axis=0)
-        policy_medians[i] = np.median(losses[seeds])
-    return curves, policy_medians
+    return curves

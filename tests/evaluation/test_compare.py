@@ -16,7 +16,7 @@ from l2o.evaluation.statistics import median_interval, speedups
 
 def small_comparison(learned, task=None, **options):
     options = (
-        dict(horizon=12, probe_every=3, num_seeds=8, num_random=0, baselines=("adam", "sgdm"))
+        dict(horizon=12, probe_every=3, num_seeds=8, num_random=0, baselines=("sgdm",))
         | options
     )
     return compare(KEY, task or parabola(), learned, **options)
@@ -25,7 +25,10 @@ def small_comparison(learned, task=None, **options):
 def test_a_row_says_how_learned_control_and_baselines_end():
     # At rate 1/h gradient descent is at the minimum after one step.
     found = small_comparison(
-        optax.sgd(0.5), controls={"untrained": optax.sgd(0.005)}, probe_every=1
+        optax.sgd(0.5),
+        controls={"untrained": optax.sgd(0.005)},
+        probe_every=1,
+        baselines=("adam", "sgdm"),
     ).summary
     assert (found["task"], found["steps"], found["num_seeds"]) == ("parabola", 12, 8)
     assert found["learned_diverged"] == 0.0
@@ -117,7 +120,7 @@ def test_nothing_of_the_learned_optimizer_is_tuned(monkeypatch):
         module, "tune_one", lambda name, *a, **k: calls.append(name) or tune_one(name, *a, **k)
     )
     small_comparison(optax.sgd(0.1), controls={"untrained": optax.sgd(0.1)})
-    assert calls == ["adam", "sgdm", "untrained"]
+    assert calls == ["sgdm", "untrained"]
 
 
 def test_an_optimizer_that_returns_nan_is_reported_as_diverged_everywhere():
@@ -134,7 +137,6 @@ def test_a_seen_task_is_refused_or_marked():
         small_comparison(optax.sgd(0.1), seen={"parabola"})
     seen = small_comparison(optax.sgd(0.1), seen={"parabola"}, allow_seen=True).summary
     assert seen["seen"] is True
-    assert small_comparison(optax.sgd(0.1), seen={"other"}).summary["seen"] is False
 
 
 def test_mistakes_are_told_before_anything_is_trained(monkeypatch):

@@ -72,7 +72,7 @@ def task_named(name: str) -> Task:
 
 
 def small(name, learned, **options):
-    sizes = dict(horizon=6, num_seeds=8, num_random=0, baselines=("adam", "sgdm")) | options
+    sizes = dict(horizon=6, num_seeds=8, num_random=0, baselines=("sgdm",)) | options
     return compare(stream(0, "evaluation"), task_named(name), learned, **sizes)
 
 
@@ -80,7 +80,7 @@ def small(name, learned, **options):
 def comparisons():
     return [
         small("<b>bold</b> & $a$", optax.sgd(0.5), controls={"_untrained": optax.sgd(0.0)}),
-        small("hopeless", optax.sgd(jnp.nan)),
+        small("hopeless", optax.sgd(jnp.nan), baselines=("adam", "sgdm")),
     ]
 
 
@@ -169,7 +169,7 @@ def test_the_markdown_is_one_table_of_tasks_and_one_of_optimizers(folder):
     lines = (folder / "report.md").read_text().splitlines()
     tables = [line.count("|") - 2 * line.count(r"\|") - 1 for line in lines if line[:1] == "|"]
     # A header, its rule and two tasks; a header, its rule, and learned, rivals and a control.
-    assert tables == [len(COMPARISON)] * 4 + [len(ENTRANTS)] * (2 + 4 + 3)
+    assert tables == [len(COMPARISON)] * 4 + [len(ENTRANTS)] * (2 + 3 + 3)
     assert lines[0] == "# Learned optimizer against tuned rivals"
 
 
@@ -244,7 +244,7 @@ def test_what_is_not_a_report_is_refused(tmp_path, content, message):
 
 def test_the_page_names_the_baselines_that_were_compared_with(written, tmp_path):
     text = parsed(written).text
-    assert "\nLearned optimizer beside Adam and momentum SGD\n" in text
+    assert "\nLearned optimizer beside momentum SGD and Adam\n" in text
     for name, baseline in BASELINES.items():
         assert (baseline.description in text) == (name in ("adam", "sgdm"))
     empty = write_report(tmp_path / "empty", [])
@@ -275,5 +275,5 @@ def test_the_table_for_the_terminal_shows_names_as_they_are(comparisons):
 
 def test_the_learned_optimizer_is_said_to_lose_to_controls_too(comparisons):
     row = {**comparisons[0].summary, "learned_final_loss": 1e6}
-    assert len(shortfalls(row)) == 3
+    assert len(shortfalls(row)) == 2
     assert shortfalls({**row, "learned_final_loss": -1.0}) == []

@@ -15,6 +15,7 @@ from l2o.hpo.search import Search, Trainer, incumbents
 from l2o.hpo.summary import (
     Bound,
     BreakEven,
+    Searches,
     break_even,
     collect_searches,
     engine_result,
@@ -36,13 +37,13 @@ def curves(losses):
     return Curves(np.array([STEPS]), ends[:, None], nothing, ends > 1e9, {"loss": ends}, np.nan)
 
 
-def an_engine(*searches, name="e", budgets=None):
+def an_engine(*searches, name="e", budgets=None, kept=(0.0, -1.0, -2.0, -3.0)):
     """One whose every whole trial is better than the last, and ends so on the reporting seeds."""
     found = []
     for ends in searches:
         search = Search(Trainer(None, None, STEPS), STEPS * len(ends))  # pyright: ignore[reportArgumentType]
         for i in range(len(ends)):
-            search.record(str(i), STEPS, STEPS, -i, np.full((STEPS, 2), i))
+            search.record(str(i), STEPS, STEPS, kept[i], np.full((STEPS, 2), i))
         found.append(list(zip(incumbents(search.reports), map(curves, ends), strict=True)))
     return collect_searches(
         name, found, budgets or [STEPS * (i + 1) for i in range(len(searches[0]))]
@@ -59,31 +60,38 @@ def test_the_interval_of_an_engine_is_that_of_a_median_over_searches_and_seeds(o
     assert [middle - low, high - middle] == pytest.approx([31, 31], abs=2.5)
 
 
-def test_a_break_even_is_that_of_medians_over_searches_of_medians_over_seeds():
-    """After two runs means would not be as low as the policy, nor the median of all nine."""
-    first, last = (90.0, 90.0, 90.0), (0.0, 0.0, 0.0)
-    good, bad = [first, (1.5, 1.5, 90.0), last], [first, (90.0, 90.0, 90.0), last]
+def keeping(*searches, budgets=None):
+    """Searches whose best trials have these losses on their own problems."""
+    kept = np.array(searches)
+    budgets = budgets or [STEPS * (i + 1) for i in range(kept.shape[1])]
+    others = np.full((*kept.shape, 1), np.nan)
+    return Searches("e", budgets, others, kept, np.zeros(kept.shape), [])
+
+
+def test_a_break_even_is_that_of_medians_over_searches_and_over_seeds():
+    """After two runs means would not be as low as the policy."""
+    good, bad = (90.0, 1.5, 0.0), (90.0, 90.0, 0.0)
     policy = np.array([0.0, 2.0, 2.0])  # 1.3 on average
-    assert break_even(policy, 100, STEPS, an_engine(good, good, bad)).middle == Bound(8, 25)
+    assert break_even(policy, 100, STEPS, keeping(good, good, bad)).middle == Bound(8, 25)
 
 
-def test_an_engine_that_is_just_as_good_on_every_seed_breaks_even_there_in_every_draw():
-    """Draws are of the same seeds for both."""
-    losses = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
-    found = break_even(losses, 100, STEPS, an_engine([losses + 9.0, losses, losses]))
-    assert found == BreakEven("e", Bound(8, 25), Bound(8, 25), Bound(8, 25))
+def test_an_engine_is_judged_by_the_model_it_keeps_and_not_by_its_schedule_elsewhere():
+    runs = [(a_report(4, loss=3.0), FakeCurves(9.0)), (a_report(8, loss=1.0), FakeCurves(9.0))]
+    engine = collect_searches("e", [runs], [4, 8])
+    assert break_even(np.array([2.0]), 100, 4, engine).middle == Bound(8, 25)
+    assert engine_result(engine).median == [9.0, 9.0]
 
 
 def test_the_interval_of_a_break_even_holds_95_percent_of_the_draws():
     """The policy's median is more than 28.5 ranks above or below 501 in 4 % of them each."""
-    after = [np.full(1001, level**2) for level in (529.5, 501.0, 472.5, 0.0)]
-    found = break_even(np.square(RANKS), 100, STEPS, an_engine(after))
+    kept = [level**2 for level in (529.5, 501.0, 472.5, 0.0)]
+    found = break_even(np.square(RANKS), 100, STEPS, keeping(kept))
     assert found == BreakEven("e", Bound(8, 25), Bound(4, None), Bound(16, 9))
 
 
 def test_an_engine_that_has_found_nothing_is_not_as_good():
     engine = an_engine([(1.0,), (1.0,)], budgets=[2, 4, 8])
-    assert np.isnan(engine_result(engine).median[0])
+    assert np.isnan(engine_result(engine).median[0]) and np.isnan(engine.kept_losses[0, 0])
     assert break_even(np.array([2.0]), 100, STEPS, engine) == BreakEven("e", *3 * [Bound(4, None)])
 
 
@@ -94,8 +102,8 @@ def a_policy(name, cost, losses, steps, engines=()):
 
 def test_every_policy_is_set_beside_every_engine():
     engines = [
-        an_engine([(9.0,) * 8, (1.0,) * 8, (1.0,) * 8], name="fast"),
-        an_engine([(9.0,) * 8, (9.0,) * 8, (1.0,) * 8], name="slow"),
+        an_engine([(9.0,) * 8] * 3, name="fast", kept=(9.0, 1.0, 0.5)),
+        an_engine([(9.0,) * 8] * 3, name="slow", kept=(9.0, 8.0, 1.0)),
     ]
     policies = [a_policy(*each, (2.0,) * 8, STEPS, engines) for each in (("p", 100), ("q", 4000))]
     table = break_even_table(
@@ -140,7 +148,7 @@ def test_curves_over_the_budget_used_are_medians_of_medians():
 def test_a_policy_and_an_engine_break_even_where_the_engine_stays_as_good():
     """A run has 4 steps and meta-training 100: the engine pays what it took, the policy 4."""
     losses = (4.0, 1.5, 3.0, 1.0)
-    runs = [(a_report(4 * i + 4), FakeCurves(loss)) for i, loss in enumerate(losses)]
+    runs = [(a_report(4 * i + 4, loss=loss), FakeCurves(loss)) for i, loss in enumerate(losses)]
     engine = collect_searches("e", [runs], [4, 8, 12, 16])
     at = lambda loss: break_even(np.array([loss]), 100, 4, engine).middle
     assert at(4.5) == Bound(4, None)  # its first run is as good: nothing is saved
@@ -153,8 +161,8 @@ def test_a_policy_and_an_engine_break_even_where_the_engine_stays_as_good():
 
 def test_break_evens_have_intervals_over_searches():
     """Two searches reach the policy's loss after 8 and after 12 steps; all draws of two of them."""
-    slow = [(a_report(4), FakeCurves(4.0)), (a_report(12), FakeCurves(1.0))]
-    fast = [(a_report(4), FakeCurves(4.0)), (a_report(8), FakeCurves(1.0))]
+    slow = [(a_report(4, loss=4.0), FakeCurves(4.0)), (a_report(12, loss=1.0), FakeCurves(1.0))]
+    fast = [(a_report(4, loss=4.0), FakeCurves(4.0)), (a_report(8, loss=1.0), FakeCurves(1.0))]
     found = break_even(np.array([2.0]), 100, 4, collect_searches("e", [slow, fast], [4, 8, 12]))
     assert found == BreakEven("e", Bound(12, 13), Bound(8, 25), Bound(12, 13))
     assert num_tasks(found) == "13\n[13, 25]"
@@ -163,8 +171,12 @@ def test_break_evens_have_intervals_over_searches():
 def test_a_trial_that_is_not_whole_yet_is_still_to_be_trained():
     """The best trial of one of two searches is 3, then 1 of 4 steps short of its end."""
     curves = [FakeCurves(4.0), FakeCurves(1.0), FakeCurves(1.0)]
-    slow = zip([a_report(4, 1), a_report(8, 3), a_report(12)], curves, strict=True)
-    fast = zip([a_report(4), a_report(8), a_report(12)], curves, strict=True)
+    reports = lambda *steps: [
+        a_report(4 * i + 4, step, loss)
+        for i, (step, loss) in enumerate(zip(steps, (4.0, 1.0, 1.0), strict=True))
+    ]
+    slow = zip(reports(1, 3, 4), curves, strict=True)
+    fast = zip(reports(4, 4, 4), curves, strict=True)
     engine = collect_searches("e", [list(slow), list(fast)], [2, 4, 8, 12])
     np.testing.assert_array_equal(engine.steps_to_finish, [[4, 3, 1, 0], [4, 0, 0, 0]])
     at = lambda loss: break_even(np.array([loss]), 180, 4, engine).middle
