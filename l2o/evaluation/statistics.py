@@ -63,7 +63,7 @@ def median_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> In
     median = float(np.median(values))
     test = scipy.stats.quantile_test(values, q=median)  # pyright: ignore[reportArgumentType]
     ends = test.confidence_interval(confidence)
-    return Interval(median, float(ends.low), float(ends.high))
+    return Interval(median, float(ends.low) + 0.0, float(ends.high) + 0.0)  # no -0
 
 
 def check_seeds(num_seeds: int, argument: str = "num_seeds") -> None:
