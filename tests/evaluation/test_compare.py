@@ -16,8 +16,7 @@ from l2o.evaluation.statistics import median_interval, speedups
 
 def small_comparison(learned, task=None, **options):
     options = (
-        dict(horizon=12, probe_every=3, num_seeds=8, num_random=0, baselines=("sgdm",))
-        | options
+        dict(horizon=12, probe_every=3, num_seeds=8, num_random=0, baselines=("sgdm",)) | options
     )
     return compare(KEY, task or parabola(), learned, **options)
 
