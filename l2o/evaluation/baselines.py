@@ -291,8 +291,9 @@ BASELINES: Mapping[str, Baseline] = {
         is_scheduled=True,
     ),
     "nadamw_one": Baseline(
-        "NAdamW",
-        "One configuration for all tasks, the first of OptList (Metz et al. 2020); untuned.",
+        "AdamW",
+        "AdamW in one configuration for all tasks, the first of OptList (Metz et al. 2020), whose "
+        "epsilon and weight decay enter a little otherwise; untuned.",
         nadamw_one,
         (1.195e-3,),
         is_scheduled=True,

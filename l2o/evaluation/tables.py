@@ -97,6 +97,11 @@ def label(entrant: Row) -> str:
     return f"{entrant['name']} at {number(entrant['hyperparameters']['learning_rate'])}{mark}"
 
 
+def control_text(control: Row) -> str:
+    """Format a control's final loss, with its factor."""
+    return f"{bracketed(control, 'final_loss')}, {label(control)}"
+
+
 def hyperparameters(entrant: Row) -> str:
     """List what was chosen for a rival."""
     values = entrant["hyperparameters"]
@@ -124,7 +129,7 @@ def comparison_cells(row: Row) -> list[str]:
         str(row["steps"]),
         str(row["num_seeds"]),
         bracketed(row, "learned_final_loss"),
-        bracketed(row["controls"][0], "final_loss") if row["controls"] else "none",
+        control_text(row["controls"][0]) if row["controls"] else "none",
         label(best),
         bracketed(best, "final_loss"),
         bracketed(best, "speedup"),

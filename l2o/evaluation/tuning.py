@@ -110,33 +110,37 @@ class Trials:
             self._attempt_at_once(configs[i : i + AT_ONCE])
 
     def _attempt_at_once(self, configs: Sequence[dict[str, float]]) -> None:
-        known = [trial for trial in self.kept if trial.config in configs]
-        if len(known) == len(configs):
-            self.kept = [trial for trial in self.kept if trial.config not in configs]
-            self.tried += known
-            return
-        padded = [*configs, *[configs[-1]] * (AT_ONCE - len(configs))]
-        settings = {name: np.array([c[name] for c in padded]) for name in configs[0]}
-        found = self.trainer.train(settings, self.starts, tested=False)
-        self.tried += [
-            Trial(
-                config,
-                rounded(curves.final_loss),
-                float(np.mean(curves.diverged)),
-                rounded(np.median(curves.probe_loss, axis=0)),
-            )
-            for config, curves in zip(configs, found, strict=False)
-        ]
-        if self.path:
+        known = {key_of(trial.config): trial for trial in self.kept}
+        missing = [config for config in configs if key_of(config) not in known]
+        if missing:
+            padded = [*missing, *[missing[-1]] * (AT_ONCE - len(missing))]
+            settings = {name: np.array([c[name] for c in padded]) for name in missing[0]}
+            found = self.trainer.train(settings, self.starts, tested=False)
+            for config, curves in zip(missing, found, strict=False):
+                known[key_of(config)] = Trial(
+                    config,
+                    rounded(curves.final_loss),
+                    float(np.mean(curves.diverged)),
+                    rounded(np.median(curves.probe_loss, axis=0)),
+                )
+        self.tried += [known.pop(key_of(config)) for config in configs]
+        used = {key_of(config) for config in configs}
+        self.kept = [trial for trial in self.kept if key_of(trial.config) not in used]
+        if missing and self.path:
             write_trials(self.path, self.identity, [*self.tried, *self.kept])
 
     def _identity(self) -> dict[str, str]:
         """What a tuning depends on, by name."""
         configs = {name: np.full(AT_ONCE, v) for name, v in self.defaults.items()}
         program = self.trainer.program(configs | {"learning_rate": np.ones(AT_ONCE)}, self.starts)
+        task = self.trainer.task
+        starts = hashlib.sha256(repr(float(task.loss_cap)).encode())
+        for leaf in jax.tree.leaves(self.starts):
+            starts.update(np.asarray(without_key_type(leaf)).tobytes())
         return {
             **{name: version(name) for name in ("l2o", "jax", "optax")},
-            "data": task_signature(self.trainer.task),
+            "data": task_signature(task),
+            "starts": starts.hexdigest(),
             "program": hashlib.sha256(program.encode()).hexdigest(),
         }
 
@@ -160,6 +164,11 @@ class Trials:
         return trial.learning_rate in (rates[0], rates[-1])
 
 
+def key_of(config: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    """A config as what can be looked up."""
+    return tuple(sorted(config.items()))
+
+
 def beside(trials: Sequence[Trial], trial: Trial) -> list[Trial]:
     """Those of some trials that differ from one in nothing but the rate."""
 
@@ -172,14 +181,16 @@ def beside(trials: Sequence[Trial], trial: Trial) -> list[Trial]:
 def refine(trials: Trials, *, fewest: int = 0) -> None:
     """Look around the best rate until it is interior and a finer grid gains less than its interval.
 
-    Each round tries four rates, the nearest untried multiples of a spacing: half a decade to begin
-    with, a third of that before once the best lies between two others.
+    Each round tries four rates, the nearest untried multiples of a spacing: half a decade, or the
+    widest gap of a coarser grid, to begin with; a third of that before once the best lies between
+    two others.
 
     Args:
         trials: Where to look.
         fewest: Rates to try with the best's other hyperparameters in any case.
     """
-    spacing = HALF_DECADE
+    gaps = np.diff(np.log10(trials.rates_beside(trials.best)))
+    spacing = max([HALF_DECADE, *gaps.tolist()])
     for _ in range(MOST_ROUNDS):
         best = trials.best
         rates = np.log10(trials.rates_beside(best))
@@ -228,14 +239,16 @@ def tune_one(name: str, baseline: Baseline, trials: Trials, *, num_random: int =
     best = trials.best
     at_edge = baseline.is_tuned and trials.is_at_edge(best)
     if baseline.is_scheduled:
+        rates = [best.learning_rate, *([2.0 * best.learning_rate] if baseline.is_tuned else [])]
         trials.attempt(
             [
                 {**best.config, "horizon_fraction": fraction, "learning_rate": rate}
-                for rate in (best.learning_rate, 2.0 * best.learning_rate)
+                for rate in rates
                 for fraction in FRACTIONS
             ]
         )
-    reach = [first_reach(trials.steps, trial.curve, best.median) for trial in trials.tried]
+    # The best's own curve ends at its target, so one of them reaches it.
+    reach = [first_reach(trials.steps, trial.curve, best.curve[-1]) for trial in trials.tried]
     fastest = trials.tried[int(np.argmin(reach))]
     return Tuning(name, baseline.is_tuned, trials.tried, best, fastest, at_edge)
 
@@ -316,7 +329,7 @@ def with_rates(baseline: Baseline, learning_rates: Sequence[float] | None) -> Ba
     if learning_rates is None or not baseline.is_tuned:
         return baseline
     rates = np.asarray(learning_rates, np.float64)
-    if rates.size < 2 or rates[0] <= 0 or np.any(np.diff(rates) <= 0):
+    if rates.size < 2 or not (rates[0] > 0 and np.all(np.diff(rates) > 0) and rates[-1] < np.inf):
         raise ValueError(
             "`learning_rates` must be positive and increasing, at least two to tune; got "
             f"{list(learning_rates)}. Try learning_rates=(1e-3, 1e-2, 1e-1)."
@@ -324,12 +337,17 @@ def with_rates(baseline: Baseline, learning_rates: Sequence[float] | None) -> Ba
     return replace(baseline, learning_rates=tuple(rates.tolist()))
 
 
+def without_key_type(leaf: jax.Array) -> jax.Array:
+    """The numbers of a typed random key; another array as it is."""
+    is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
 def cache_file(
     cache: str | Path, key: Key, task: Task, name: str, horizon: int, num_seeds: int
 ) -> Path:
     """The file of a tuning."""
-    data = jax.random.key_data(key) if jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-    digest = hashlib.sha256(np.asarray(data).tobytes()).hexdigest()[:8]
+    digest = hashlib.sha256(np.asarray(without_key_type(key)).tobytes()).hexdigest()[:8]
     return Path(cache) / f"{task.name}-{horizon}-{num_seeds}-{digest}" / f"{name}.json"
 
 
@@ -372,7 +390,7 @@ def read_trials(path: Path, identity: Mapping[str, str]) -> list[Trial]:
             )
             for row in content["trials"]
         ]
-        found = content["identity"]
+        found = dict(content["identity"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"`cache` must hold tunings; got {path}, which cannot be read. Delete it."
@@ -380,7 +398,8 @@ def read_trials(path: Path, identity: Mapping[str, str]) -> list[Trial]:
     for name, value in identity.items():
         if found.get(name) != value:
             raise ValueError(
-                f"`cache` must be of these versions, task and data; got {path}, whose {name} is "
-                f"{str(found.get(name))[:12]}, not {value[:12]}. Delete it, or try another folder."
+                f"`cache` must be of these versions, task, data and method; got {path}, whose "
+                f"{name} is {str(found.get(name))[:12]}, not {value[:12]}. Try another folder, or "
+                "delete it."
             )
     return trials

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -95,6 +97,32 @@ def test_the_fastest_may_be_told_a_shorter_horizon():
     assert 3.0 < reach <= 5.0
 
 
+@pytest.mark.parametrize("name", ["adam", "muon", "schedule_free", "sgdm_cosine"])
+def test_the_fastest_is_at_the_target_no_later_than_the_best(name):
+    found = search(BASELINES[name], noisy(), horizon=30)
+    target, steps = found.best.curve[-1], np.arange(31)
+    reach = first_reach(steps, found.fastest.curve, target)
+    assert reach <= first_reach(steps, found.best.curve, target) <= 30
+
+
+def test_a_coarse_grid_is_refined_to_the_best_rate_all_the_same():
+    baseline = dataclasses.replace(descent(-8, -1), learning_rates=(1e-4, 1e-2, 1.0))
+    found = search(baseline, parabola())
+    assert abs(np.log10(found.best.learning_rate / 0.5)) < 0.5 / 3
+
+
+def test_more_random_settings_cost_no_more_than_those_that_are_missing(tmp_path, monkeypatch):
+    path, baseline = tmp_path / "it.json", BASELINES["sgdm_cosine"]
+    for num_random in (2, 6):
+        search(baseline, noisy(), horizon=20, num_random=num_random, path=path)
+    rows = json.loads(path.read_text())["trials"]
+    assert len(rows) == len({json.dumps(row["config"]) for row in rows})
+    before = path.read_bytes()
+    monkeypatch.setattr(Trainer, "train", lambda *args, **kwargs: pytest.fail("trains again"))
+    search(baseline, noisy(), horizon=20, num_random=6, path=path)
+    assert path.read_bytes() == before
+
+
 def test_diverged_runs_count_as_the_cap_and_lose():
     found = search(descent(-4, 3), parabola(cap=8.0), horizon=20)
     high = max(found.trials, key=lambda trial: trial.learning_rate)
@@ -131,7 +159,7 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_bytes(tmp_path, monkeypat
     search(BASELINES["sgdm_cosine"], noisy(), path=path, **options)
 
 
-@pytest.mark.parametrize("changed", ["jax", "data", "program"])
+@pytest.mark.parametrize("changed", ["l2o", "jax", "optax", "data", "starts", "program"])
 def test_a_tuning_of_other_versions_or_data_is_refused(tmp_path, changed):
     path = tmp_path / "it.json"
     search(descent(-2, 1), parabola(), path=path)
@@ -152,6 +180,15 @@ def test_another_task_or_method_under_the_same_name_is_refused(tmp_path):
         search(descent(-2, 1), steeper, path=path)
     with pytest.raises(ValueError, match="whose program is"):
         search(BASELINES["sgdm"], parabola(), path=path)
+    others = {
+        "init": lambda key, instance: {"x": 5.0 + jax.random.uniform(key)},
+        "sample": lambda key: {"curvature": jnp.float32(0.1)},
+        "loss_cap": 10.0,
+    }
+    for name, value in others.items():
+        other = dataclasses.replace(parabola(), **{name: value})
+        with pytest.raises(ValueError, match="whose starts is"):
+            search(descent(-2, 1), other, path=path)
 
 
 def test_a_damaged_tuning_is_refused(tmp_path):
@@ -161,7 +198,9 @@ def test_a_damaged_tuning_is_refused(tmp_path):
         search(descent(-2, 1), parabola(), path=path)
 
 
-@pytest.mark.parametrize("rates", [(), (0.1,), (0.0, 1.0), (1.0, 0.1), (-1.0, 1.0)])
+@pytest.mark.parametrize(
+    "rates", [(), (0.1,), (0.0, 1.0), (1.0, 0.1), (-1.0, 1.0), (0.1, np.inf), (np.nan, 1.0)]
+)
 def test_bad_learning_rates(rates):
     with pytest.raises(ValueError, match=r"`learning_rates` must be .* at least two to tune; got"):
         tune(KEY, parabola(), horizon=2, num_seeds=SEEDS, learning_rates=rates)
