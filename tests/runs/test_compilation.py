@@ -124,7 +124,7 @@ def test_every_estimator_meta_trains_every_design(estimator, design):
     lopt = DESIGNS[design]()
     theta = lopt.init(jax.random.key(0))
     problem = inner_problem(TASK, lopt, horizon=4, window=2)
-    found = make(estimator, problem, num_pairs=2)
+    found = make(estimator, problem, num_pairs=3)
     state = jax.eval_shape(found.init, jax.random.key(1), theta)
     gradient, _, _ = jax.eval_shape(found.estimate, jax.random.key(2), theta, state, found.data)
     assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, theta)
