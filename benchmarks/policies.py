@@ -35,9 +35,10 @@ from l2o.cli.presets import PRESETS
 from l2o.cli.settings import MetaTraining, Output, first_theta
 from l2o.distributed import processes
 from l2o.evaluation.baselines import BASELINES
-from l2o.evaluation.evaluate import Curves, evaluate
+from l2o.evaluation.evaluate import evaluate
 from l2o.evaluation.seen import is_seen
 from l2o.evaluation.statistics import mean_interval, median_interval, speedups
+from l2o.evaluation.training import Curves
 from l2o.evaluation.tuning import Tuning, tune
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.policies.per_tensor_controller import per_tensor_controller

@@ -17,9 +17,9 @@ import tyro
 
 from l2o import registry
 from l2o.evaluation.baselines import BASELINES
-from l2o.evaluation.evaluate import draw_starts
 from l2o.evaluation.report import environment
 from l2o.evaluation.statistics import median_interval
+from l2o.evaluation.training import draw_starts
 from l2o.evaluation.tuning import Tuning, trainer_of, tune
 from l2o.rng import stream
 from l2o.runs.folder import atomic_write

@@ -66,6 +66,13 @@ class Done(NamedTuple):
 def command(arguments: Sequence[str], console: Console) -> int:
     """`l2o tune-baselines --task NAME ...`."""
     options = parse(TuneBaselines, "tune-baselines", arguments)
+    for name, values in {"task": options.task, "horizon": options.horizon}.items():
+        if not values or len(set(values)) < len(values):
+            raise ValueError(
+                f"`{name}` must be different ones, at least one; got "
+                f"{' '.join(map(str, values)) or 'none'}. Try {name}="
+                f"{TuneBaselines.__dataclass_fields__[name].default[0]}."
+            )
     check_positive(seeds=options.seeds, processes=options.processes)
     check_seeds(options.seeds, "seeds")
     check_trials(options.trials, "trials")

@@ -9,14 +9,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from l2o.evaluation.baselines import (
-    BASELINES,
-    DEFAULT_BASELINES,
-    Baseline,
-    check_baselines,
-    scaled,
-)
-from l2o.evaluation.evaluate import Curves, Optimizer, Start, Trainer, draw_starts, evaluate
+from l2o.evaluation.baseline import Baseline, scaled
+from l2o.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines
+from l2o.evaluation.evaluate import Optimizer, evaluate
 from l2o.evaluation.seen import check_unseen, is_seen
 from l2o.evaluation.statistics import (
     Interval,
@@ -25,16 +20,9 @@ from l2o.evaluation.statistics import (
     speedups,
     steps_to,
 )
-from l2o.evaluation.tuning import (
-    TRIALS,
-    Trials,
-    Tuning,
-    cache_file,
-    check_trials,
-    trainer_of,
-    tune_one,
-    with_rates,
-)
+from l2o.evaluation.training import Curves, Start, Trainer, draw_starts
+from l2o.evaluation.trials import Trials, cache_file
+from l2o.evaluation.tuning import TRIALS, Tuning, check_trials, trainer_of, tune_one, with_rates
 from l2o.task import Key, Task
 
 Role = Literal["learned", "baseline", "control"]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from l2o.evaluation.baselines import half_decades
+from l2o.evaluation.baseline import half_decades
 from l2o.hpo.schedule import SPACE, Hyperparameters, schedule
 from l2o.hpo.search import Search
 

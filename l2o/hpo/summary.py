@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from l2o.evaluation.evaluate import Curves
 from l2o.evaluation.seen import is_seen
 from l2o.evaluation.statistics import CONFIDENCE, Interval, median_interval
+from l2o.evaluation.training import Curves
 from l2o.hpo.search import Report
 from l2o.hpo.trained_policy import TrainedPolicy
 from l2o.task import Task

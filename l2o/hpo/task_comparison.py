@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from l2o.evaluation.evaluate import Curves, draw_starts, evaluate, train_settings
+from l2o.evaluation.evaluate import evaluate
+from l2o.evaluation.training import Curves, draw_starts, train_settings
 from l2o.hpo.engines import ENGINES
 from l2o.hpo.report import TaskResult
 from l2o.hpo.schedule import scheduled_sgd

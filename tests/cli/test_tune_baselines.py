@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from l2o.cli import main as cli
-from l2o.evaluation.evaluate import Trainer
+from l2o.evaluation.training import Trainer
 
 TUNE = (
     *("tune-baselines", "--task", "user_module:bowl", "--horizon", "5", "--seeds", "8"),
@@ -61,6 +61,14 @@ def test_several_processes_find_the_same(capsys):
         (("--trials", "-1"), "`trials` must be at least 0; got -1. Try trials=16."),
         (("--baselines", "amad"), "`baselines` must be among adam,"),
         (("--horizon", "0"), "`horizon` must be positive and finite; got 0."),
+        (
+            ("--task",),
+            "`task` must be different ones, at least one; got none. Try task=digits_mlp.",
+        ),
+        (
+            ("--horizon", "5", "5"),
+            "`horizon` must be different ones, at least one; got 5 5. Try horizon=1000.",
+        ),
         (("--processes", "0"), "`processes` must be positive and finite; got 0."),
         (("--task", "digts"), "`task` must be a known name; got digts."),
     ],

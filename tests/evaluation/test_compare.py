@@ -8,10 +8,11 @@ import pytest
 from parabolas import KEY, nan_after, noisy, parabola
 
 from l2o.evaluation import compare as module
-from l2o.evaluation.baselines import BASELINES, Baseline, half_decades
+from l2o.evaluation.baseline import Baseline, half_decades
+from l2o.evaluation.baselines import BASELINES
 from l2o.evaluation.compare import compare
-from l2o.evaluation.evaluate import Trainer, draw_starts
 from l2o.evaluation.statistics import median_interval, speedups
+from l2o.evaluation.training import Trainer, draw_starts
 
 
 def small_comparison(learned, task=None, **options):

@@ -16,10 +16,12 @@ import pytest
 from parabolas import KEY, noisy, parabola
 
 from l2o.evaluation import tuning
-from l2o.evaluation.baselines import BASELINES, Baseline, half_decades
-from l2o.evaluation.evaluate import Trainer, draw_starts
+from l2o.evaluation.baseline import Baseline, half_decades
+from l2o.evaluation.baselines import BASELINES
 from l2o.evaluation.statistics import first_reach, median_interval
-from l2o.evaluation.tuning import Trials, beside, trainer_of, tune, tune_one
+from l2o.evaluation.training import Trainer, draw_starts
+from l2o.evaluation.trials import Trials, beside
+from l2o.evaluation.tuning import trainer_of, tune, tune_one
 
 SEEDS = 8
 

@@ -3,7 +3,7 @@
 import numpy as np
 from hpo_search import STEPS, a_report
 
-from l2o.evaluation.evaluate import train_settings
+from l2o.evaluation.training import train_settings
 from l2o.hpo.schedule import Hyperparameters, schedule, scheduled_sgd
 from l2o.hpo.search import Search, incumbents, incumbents_after
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from user_module import bowl
 
-from l2o.evaluation.evaluate import Curves
+from l2o.evaluation.training import Curves
 from l2o.hpo.report import TaskResult, break_even_table, num_tasks, panel
 from l2o.hpo.search import Search, Trainer, incumbents
 from l2o.hpo.summary import (

@@ -1,0 +1,363 @@
+"""Training of a task by an optimizer, at many settings and from many starts at once."""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+
+from l2o.evaluation.statistics import capped_losses, is_diverged
+from l2o.inner_step import inner_step
+from l2o.task import Batch, Data, Instance, Key, Split, Task, validate_task
+
+NUM_BATCHES = 8
+"""Batches of a probe of the training loss, and of the test of a task without `all_rows`."""
+
+TIMED_STEPS = 200
+"""Most inner steps of a run that is timed."""
+
+
+class Start(NamedTuple):
+    """A seed's part of a run, the same for every optimizer.
+
+    Attributes:
+        instance: The sampled problem.
+        params: Its initial parameters.
+        probes: Fixed training batches, `NUM_BATCHES` stacked.
+        tests: Test batches, `NUM_BATCHES` stacked; () for a task with `all_rows`.
+        key: Key that the batches of the training run derive from, step by step.
+    """
+
+    instance: Instance
+    params: optax.Params
+    probes: Batch
+    tests: Batch
+    key: Key
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Training runs of one optimizer on one task.
+
+    A diverged loss (not finite, or above the task's cap) counts as the cap everywhere but in
+    `train_loss`; no run is dropped.
+
+    Attributes:
+        steps: Shape (probes,), inner steps taken before each probe; the first is 0.
+        probe_loss: Shape (seeds, probes), mean loss on the seed's fixed training batches.
+        train_loss: Shape (seeds, horizon), loss of each step's own batch, before its update.
+        diverged: Shape (seeds,), whether the last probe was not finite or above the cap.
+        test: Loss, as "loss", and the task's metrics on the test split at the end, each of shape
+            (seeds,): on all of its rows where `Task.all_rows` gives them, else means over
+            `NUM_BATCHES` batches of it. Where the loss diverged, a metric counts as its worst
+            value, if the task's `metric_caps` say which that is.
+        seconds_per_step: Wall-clock seconds per inner step and seed, with all seeds run together,
+            without compilation and probes: the median of three runs of up to `TIMED_STEPS` steps
+            of the compiled program. `nan` if it was not timed.
+    """
+
+    steps: np.ndarray
+    probe_loss: np.ndarray
+    train_loss: np.ndarray
+    diverged: np.ndarray
+    test: Mapping[str, np.ndarray]
+    seconds_per_step: float
+
+    @property
+    def final_loss(self) -> np.ndarray:
+        """Shape (seeds,), the probe loss after the last step."""
+        return self.probe_loss[:, -1]
+
+
+def draw_starts(key: Key, task: Task, num_seeds: int) -> Start:
+    """Draw the starts of `num_seeds` runs, stacked along a first axis.
+
+    Raises:
+        ValueError: If `num_seeds` < 1 or the task is malformed.
+    """
+    if num_seeds < 1:
+        raise ValueError(f"`num_seeds` must be at least 1; got {num_seeds}. Try num_seeds=16.")
+    validate_task(task)
+
+    return compiled_draw(task)(key, jnp.arange(num_seeds), task.data)
+
+
+@functools.lru_cache(maxsize=4)
+def compiled_draw(task: Task) -> Callable[[Key, jax.Array, Data], Start]:
+    """Make `(key, seeds, data) -> starts`; kept, as tuning and reporting draw from one task."""
+
+    def draw(key: Key, seed: jax.Array, data: Data) -> Start:
+        k_instance, k_params, k_probes, k_tests, k_train = jax.random.split(
+            jax.random.fold_in(key, seed), 5
+        )
+        instance = task.sample(k_instance)
+
+        def batches(key: Key, split: Split) -> Batch:
+            keys = jax.random.split(key, NUM_BATCHES)
+            return jax.vmap(lambda k: task.batch(k, instance, data, split))(keys)
+
+        return Start(
+            instance=instance,
+            params=task.init(k_params, instance),
+            probes=batches(k_probes, "train"),
+            tests=() if task.all_rows else batches(k_tests, "test"),
+            key=k_train,
+        )
+
+    return jax.jit(jax.vmap(draw, in_axes=(None, 0, None)))
+
+
+Settings = np.ndarray | Mapping[str, np.ndarray]
+"""Settings of an optimizer, stacked along a first axis: numbers, or numbers by name."""
+
+
+def train_settings(
+    task: Task,
+    make: Callable[..., optax.GradientTransformation],
+    settings: Settings,
+    starts: Start,
+    *,
+    horizon: int,
+    probe_every: int | None = None,
+    timed: bool = False,
+) -> list[Curves]:
+    """Train every start with every setting of an optimizer; see `Trainer`."""
+    trainer = Trainer(task, make, horizon=horizon, probe_every=probe_every)
+    return trainer.train(settings, starts, timed=timed)
+
+
+class Trainer:
+    """Training of a task by one optimizer at many settings, which compiles once for each shape.
+
+    Args:
+        task: Task to train.
+        make: `(setting) -> transformation`; the setting is a traced float32 scalar or array, or
+            such by name.
+        horizon: Inner steps of each run.
+        probe_every: Inner steps between probes, as in `evaluate`.
+
+    Raises:
+        ValueError: If `horizon` < 1 or `probe_every` is not between 1 and `horizon`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        make: Callable[..., optax.GradientTransformation],
+        *,
+        horizon: int,
+        probe_every: int | None = None,
+    ):
+        if horizon < 1:
+            raise ValueError(f"`horizon` must be at least 1; got {horizon}. Try horizon=1000.")
+        stride = max(1, horizon // 50) if probe_every is None else probe_every
+        if not 1 <= stride <= horizon:
+            raise ValueError(
+                f"`probe_every` must be between 1 and horizon={horizon}; got {probe_every}. "
+                f"Try probe_every={max(1, horizon // 50)}."
+            )
+
+        def begin(setting: Any, start: Start) -> Any:
+            return start.params, make(setting).init(start.params)
+
+        def train(setting, carry, start, data, first, count):
+            return train_steps(task, make(setting), carry, start, data, first, count, most=stride)
+
+        def probe(carry, start: Start) -> jax.Array:
+            return mean_loss(task, judged_params(*carry), start.probes, start.instance)
+
+        def test(carry, starts: Start, data: Data) -> dict[str, jax.Array]:
+            judged = over_settings_and_seeds(lambda c, start: judged_params(*c), carry=True)
+            return on_test_split(task, judged(carry, starts), starts, data)
+
+        self.task, self.horizon, self.stride = task, horizon, stride
+        self._begin = jax.jit(over_settings_and_seeds(begin))
+        # The number of steps is traced, so that a shorter last stretch compiles nothing anew.
+        self._train = jax.jit(
+            jax.vmap(
+                jax.vmap(train, in_axes=(None, 0, 0, None, None, None)),
+                in_axes=(0, 0, None, None, None, None),
+            )
+        )
+        self._probe = jax.jit(over_settings_and_seeds(probe, carry=True))
+        self._test = jax.jit(test)
+
+    def train(
+        self, settings: Settings, starts: Start, *, timed: bool = False, tested: bool = True
+    ) -> list[Curves]:
+        """Train every start with every setting.
+
+        Args:
+            settings: Settings, stacked along a first axis.
+            starts: Starts of the runs, from `draw_starts`.
+            timed: Whether to measure `seconds_per_step`, which trains some more.
+            tested: Whether to measure `test`, which is empty otherwise.
+
+        Returns:
+            Curves of each setting, in order.
+        """
+        stacked = as_float32(settings)
+        fresh = carry = self._begin(stacked, starts)
+
+        def train_all(carry: Any, first: int, count: int) -> Any:
+            return self._train(
+                stacked, carry, starts, self.task.data, np.int32(first), np.int32(count)
+            )
+
+        def seconds_per_step() -> float:
+            count = min(self.horizon, TIMED_STEPS)
+            began = time.perf_counter()
+            jax.block_until_ready(train_all(fresh, 0, count))
+            return (time.perf_counter() - began) / (count * raw[..., 0].size)
+
+        steps, probes, losses = [0], [np.asarray(self._probe(carry, starts))], []
+        while steps[-1] < self.horizon:
+            count = min(self.stride, self.horizon - steps[-1])
+            carry, step_losses = train_all(carry, steps[-1], count)
+            steps.append(steps[-1] + count)
+            losses.append(np.asarray(step_losses)[..., :count])
+            probes.append(np.asarray(self._probe(carry, starts)))
+        tests = jax.device_get(self._test(carry, starts, self.task.data)) if tested else {}
+
+        raw, train_loss = np.stack(probes, axis=-1), np.concatenate(losses, axis=-1)
+        seconds = float(np.median([seconds_per_step() for _ in range(3)])) if timed else np.nan
+        cap = finite_cap(self.task)
+        return [
+            Curves(
+                steps=np.array(steps),
+                probe_loss=capped_losses(raw[i], cap),
+                train_loss=train_loss[i],
+                diverged=is_diverged(raw[i, :, -1], cap),
+                test=capped_test(self.task, {k: v[i] for k, v in tests.items()}) if tests else {},
+                seconds_per_step=seconds,
+            )
+            for i in range(len(raw))
+        ]
+
+    def program(self, settings: Settings, starts: Start) -> str:
+        """The text of what training compiles to, which tells one method or task from another."""
+        stacked = as_float32(settings)
+        carry = jax.eval_shape(self._begin, stacked, starts)
+        zero = np.int32(0)
+        train = self._train.lower(stacked, carry, starts, self.task.data, zero, zero)
+        begin = self._begin.lower(stacked, starts)
+        probe = self._probe.lower(carry, starts)
+        return "\n".join(lowered.as_text() for lowered in (begin, train, probe))
+
+
+def capped_test(task: Task, test: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Count a test loss that diverged as the cap, and its metrics as their worst values."""
+    cap = finite_cap(task)
+    diverged = is_diverged(test["loss"], cap)
+    metrics = {
+        name: np.where(diverged, task.metric_caps.get(name, values), values)
+        for name, values in test.items()
+    }
+    return metrics | {"loss": capped_losses(test["loss"], cap)}
+
+
+def as_float32(settings: Settings) -> jax.Array | dict[str, jax.Array]:
+    """Settings as the compiled programs take them."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), settings)
+
+
+def judged_params(params: optax.Params, opt_state: Any) -> optax.Params:
+    """Parameters that are probed and tested: a schedule-free optimizer's average of them."""
+    if isinstance(opt_state, optax.contrib.ScheduleFreeState):
+        return optax.contrib.schedule_free_eval_params(opt_state, params)
+    return params
+
+
+def train_steps(
+    task: Task,
+    tx: optax.GradientTransformation,
+    carry: Any,
+    start: Start,
+    data: Data,
+    first: jax.Array,
+    count: jax.Array,
+    *,
+    most: int,
+) -> tuple[Any, jax.Array]:
+    """Train a stretch of a run.
+
+    Args:
+        task: Task to train.
+        tx: Optimizer.
+        carry: Parameters and optimizer state.
+        start: Start of the run.
+        data: Data of the task.
+        first: Number of inner steps taken before, an int32 scalar.
+        count: Number of inner steps to take, an int32 scalar; traced, so that it compiles once.
+        most: Largest `count`.
+
+    Returns:
+        The carry, and the losses of the steps, shape (most,), with zeros after `count`.
+    """
+    extended = optax.with_extra_args_support(tx)
+
+    def step(i, carry):
+        params, opt_state, losses = carry
+        k_batch = jax.random.fold_in(start.key, first + i)
+        params, opt_state, loss, _ = inner_step(
+            task, extended, k_batch, params, opt_state, start.instance, data
+        )
+        losses = jax.lax.dynamic_update_index_in_dim(losses, loss.astype(jnp.float32), i, 0)
+        return params, opt_state, losses
+
+    *carry, losses = jax.lax.fori_loop(0, count, step, (*carry, jnp.zeros(most)))
+    return tuple(carry), losses
+
+
+def on_test_split(
+    task: Task, params: optax.Params, starts: Start, data: Data
+) -> dict[str, jax.Array]:
+    """Measure loss and metrics on the test split, each of shape (settings, seeds).
+
+    One run after the other: all rows of a split, by all runs at once, may be too much.
+
+    Args:
+        task: Task that was trained.
+        params: What was trained, with axes of settings and seeds.
+        starts: Starts of the runs, with an axis of seeds.
+        data: Data of the task.
+    """
+
+    def test(run: tuple[optax.Params, Start]) -> dict[str, jax.Array]:
+        params, start = run
+
+        def measure(batch: Batch) -> dict[str, jax.Array]:
+            loss = task.loss(params, batch, start.instance)
+            return dict(task.metrics(params, batch, start.instance)) | {"loss": loss}
+
+        if task.all_rows is not None:
+            return measure(task.all_rows(start.instance, data, "test"))
+        return jax.tree.map(jnp.mean, over_batches(measure, start.tests))
+
+    return jax.lax.map(lambda params: jax.lax.map(test, (params, starts)), params)
+
+
+def mean_loss(task: Task, params: optax.Params, batches: Batch, instance: Instance) -> jax.Array:
+    """Average the loss over `NUM_BATCHES` stacked batches."""
+    return jnp.mean(over_batches(lambda batch: task.loss(params, batch, instance), batches))
+
+
+def over_batches(f: Callable[[Batch], Any], batches: Batch) -> Any:
+    """Apply `f` to each of the stacked batches, which may be empty trees."""
+    return jax.vmap(f, axis_size=NUM_BATCHES)(batches)
+
+
+def over_settings_and_seeds(f: Callable[..., Any], *, carry: bool = False) -> Callable[..., Any]:
+    """Map `f(setting, start)`, or `f(carry, start)` of a run, over all settings and seeds."""
+    return jax.vmap(jax.vmap(f, in_axes=(0 if carry else None, 0)), in_axes=(0, None))
+
+
+def finite_cap(task: Task) -> float:
+    """Loss that a diverged run counts as: the task's cap, or float32's largest number."""
+    return min(float(task.loss_cap), float(np.finfo(np.float32).max))
