@@ -76,16 +76,47 @@ def test_the_cosine_is_that_of_optax():
     )
 
 
-def test_optlists_first_configuration_is_constant_then_falls():
-    params = {"x": jnp.zeros(())}
-    tx = BASELINES["nadamw_one"].make(at("nadamw_one", 1e-3), 1000)
-    state, sizes = tx.init(params), []
-    for _ in range(1001):
-        update, state = jax.jit(tx.update)({"x": jnp.ones(())}, state, params)
-        sizes.append(-float(update["x"]))
-    np.testing.assert_allclose(sizes[:747], 1e-3, rtol=1e-3)
-    assert sizes[873] == pytest.approx(0.5e-3, rel=0.02)
-    assert sizes[1000] == 0.0
+def updates_of(name, config, horizon, grads):
+    """Updates of a scalar parameter that begins at 2, and the parameter before each."""
+    tx, params = BASELINES[name].make(config, horizon), jnp.float32(2.0)
+    state, update = tx.init(params), jax.jit(tx.update)
+    updates, values = [], []
+    for g in grads:
+        values.append(float(params))
+        step, state = update(jnp.float32(g), state, params)
+        params = params + step
+        updates.append(float(step))
+    return np.array(updates), np.array(values)
+
+
+def test_optlists_first_configuration_by_hand():
+    grads = np.random.default_rng(0).normal(size=101) * 1e-4  # so small that epsilon matters
+    (rate,) = BASELINES["optlist_one"].learning_rates
+    found, values = updates_of("optlist_one", at("optlist_one", rate), 100, grads)
+    m = v = 0.0
+    for i, (g, value) in enumerate(zip(grads, values, strict=True)):
+        m, v = 0.936 * m + 0.064 * g, 0.99895 * v + 0.00105 * g * g
+        corrected = 1.195e-3 * np.sqrt(1 - 0.99895 ** (i + 1)) / (1 - 0.936 ** (i + 1))
+        fall = 0.5 + 0.5 * np.cos(np.pi * np.clip((i / 100 - 0.7473) / 0.2527, 0, 1))
+        step = -corrected * fall * (m / (np.sqrt(v) + 5.876e-6) + 1.014e-2 * value)
+        assert found[i] == pytest.approx(step, rel=2e-3, abs=1e-9)
+    assert found[100] == 0.0
+
+
+def test_algoperfs_configuration_by_hand():
+    grads = np.random.default_rng(0).normal(size=51)
+    (rate,) = BASELINES["nadamw_one"].learning_rates
+    found, values = updates_of("nadamw_one", at("nadamw_one", rate), 50, grads)
+    b1, b2 = 1 - 0.06733926164, 0.9955159689799007
+    m = v = 0.0
+    for i, (g, value) in enumerate(zip(grads, values, strict=True)):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        # Nesterov's momentum with the corrections of Dozat (2016).
+        ahead = b1 * m / (1 - b1 ** (i + 2)) + (1 - b1) * g / (1 - b1 ** (i + 1))
+        direction = ahead / (np.sqrt(v / (1 - b2 ** (i + 1))) + 1e-8) + 0.08121616522670176 * value
+        fall = 0.5 + 0.5 * np.cos(np.pi * (i - 1) / 49) if i > 1 else 1.0  # a warm-up of one step
+        assert found[i] == pytest.approx(-1.7486387539278373e-3 * fall * direction, rel=2e-3)
+    assert found[50] == 0.0
 
 
 def test_muon_takes_a_kernel_as_a_matrix_and_steps_are_of_adams_size():
