@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -93,8 +94,8 @@ def command(arguments: Sequence[str], console: Console) -> int:
         done.append(found)
         console.print(
             f"{i}/{len(jobs)} {found.job.task}, {found.job.horizon} steps: {found.job.baseline} "
-            f"{number(found.tuning.best.median)} in {len(found.tuning.trials)} settings, "
-            f"{found.seconds:.0f} s",
+            f"{number(float(np.median(found.tuning.final_loss)))} in "
+            f"{len(found.tuning.trials)} settings, {found.seconds:.0f} s",
             soft_wrap=True,
             markup=False,
             highlight=False,
@@ -145,7 +146,7 @@ def results(done: Sequence[Done]) -> Table:
         table.add_row(
             f"{job.task} {job.horizon}",
             job.baseline,
-            interval_text(*median_interval(tuning.best.final_loss)),
+            interval_text(*median_interval(tuning.final_loss)),
             ", ".join(f"{k} {number(v)}" for k, v in chosen.items()) + mark,
         )
     return table

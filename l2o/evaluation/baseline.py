@@ -94,14 +94,32 @@ def schedule(config: Config, horizon: Number, decay: Literal["linear", "cosine"]
     return rate
 
 
-def scaled(optimizer: Callable[..., optax.GradientTransformation]) -> Baseline:
+def scaled(
+    optimizer: optax.GradientTransformation | Callable[..., optax.GradientTransformation],
+) -> Baseline:
     """Make a control whose updates are multiplied by a factor, which is tuned as a rate is.
 
     Args:
-        optimizer: Function that makes the transformation from `horizon=`.
+        optimizer: Transformation, or function that makes it from `horizon=`, a traced scalar: part
+            of the run, where another than the whole is tried.
     """
 
     def make(config: Config, horizon: Number) -> optax.GradientTransformation:
-        return optax.chain(optimizer(horizon=horizon), optax.scale(config["learning_rate"]))
+        factor = optax.scale(config["learning_rate"])
+        if not callable(optimizer):
+            return optax.chain(optimizer, factor)
+        try:
+            return optax.chain(optimizer(horizon=config["horizon_fraction"] * horizon), factor)
+        except jax.errors.ConcretizationTypeError as error:
+            raise ValueError(
+                "`controls` must take a traced `horizon`; got one that needs a number. Try "
+                "jnp.where in place of if, and jnp.float32(horizon) in place of int(horizon)."
+            ) from error
 
-    return Baseline("control", "Updates times the best factor.", make, half_decades(-4, 3), {})
+    return Baseline(
+        "control",
+        "Updates times the best factor.",
+        make,
+        half_decades(-4, 3),
+        is_scheduled=callable(optimizer),
+    )

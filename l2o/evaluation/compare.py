@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from l2o.evaluation.baseline import Baseline, scaled
+from l2o.evaluation.baseline import scaled
 from l2o.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines
 from l2o.evaluation.evaluate import Optimizer, evaluate
 from l2o.evaluation.seen import check_unseen, is_seen
@@ -19,10 +19,10 @@ from l2o.evaluation.statistics import (
     median_interval,
     speedups,
     steps_to,
+    targets,
 )
 from l2o.evaluation.training import Curves, Start, Trainer, draw_starts
-from l2o.evaluation.trials import Trials, cache_file
-from l2o.evaluation.tuning import TRIALS, Tuning, check_trials, trainer_of, tune_one, with_rates
+from l2o.evaluation.tuning import TRIALS, Tuning, check_trials, prepare, tune_one, with_rates
 from l2o.task import Key, Task
 
 Role = Literal["learned", "baseline", "control"]
@@ -80,11 +80,12 @@ def compare(
 ) -> Comparison:
     """Compare a learned optimizer with baselines and controls, all of them tuned.
 
-    Rivals are tuned on seeds of their own, as many as are reported on (`l2o.evaluation.tuning`);
+    Rivals are tuned on seeds of their own, twice as many as are reported on (`prepare`);
     then everything runs on the same reporting seeds. Of a control the factor of its updates is
-    tuned, as the rate of a baseline is. The best baseline is the one with the lower median final
-    loss on the tuning seeds. Medians are over seeds, with intervals that cover in at least
-    95 % of cases.
+    tuned, as the rate of a baseline is, and the horizon that it is told. The best baseline is
+    the one with the lowest median final loss on the tuning seeds; the speed-up over it is over
+    all baselines, whichever is first at its final loss. Medians are over seeds, with intervals
+    that cover in at least 95 % of cases.
 
     >>> import l2o, optax
     >>> from l2o.tasks.quadratic import rotated_quadratic
@@ -101,7 +102,8 @@ def compare(
         horizon: Inner steps of each run.
         num_seeds: Number of runs reported on, for each optimizer; at least 8, and 16 for intervals
             that cover as often as they say.
-        controls: Further optimizers to report on, for instance the untrained design.
+        controls: Further optimizers to report on, for instance the untrained design; functions are
+            given a traced `horizon`.
         seen: Names, signatures or both of the tasks that an optimizer was meta-trained on; see
             `l2o.evaluation.seen`.
         allow_seen: Whether to accept such a task, and mark it.
@@ -126,17 +128,22 @@ def compare(
             f"`controls` must have names of their own; got {taken[0]}. Try {taken[0]}_control."
         )
     designs = {name: BASELINES[name] for name in baselines}
-    designs |= {name: as_control(control) for name, control in controls.items()}
+    designs |= {name: scaled(control) for name, control in controls.items()}
     designs = {name: with_rates(design, learning_rates) for name, design in designs.items()}
     k_tuning, k_report = jax.random.split(key)
-    tuning_starts = draw_starts(k_tuning, task, num_seeds)
-    searches = {}
-    for name, design in designs.items():
-        path = None
-        if cache and name not in controls:
-            path = cache_file(cache, k_tuning, task, name, horizon, num_seeds)
-        trainer = trainer_of(task, design, horizon, probe_every)
-        searches[name] = Trials(trainer, tuning_starts, design.defaults, path)
+    searches = [
+        prepare(
+            k_tuning,
+            task,
+            name,
+            design,
+            horizon=horizon,
+            num_seeds=num_seeds,
+            probe_every=probe_every,
+            cache=None if name in controls else cache,
+        )
+        for name, design in designs.items()
+    ]
     (ours,) = evaluate(
         k_report,
         task,
@@ -147,10 +154,10 @@ def compare(
     ).values()
     starts = draw_starts(k_report, task, num_seeds)
     rivals = {
-        name: report_on(
-            tune_one(name, designs[name], trials, num_random=num_random), trials.trainer, starts
+        search.name: report_on(
+            tune_one(search, num_random=num_random), search.trials.trainer, starts
         )
-        for name, trials in searches.items()
+        for search in searches
     }
     return Comparison(
         summary={
@@ -163,11 +170,6 @@ def compare(
         curves=bands(ours, rivals, controls.keys()),
         grids=[grid_band(rival.tuning) for rival in rivals.values() if rival.tuning.is_tuned],
     )
-
-
-def as_control(control: Optimizer) -> Baseline:
-    """Make a control whose updates are tuned by a factor."""
-    return scaled(control if callable(control) else lambda *, horizon: control)
 
 
 def report_on(tuning: Tuning, trainer: Trainer, starts: Start) -> Rival:
@@ -188,14 +190,16 @@ def summarise(
 ) -> dict[str, Any]:
     """Compute the figures of a row: learned optimizer, best baseline, then every entrant."""
     baselines = {name: rival for name, rival in rivals.items() if name not in controls}
-    best = min(baselines.values(), key=lambda rival: rival.tuning.best.median)
+    best = min(baselines.values(), key=lambda rival: np.median(rival.tuning.final_loss))
+    everyone = [c.probe_loss for rival in baselines.values() for c in (rival.curves, rival.fastest)]
     entries = {name: entry(name, rival, learned) for name, rival in rivals.items()}
-    of_best = entries[best.tuning.name]
     return {
         **{f"learned_{k}": v for k, v in of_curves(learned).items()},
-        "best_baseline": of_best["name"],
+        "best_baseline": best.tuning.name,
         **{f"best_baseline_{k}": v for k, v in of_curves(best.curves).items()},
-        **{k: v for k, v in of_best.items() if k.startswith(("speedup", "reached"))},
+        **of_speedups(
+            speedups(learned.steps, learned.probe_loss, best.curves.probe_loss, *everyone)
+        ),
         "baselines": [entries[name] for name in baselines],
         "controls": [entries[name] for name in controls],
     }
@@ -203,10 +207,8 @@ def summarise(
 
 def entry(name: str, rival: Rival, learned: Curves) -> dict[str, Any]:
     """Compute the figures of a baseline or control, and the learned optimizer's beside it."""
-    tuning, curves = rival.tuning, rival.curves
-    targets = curves.final_loss
-    times = speedups(learned.steps, learned.probe_loss, curves.probe_loss, rival.fastest.probe_loss)
-    reached = times > 0.0
+    tuning, curves, fastest = rival.tuning, rival.curves, rival.fastest.probe_loss
+    goals = targets(curves.probe_loss)
     return {
         "name": name,
         "is_tuned": tuning.is_tuned,
@@ -215,12 +217,20 @@ def entry(name: str, rival: Rival, learned: Curves) -> dict[str, Any]:
         "at_grid_edge": tuning.at_grid_edge,
         "trials": len(tuning.trials),
         **of_curves(curves),
+        **of_speedups(speedups(learned.steps, learned.probe_loss, curves.probe_loss, fastest)),
+        "steps_of_learned": steps_to(learned.steps, learned.probe_loss, goals).tolist(),
+        "steps_of_fastest": steps_to(learned.steps, fastest, goals).tolist(),
+    }
+
+
+def of_speedups(times: np.ndarray) -> dict[str, Any]:
+    """Compute the median speed-up, and how many seeds reached the target, from those by seed."""
+    reached = times > 0.0
+    return {
         **with_interval("speedup", median_interval(times)),
         "speedup_by_seed": times.tolist(),
         "reached": float(np.mean(reached)),
         "speedup_where_reached": float(np.median(times[reached])) if reached.any() else None,
-        "steps_of_learned": steps_to(learned.steps, learned.probe_loss, targets).tolist(),
-        "steps_of_fastest": steps_to(learned.steps, rival.fastest.probe_loss, targets).tolist(),
     }
 
 

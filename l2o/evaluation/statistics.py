@@ -137,33 +137,43 @@ def steps_to(steps: np.ndarray, losses: np.ndarray, targets: np.ndarray) -> np.n
     return np.maximum(1.0, reached)
 
 
+def targets(losses: np.ndarray) -> np.ndarray:
+    """What others are to reach: the final loss of each run, or the least that float32 resolves.
+
+    Beside its first loss a run cannot be told from solved below 2^-23 of it, so that is the target
+    of one that ends between zero and there.
+
+    Args:
+        losses: Probe losses, shape (seeds, probes).
+    """
+    first, final = losses[:, 0], losses[:, -1]
+    resolved = np.finfo(np.float32).eps * first
+    return np.where((final >= 0.0) & (final < resolved), resolved, final)
+
+
 def speedups(
-    steps: np.ndarray,
-    learned: np.ndarray,
-    baseline: np.ndarray,
-    fastest: np.ndarray | None = None,
+    steps: np.ndarray, learned: np.ndarray, baseline: np.ndarray, *others: np.ndarray
 ) -> np.ndarray:
     """Number of times fewer steps that the learned optimizer needs, for each seed.
 
-    With L the baseline's final loss on a seed, that is the first step at which the baseline is at
-    or below L, over the first step at which the learned optimizer is on the same seed
-    (`first_reach`, the same rule for both). The baseline may get there at another setting than the
-    one that ends lowest: of two, the earlier counts. 1 is a draw; 0 means that the learned run
-    never reached L. Counts are at least 1, so where a baseline ends no lower than it began,
-    the speed-up is 1 unless the learned run, too, never got there.
+    With L the baseline's final loss on a seed (`targets`), that is the first step at which the
+    baseline is at or below L, over the first step at which the learned optimizer is on the same
+    seed (`first_reach`, the same rule for both). Other runs may be there before the baseline:
+    the earliest counts. 1 is a draw; 0 means that the learned run never reached L. Counts are
+    at least 1, so where a baseline ends no lower than it began, the speed-up is 1 unless the
+    learned run, too, never got there.
 
     Args:
         steps: Increasing numbers of steps, shape (probes,).
         learned: Probe losses of the learned optimizer, shape (seeds, probes); a diverged loss
             counts as the task's cap.
         baseline: Probe losses of the baseline at the setting that ends lowest, likewise.
-        fastest: Probe losses of the baseline at the setting that is first at that loss, likewise.
+        *others: Probe losses of what else may be first there, likewise: the baseline at other
+            settings, or other baselines.
 
     Returns:
         Shape (seeds,); 0 where L is never reached, so no seed is dropped.
     """
-    targets = baseline[:, -1]
-    theirs = steps_to(steps, baseline, targets)
-    if fastest is not None:
-        theirs = np.minimum(theirs, steps_to(steps, fastest, targets))
-    return theirs / steps_to(steps, learned, targets)
+    goals = targets(baseline)
+    theirs = np.min([steps_to(steps, losses, goals) for losses in (baseline, *others)], axis=0)
+    return theirs / steps_to(steps, learned, goals)

@@ -20,12 +20,15 @@ DEFINITIONS = {
     "best baseline": "The baseline with the lowest median final loss on tuning seeds. Baselines "
     "and controls are tuned for each task on as many seeds as are reported on, but other ones: "
     "learning rates, refined until the best lies between two others and a finer grid "
-    "gains less than its interval, then random settings of all hyperparameters.",
+    "gains less than its interval, then random settings of all hyperparameters; the four best on "
+    "as many seeds again.",
     "baseline": "Final loss of that baseline, on the same seeds as the learned optimizer.",
-    "speed-up": "With L a rival's final loss on a seed: the first step at which the rival "
+    "speed-up": "With L a rival's final loss on a seed, but no less than float32 resolves beside "
+    "its first loss: the first step at which the rival "
     "is at or below L, over the first step at which the learned optimizer is, on the same seed, "
     "interpolating the logarithm of the loss between probes. The rival may get there with "
-    "the rate and horizon that were fastest on tuning seeds; the earlier counts. 1 is a draw; 0 "
+    "the rate and horizon that were fastest on tuning seeds; the earlier counts. In the row of a "
+    "task L is the best baseline's, and the earliest of all baselines counts. 1 is a draw; 0 "
     "means that L was never reached. Counts of steps are at least 1.",
     "reached": "Share of seeds on which the learned optimizer reaches L, and the median speed-up "
     "among those.",
@@ -132,8 +135,8 @@ def comparison_cells(row: Row) -> list[str]:
         control_text(row["controls"][0]) if row["controls"] else "none",
         label(best),
         bracketed(best, "final_loss"),
-        bracketed(best, "speedup"),
-        reached_text(best),
+        bracketed(row, "speedup"),
+        reached_text(row),
         number(ours / theirs, 2) if ours and theirs else "n/a",
     ]
 

@@ -100,6 +100,10 @@ class Trials:
             "program": hashlib.sha256(program.encode()).hexdigest(),
         }
 
+    def on(self, starts: Start, path: Path | None) -> "Trials":
+        """Nothing tried yet, by the same trainer on other starts, kept in another file."""
+        return Trials(self.trainer, starts, self.defaults, path)
+
     @property
     def whole(self) -> list[Trial]:
         """Trials whose schedules go to the end of the run."""

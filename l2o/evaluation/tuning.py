@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from l2o.evaluation.baseline import Baseline
 from l2o.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines
-from l2o.evaluation.statistics import check_seeds, first_reach, median_interval
+from l2o.evaluation.statistics import check_seeds, first_reach, median_interval, targets
 from l2o.evaluation.training import Trainer, draw_starts
 from l2o.evaluation.trials import AT_ONCE, Trial, Trials, beside, cache_file
 from l2o.task import Key, Task
@@ -36,7 +37,8 @@ class Tuning:
         name: Name of the baseline.
         is_tuned: Whether anything was searched for.
         trials: Every setting that was tried.
-        best: The one with the lowest median final loss.
+        best: The one with the lowest median final loss, of the finalists on all tuning seeds.
+        again: The same setting on the finalists' seeds; None if nothing was tuned.
         fastest: The one whose median curve is first at the final loss of the best, at any rate and,
             of scheduled ones, any horizon up to that of the runs.
         at_grid_edge: Whether the best rate is the lowest or highest that was tried with its other
@@ -47,13 +49,36 @@ class Tuning:
     is_tuned: bool
     trials: Sequence[Trial]
     best: Trial
+    again: Trial | None
     fastest: Trial
     at_grid_edge: bool
+
+    @property
+    def final_loss(self) -> np.ndarray:
+        """Final losses at the best setting on all tuning seeds, shape (seeds,)."""
+        return np.concatenate([trial.final_loss for trial in (self.best, self.again) if trial])
 
     @property
     def beside_best(self) -> list[Trial]:
         """Trials that differ from the best in nothing but the rate, and the best."""
         return beside(self.trials, self.best)
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """A baseline and what was tried of it, which grows.
+
+    Attributes:
+        name: Name of the baseline.
+        baseline: What is tuned.
+        trials: Settings on the seeds of the search.
+        again: The same for the finalists, on as many other seeds.
+    """
+
+    name: str
+    baseline: Baseline
+    trials: Trials
+    again: Trials
 
 
 def refine(trials: Trials, *, fewest: int = 0) -> None:
@@ -105,16 +130,33 @@ def draw_around(trials: Trials, baseline: Baseline, number: int) -> None:
     )
 
 
-def tune_one(name: str, baseline: Baseline, trials: Trials, *, num_random: int = TRIALS) -> Tuning:
-    """Search for the best setting of a baseline: rates, then random settings, then rates again."""
+def choose(trials: Trials, again: Trials) -> tuple[Trial, Trial]:
+    """Train the finalists on other seeds, and return the best over both, on one and the other.
+
+    The lowest of many medians is low by luck, too: where a setting ends badly on every other seed,
+    some seeds are mostly good ones. Finalists are the lowest of those that lie between two rates.
+    """
+    inside = [t for t in trials.whole if t is trials.best or not trials.is_at_edge(t)]
+    finalists = sorted(inside, key=lambda trial: trial.median)[:AT_ONCE]
+    again.attempt([trial.config for trial in finalists])
+    return min(
+        zip(finalists, again.tried, strict=True),
+        key=lambda pair: np.median([trial.final_loss for trial in pair]),
+    )
+
+
+def tune_one(search: Search, *, num_random: int = TRIALS) -> Tuning:
+    """Search for the best setting: rates, random settings, rates around the best, finalists."""
+    name, baseline, trials = search.name, search.baseline, search.trials
     trials.attempt([{"learning_rate": rate} for rate in baseline.learning_rates])
+    best, again = trials.best, None
     if baseline.is_tuned:
         refine(trials, fewest=RATES)
         first = trials.best
         draw_around(trials, baseline, num_random)
         if trials.best is not first:
             refine(trials)
-    best = trials.best
+        best, again = choose(trials, search.again)
     at_edge = baseline.is_tuned and trials.is_at_edge(best)
     if baseline.is_scheduled:
         rates = [best.learning_rate, *([2.0 * best.learning_rate] if baseline.is_tuned else [])]
@@ -126,9 +168,10 @@ def tune_one(name: str, baseline: Baseline, trials: Trials, *, num_random: int =
             ]
         )
     # The best's own curve ends at its target, so one of them reaches it.
-    reach = [first_reach(trials.steps, trial.curve, best.curve[-1]) for trial in trials.tried]
+    (goal,) = targets(best.curve[None])
+    reach = [first_reach(trials.steps, trial.curve, goal) for trial in trials.tried]
     fastest = trials.tried[int(np.argmin(reach))]
-    return Tuning(name, baseline.is_tuned, trials.tried, best, fastest, at_edge)
+    return Tuning(name, baseline.is_tuned, trials.tried, best, again, fastest, at_edge)
 
 
 def tune(
@@ -155,7 +198,7 @@ def tune(
         key: Random key.
         task: Task to train.
         horizon: Inner steps of each run.
-        num_seeds: Number of runs at each setting, at least 8.
+        num_seeds: Number of runs at each setting, at least 8; finalists have as many again.
         baselines: Names in `BASELINES`.
         learning_rates: Rates to begin at, in place of each baseline's own, at least two.
         num_random: Random settings of all hyperparameters of each baseline.
@@ -168,14 +211,45 @@ def tune(
     check_baselines(baselines)
     check_seeds(num_seeds)
     check_trials(num_random)
-    starts = draw_starts(key, task, num_seeds)
-    tunings = {}
-    for name in baselines:
-        baseline = with_rates(BASELINES[name], learning_rates)
-        path = cache_file(cache, key, task, name, horizon, num_seeds) if cache else None
-        trials = Trials(trainer_of(task, baseline, horizon), starts, baseline.defaults, path)
-        tunings[name] = tune_one(name, baseline, trials, num_random=num_random)
-    return tunings
+    return {
+        name: tune_one(
+            prepare(
+                key,
+                task,
+                name,
+                with_rates(BASELINES[name], learning_rates),
+                horizon=horizon,
+                num_seeds=num_seeds,
+                cache=cache,
+            ),
+            num_random=num_random,
+        )
+        for name in baselines
+    }
+
+
+def prepare(
+    key: Key,
+    task: Task,
+    name: str,
+    baseline: Baseline,
+    *,
+    horizon: int,
+    num_seeds: int,
+    probe_every: int | None = None,
+    cache: str | Path | None = None,
+) -> Search:
+    """Prepare a search, with what the cache keeps of it."""
+    starts = draw_starts(key, task, 2 * num_seeds)
+    first, second = (
+        jax.tree.map(lambda x, part=part: x[part], starts)
+        for part in (slice(num_seeds), slice(num_seeds, None))
+    )
+    path = cache_file(cache, key, task, name, horizon, num_seeds) if cache else None
+    trainer = trainer_of(task, baseline, horizon, probe_every)
+    trials = Trials(trainer, first, baseline.defaults, path)
+    other = path.with_name(f"{name}_finalists.json") if path else None
+    return Search(name, baseline, trials, trials.on(second, other))
 
 
 def check_trials(num_random: int, argument: str = "num_random") -> None:

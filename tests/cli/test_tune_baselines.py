@@ -30,7 +30,7 @@ def test_what_was_tuned_is_shown_kept_and_used(capsys, monkeypatch):
     assert "1/2 bowl, 5 steps: sgdm" in out and "2/2 bowl, 5 steps: dog" in out
     assert "(untuned)" in out and "momentum" in out
     first = files()
-    assert first.keys() == {"sgdm.json", "dog.json"}
+    assert first.keys() == {"sgdm.json", "sgdm_finalists.json", "dog.json"}
     tried = json.loads(first["sgdm.json"])["trials"]
     assert len(tried) >= 15 + 4
 

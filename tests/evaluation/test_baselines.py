@@ -162,10 +162,38 @@ def test_schedule_free_is_judged_at_its_averaged_parameters():
 
 
 def test_a_control_at_factor_one_is_itself():
-    tx = scaled(lambda *, horizon: optax.adam(0.1)).make({"learning_rate": 1.0}, 10)
     params = {"x": jnp.ones(3)}
-    update, _ = tx.update(params, tx.init(params), params)
-    np.testing.assert_allclose(update["x"], -0.1, rtol=1e-5)
+    for control in (optax.adam(0.1), lambda *, horizon: optax.adam(0.1)):
+        tx = scaled(control).make({"learning_rate": 1.0, "horizon_fraction": 1.0}, 10)
+        update, _ = tx.update(params, tx.init(params), params)
+        np.testing.assert_allclose(update["x"], -0.1, rtol=1e-5)
+
+
+def test_a_control_is_told_parts_of_the_run():
+    control = scaled(lambda *, horizon: optax.sgd(lambda count: 1.0 - count / horizon))
+    params = {"x": jnp.ones(())}
+
+    @jax.jit
+    def second_update(fraction):
+        tx = control.make({"learning_rate": 2.0, "horizon_fraction": fraction}, 10)
+        _, state = tx.update(params, tx.init(params), params)
+        return tx.update(params, state, params)[0]["x"]
+
+    np.testing.assert_allclose([second_update(f) for f in (1.0, 0.2)], [-1.8, -1.0], rtol=1e-6)
+    assert control.is_scheduled and not scaled(optax.sgd(0.1)).is_scheduled
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        lambda *, horizon: optax.cosine_decay_schedule(0.1, horizon) and optax.sgd(0.1),
+        lambda *, horizon: optax.sgd(0.1 / int(horizon)),
+    ],
+)
+def test_a_control_that_needs_its_horizon_as_a_number_is_a_one_line_error(control):
+    make = scaled(control).make
+    with pytest.raises(ValueError, match="`controls` must take a traced `horizon`"):
+        jax.jit(lambda f: make({"learning_rate": 1.0, "horizon_fraction": f}, 10).init({}))(0.5)
 
 
 def test_ranges_are_even_in_what_they_say():

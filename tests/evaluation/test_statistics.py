@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from l2o.evaluation.statistics import first_reach, mean_interval, median_interval, speedups
+from l2o.evaluation.statistics import (
+    first_reach,
+    mean_interval,
+    median_interval,
+    speedups,
+    targets,
+)
 
 STEPS = np.array([0, 10, 20, 30, 40])
 BASELINE = np.array([[16.0, 8.0, 4.0, 2.0, 1.0]])
@@ -76,6 +82,17 @@ def test_the_earlier_of_two_settings_counts():
     alone = speedups(STEPS, learned, BASELINE[:1])
     assert speedups(STEPS, learned, BASELINE[:1], fastest) < alone
     assert speedups(STEPS, learned, BASELINE[:1], np.full((1, 5), 16.0)) == alone
+
+
+def test_a_target_below_what_float32_resolves_is_what_it_resolves():
+    least = 16.0 * 2.0**-23
+    losses = np.array([[16.0, least / 2, 0.0], [16.0, 4.0, least / 2], [16.0, 4.0, 1.0]])
+    assert targets(losses).tolist() == [least, least, 1.0]
+    assert targets(np.array([[16.0, -1.0]])).tolist() == [-1.0]
+    # Who ends at 1e-30 and who ends at 0 are both solved, the second later.
+    solved = np.array([[16.0, 1e-30, 1e-30]])
+    later = np.array([[16.0, 16.0, 0.0]])
+    assert speedups(STEPS[:3], solved, later) > 1.0 and speedups(STEPS[:3], later, solved) > 0.0
 
 
 def test_the_interval_of_a_mean_is_that_of_its_standard_error():

@@ -21,7 +21,7 @@ from l2o.evaluation.baselines import BASELINES
 from l2o.evaluation.statistics import first_reach, median_interval
 from l2o.evaluation.training import Trainer, draw_starts
 from l2o.evaluation.trials import Trials, beside
-from l2o.evaluation.tuning import trainer_of, tune, tune_one
+from l2o.evaluation.tuning import Search, choose, prepare, trainer_of, tune, tune_one
 
 SEEDS = 8
 
@@ -34,9 +34,11 @@ def descent(low: int, high: int) -> Baseline:
 
 
 def search(baseline, task, *, horizon=1, num_random=0, path=None):
-    starts = draw_starts(KEY, task, SEEDS)
-    trials = Trials(trainer_of(task, baseline, horizon), starts, baseline.defaults, path)
-    return tune_one("it", baseline, trials, num_random=num_random)
+    trainer = trainer_of(task, baseline, horizon)
+    trials = Trials(trainer, draw_starts(KEY, task, SEEDS), baseline.defaults, path)
+    other = path.with_name(f"{path.stem}_finalists.json") if path else None
+    again = trials.on(draw_starts(jax.random.fold_in(KEY, 1), task, SEEDS), other)
+    return tune_one(Search("it", baseline, trials, again), num_random=num_random)
 
 
 @pytest.mark.parametrize("grid", [(-8, -1), (-8, -5), (4, 7)])
@@ -68,9 +70,9 @@ def test_a_finer_grid_gains_less_than_the_interval(name):
     rates = found.best.learning_rate * 10.0 ** (np.arange(-12, 13) / 36.0)
     settings = {k: np.full(rates.size, v) for k, v in BASELINES[name].defaults.items()}
     trainer = trainer_of(task, BASELINES[name], horizon)
-    finer = trainer.train(settings | {"learning_rate": rates}, draw_starts(KEY, task, SEEDS))
+    finer = trainer.train(settings | {"learning_rate": rates}, draw_starts(KEY, task, 2 * SEEDS))
     lowest = min(np.median(curves.final_loss) for curves in finer)
-    assert lowest >= median_interval(found.best.final_loss).low
+    assert lowest >= median_interval(found.final_loss).low
 
 
 def test_random_settings_are_in_their_ranges_and_the_best_of_all_is_taken():
@@ -82,8 +84,53 @@ def test_random_settings_are_in_their_ranges_and_the_best_of_all_is_taken():
         for name, values in baseline.space.items():
             assert values.low <= trial.config[name] <= values.high
     whole = [trial for trial in found.trials if trial.config["horizon_fraction"] == 1.0]
-    assert found.best.median == min(trial.median for trial in whole)
-    assert len(beside(found.trials, random[0])) in (1, len(found.beside_best))
+    lowest = min(whole, key=lambda trial: trial.median)
+    assert len(beside(found.trials, lowest)) > 1
+    assert found.best.median <= sorted(trial.median for trial in whole)[len(random)]
+
+
+def fallible(good: float) -> Baseline:
+    """Gradient descent that does nothing on seeds that begin above a value."""
+
+    def make(config, horizon):
+        del horizon
+
+        def update(grads, state, params):
+            fails = (config["learning_rate"] > 0.45) & (params["x"] > good)
+            return {"x": jnp.where(fails, 0.0, -config["learning_rate"] * grads["x"])}, state
+
+        return optax.GradientTransformation(lambda params: (), update)
+
+    return Baseline("fallible", "Fails on some seeds.", make, (0.1, 0.4, 0.5, 0.6))
+
+
+def test_finalists_are_told_apart_on_other_seeds():
+    # At the best rate runs fail on the seeds that begin high. In the search these are few, and
+    # among the finalists' seeds they are most.
+    task = parabola()
+    starts = draw_starts(KEY, task, SEEDS)
+    x = np.sort(np.ravel(starts.params["x"]))
+    baseline = fallible(float(x[SEEDS // 2]))
+    trials = Trials(trainer_of(task, baseline, 1), starts, baseline.defaults, None)
+    trials.attempt([{"learning_rate": rate} for rate in baseline.learning_rates])
+    assert trials.best.learning_rate == 0.5
+    high = jax.tree.map(lambda leaf: leaf, starts)._replace(
+        params={"x": starts.params["x"] * 0.0 + float(x[-1])}
+    )
+    best, again = choose(trials, trials.on(high, None))
+    assert best.learning_rate == again.learning_rate == 0.4
+    assert choose(trials, trials.on(starts, None))[0].learning_rate == 0.5
+
+
+def test_seeds_of_finalists_are_others_than_those_of_the_search():
+    task, baseline = noisy(), descent(-4, -1)
+    found = prepare(KEY, task, "it", baseline, horizon=2, num_seeds=SEEDS)
+    keys = np.concatenate(
+        [jax.random.key_data(part.starts.key) for part in (found.trials, found.again)]
+    )
+    assert len(np.unique(keys, axis=0)) == 2 * SEEDS
+    theirs = jax.random.key_data(draw_starts(KEY, task, SEEDS).key)
+    np.testing.assert_array_equal(keys[:SEEDS], theirs)
 
 
 def test_the_fastest_may_be_told_a_shorter_horizon():
