@@ -9,20 +9,18 @@ horizons that none of them saw:
                difference each made
     macro_f1   a policy that is paid for macro-F1, and one for the loss, on imbalanced digits
 
-The starts, batches and probes of a seed are the same for everybody. Baselines are tuned for each
-task and horizon on seeds of their own, as docs/suite.md says. "Start" is the first entrant before
-meta-training, which keeps its hyperparameters as they are.
+Everybody is compared with baselines as docs/suite.md says. "Start" is the first entrant before
+meta-training, which keeps its hyperparameters as they are. Its control, updates times the best
+factor, is momentum SGD at its best constant rate, which is among the baselines.
 """
 
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jax
 import numpy as np
 import tyro
 from rich.console import Console
@@ -34,12 +32,10 @@ from l2o.cli.methods.estimators import NRES
 from l2o.cli.presets import PRESETS
 from l2o.cli.settings import MetaTraining, Output, first_theta
 from l2o.distributed import processes
-from l2o.evaluation.baselines import BASELINES
-from l2o.evaluation.evaluate import evaluate
-from l2o.evaluation.seen import is_seen
-from l2o.evaluation.statistics import mean_interval, median_interval, speedups
-from l2o.evaluation.training import Curves
-from l2o.evaluation.tuning import Tuning, tune
+from l2o.evaluation.compare import compare
+from l2o.evaluation.report import environment
+from l2o.evaluation.statistics import mean_interval, median_interval
+from l2o.evaluation.tables import interval_text, label, number
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.policies.per_tensor_controller import per_tensor_controller
 from l2o.policies.scheduler import scheduler
@@ -50,7 +46,19 @@ from l2o.task import Task, TaskFamily
 from l2o.tasks.digits import digits, digits_mlp
 from l2o.tasks.image_mlp import image_mlp
 
-TUNED = ("sgdm", "sgdm_cosine")
+BASELINES = ("sgdm", "sgdm_cosine", "nadamw")
+"""Momentum SGD at a constant rate, which is what policies change, comes first."""
+
+SHOWN = (
+    "final_loss",
+    "final_loss_low",
+    "final_loss_high",
+    "final_loss_by_seed",
+    "final_loss_mean",
+    "final_loss_worst_tenth",
+    "test_by_seed",
+)
+"""Fields of the table."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ class Options:
     """Which of the four."""
     seeds: int = 16
     """Evaluation runs of each optimizer."""
+    repetitions: int = 1
+    """Runs of meta-training of each entrant, with seeds one after the other."""
     inner_steps: float | None = None
     """Of each meta-training, about; those of the study if not given."""
     seed: int = 0
@@ -78,7 +88,7 @@ class Study:
     """What is compared on what.
 
     Attributes:
-        entrants: settings of meta-training by name; the others are compared with the first.
+        entrants: settings of meta-training by name.
         tasks: to evaluate on.
         horizons: inner steps of an evaluation run.
         inner_steps: of each meta-training, about.
@@ -183,46 +193,50 @@ def main(options: Options) -> None:
     processes.use_cpu_cores(len(processes.cores()))
     study = STUDIES[options.study]
     entrants = {
-        name: entrant(name, settings, study, options, console)
+        f"{name} {i + 1}" if options.repetitions > 1 else name: entrant(
+            settings, options.runs / options.study / f"{name.replace(' ', '_')}_{i}", i, options
+        )
         for name, settings in study.entrants.items()
+        for i in range(options.repetitions)
     }
     first, _, summary = next(iter(entrants.values()))
-    start = first_theta(first, options.seed)
     optimizers = {
         **{name: partial(transform, lopt, theta) for name, (lopt, theta, _) in entrants.items()},
-        "start": partial(transform, first, start),
+        "start": partial(transform, first, first_theta(first, options.seed)),
     }
-    rows = []
-    for task in registry.tasks_to_evaluate(study.tasks):
-        for horizon in study.horizons:
-            console.print(f"evaluating on {task.name}, {horizon} steps")
-            rows.append(row_of(task, horizon, optimizers, summary["trained_on"], options))
+    rows = [
+        row_of(task, horizon, optimizers, summary["trained_on"], options)
+        for task in registry.tasks_to_evaluate(study.tasks)
+        for horizon in study.horizons
+    ]
     result = {
         "study": options.study,
         "seeds": options.seeds,
         "seed": options.seed,
         "meta_training": {name: dict(found[2]) for name, found in entrants.items()},
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
+        "environment": environment(),
         "rows": rows,
     }
     path = options.out / f"policies_{options.study}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, (json.dumps(result, indent=2) + "\n").encode())
+    atomic_write(path, (json.dumps(result, indent=1) + "\n").encode())
     console.print(table(rows, study))
     console.print(str(path))
 
 
 def entrant(
-    name: str, settings: MetaTraining, study: Study, options: Options, console: Console
+    settings: MetaTraining, folder: Path, repetition: int, options: Options
 ) -> tuple[LearnedOptimizer, Theta, Mapping[str, Any]]:
     """An entrant's design, theta and summary of its meta-training."""
-    folder = options.runs / options.study / name.replace(" ", "_")
-    output = replace(settings.output, run_dir=str(folder))
-    settings = replace(settings, seed=options.seed, output=output)
-    console.print(name)
-    return meta_trained(settings, options.inner_steps or study.inner_steps, console)
+    console = Console()
+    console.print(str(folder))
+    settings = replace(
+        settings,
+        seed=options.seed + repetition,
+        output=replace(settings.output, run_dir=str(folder)),
+    )
+    steps = options.inner_steps or STUDIES[options.study].inner_steps
+    return meta_trained(settings, steps, console)
 
 
 def transform(lopt: LearnedOptimizer, theta: Theta, *, horizon: int):
@@ -233,79 +247,50 @@ def transform(lopt: LearnedOptimizer, theta: Theta, *, horizon: int):
 def row_of(
     task: Task, horizon: int, optimizers: Mapping[str, Any], seen: list[str], options: Options
 ) -> dict[str, Any]:
-    """The figures of everybody on one task at one horizon."""
-    k_tuning, k_report = jax.random.split(stream(options.seed, "evaluation"))
-    size = options.seeds
-    tunings = tune(
-        k_tuning, task, horizon=horizon, num_seeds=size, baselines=TUNED, cache=options.cache
-    )
-    tuned = {name: partial(tuned_baseline, tuning) for name, tuning in tunings.items()}
-    curves = evaluate(
-        k_report,
-        task,
-        {**optimizers, **tuned},
-        horizon=horizon,
-        num_seeds=size,
-    )
-    first = next(iter(curves.values()))
-    return {
-        "task": task.name,
-        "seen": is_seen(task, frozenset(seen)),
-        "steps": horizon,
-        "learning_rates": {name: t.best.learning_rate for name, t in tunings.items()},
-        "hyperparameters": {name: dict(t.best.config) for name, t in tunings.items()},
-        "at_grid_edge": [name for name, t in tunings.items() if t.at_grid_edge],
-        "entrants": {name: figures(found, first) for name, found in curves.items()},
+    """The figures of everybody on one task at one horizon, as `l2o evaluate` reports them."""
+    found = {
+        name: compare(
+            stream(options.seed, "evaluation"),
+            task,
+            optimizer,
+            horizon=horizon,
+            num_seeds=options.seeds,
+            seen=frozenset(seen),
+            allow_seen=True,
+            baselines=BASELINES,
+            cache=options.cache,
+        ).summary
+        for name, optimizer in optimizers.items()
     }
-
-
-def tuned_baseline(tuning: Tuning, *, horizon: int):
-    """A baseline at the setting that was chosen."""
-    return BASELINES[tuning.name].make(tuning.best.config, horizon)
-
-
-def figures(found: Curves, first: Curves) -> dict[str, Any]:
-    """An entrant's figures with 95 % intervals, and the first entrant's beside it, seed by seed."""
-    ratio = median_interval(np.log(first.final_loss) - np.log(found.final_loss))
-    return {
-        "final_loss": median_interval(found.final_loss),
-        "final_loss_mean": float(np.mean(found.final_loss)),
-        "final_loss_by_seed": found.final_loss.tolist(),
-        "first_over_it": [float(np.exp(x)) for x in ratio],
-        "speedup_of_first": median_interval(
-            speedups(found.steps, first.probe_loss, found.probe_loss)
-        ),
-        "diverged": float(np.mean(found.diverged)),
-        **{f"test_{k}": mean_interval(v) for k, v in found.test.items()},
-        **{f"first_less_it_{k}": mean_interval(first.test[k] - v) for k, v in found.test.items()},
-    }
+    print(f"{task.name}, {horizon} steps", {k: v["learned_final_loss"] for k, v in found.items()})
+    return {"task": task.name, "steps": horizon, "entrants": found}
 
 
 def table(rows: list[dict[str, Any]], study: Study) -> Table:
-    """One line an entrant, task and horizon."""
-    shown = Table(title="Median final training loss and mean of the test, 95 % intervals")
-    first = next(iter(study.entrants))
-    of_test = f"test {study.metric}"
-    for column in ("task", "", "final loss", f"{first} over it", of_test, f"{first} less it"):
+    """One line an entrant or baseline, task and horizon."""
+    shown = Table(title="Median final training loss, mean and interval of the test, over seeds")
+    best = "best constant over it"
+    for column in ("task", "", "final loss", "mean", "worst tenth", best, f"test {study.metric}"):
         shown.add_column(column)
     for row in rows:
-        for name, entrant in row["entrants"].items():
-            rate = row["learning_rates"].get(name)
+        found = row["entrants"]
+        constant, *others = next(iter(found.values()))["baselines"]
+        everybody = {name: {k: s[f"learned_{k}"] for k in SHOWN} for name, s in found.items()}
+        everybody |= {label(baseline): baseline for baseline in (constant, *others)}
+        losses = np.array(constant["final_loss_by_seed"])
+        for name, entry in everybody.items():
+            ratio = median_interval(np.log(losses) - np.log(entry["final_loss_by_seed"]))
+            test = mean_interval(np.array(entry["test_by_seed"][study.metric]))
             shown.add_row(
                 f"{row['task']} {row['steps']}",
-                name if rate is None else f"{name} {rate:.3g}",
-                interval(entrant["final_loss"]),
-                interval(entrant["first_over_it"]),
-                interval(entrant[f"test_{study.metric}"]),
-                interval(entrant[f"first_less_it_{study.metric}"]),
+                name,
+                interval_text(*(entry[f"final_loss{end}"] for end in ("", "_low", "_high"))),
+                number(entry["final_loss_mean"]),
+                number(entry["final_loss_worst_tenth"]),
+                interval_text(*np.exp(ratio)),
+                interval_text(*test),
             )
     return shown
-
-
-def interval(values: Any) -> str:
-    """A figure with its interval."""
-    middle, low, high = values
-    return f"{middle:.3g} [{low:.3g}, {high:.3g}]"
 
 
 if __name__ == "__main__":
