@@ -3,8 +3,10 @@
 For the ratio ρ = π(a | o) / π_old(a | o) of each agent and the advantage A of the action, it
 ascends min(ρ A, clip(ρ, 1 - ε, 1 + ε) A) (Schulman et al. 2017). Advantages are generalized, and
 standardized in each minibatch; the critic's value is clipped around what it was, in units of the
-standard deviation of the window's returns, so the unit of rewards does not matter; a minibatch is
-some of the groups with their whole windows, so recurrent actors keep their order.
+standard deviation of the window's returns, so the clip does not depend on the unit of rewards (how
+many steps the critic takes to a mean many deviations away from zero does: a fifth of one a window,
+by default); a minibatch is some of the groups with their whole windows, so recurrent actors keep
+their order.
 """
 
 import dataclasses
