@@ -18,7 +18,7 @@ from l2o.cli.methods.method import check_positive
 from l2o.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines
 from l2o.evaluation.report import plain_table
 from l2o.evaluation.statistics import check_seeds, median_interval
-from l2o.evaluation.tables import interval_text, number
+from l2o.evaluation.tables import interval_text, number, setting
 from l2o.evaluation.tuning import TRIALS, Tuning, check_trials, tune
 from l2o.rng import check_seed, stream
 from l2o.runs.compilation import use_compilation_cache
@@ -141,12 +141,11 @@ def results(done: Sequence[Done]) -> Table:
     for column in ("task", "baseline", "final loss", "chosen"):
         table.add_column(column)
     for job, tuning, _ in done:
-        chosen = {k: v for k, v in tuning.best.config.items() if k != "horizon_fraction"}
         mark = " (edge)" if tuning.at_grid_edge else "" if tuning.is_tuned else " (untuned)"
         table.add_row(
             f"{job.task} {job.horizon}",
             job.baseline,
             interval_text(*median_interval(tuning.final_loss)),
-            ", ".join(f"{k} {number(v)}" for k, v in chosen.items()) + mark,
+            setting(tuning.best.config) + mark,
         )
     return table

@@ -15,12 +15,10 @@ def page(content: Mapping[str, Any], figures: Sequence[str]) -> str:
     losses = [sentence for row in rows for sentence in tables.shortfalls(row)]
     if rows and not losses:
         losses = ["On none of these tasks does the learned optimizer end above a rival."]
-    rivals = [rival for row in rows for rival in (*row["controls"], *row["baselines"])]
     names = dict.fromkeys(rival["name"] for row in rows for rival in row["baselines"])
     known = [name for name in names if name in BASELINES]
     optimizers = dict.fromkeys(BASELINES[name].optimizer for name in known)
     meanings = [(name, BASELINES[name].description) for name in known]
-    chosen = [[rival["name"], tables.hyperparameters(rival)] for rival in rivals]
     return TEMPLATE.format(
         baselines=html.escape(" and ".join(optimizers) or "rivals"),
         losses="".join(f"<p class='note'>{html.escape(text)}</p>" for text in losses)
@@ -34,7 +32,7 @@ def page(content: Mapping[str, Any], figures: Sequence[str]) -> str:
             ["task", "test split, at the end", "learned", *first_control(rows), "best baseline"],
             [cells for row in rows for cells in tables.test_cells(row)],
         ),
-        chosen=table(["optimizer", "chosen on tuning seeds"], chosen),
+        chosen=table(tables.CHOSEN, [cells for row in rows for cells in tables.chosen_cells(row)]),
         definitions="".join(
             f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>"
             for k, v in (*tables.DEFINITIONS.items(), *meanings)

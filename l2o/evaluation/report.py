@@ -12,7 +12,7 @@ import jax
 from l2o.evaluation import plots
 from l2o.evaluation.compare import Comparison
 from l2o.evaluation.html import page
-from l2o.evaluation.tables import COMPARISON, comparison_cells, label, markdown, number
+from l2o.evaluation.tables import COMPARISON, comparison_cells, label, mark, markdown, number
 from l2o.runs.folder import atomic_write
 from l2o.runs.provenance import provenance
 
@@ -133,16 +133,25 @@ def figures(
     content: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
 ) -> list[list[plots.Draw]]:
     """Make rows of panels: two for each task, one if nothing was tuned; then meta-training."""
-    rows = [
-        [
-            plots.training_curves(f"{row['task']}, {row['steps']} steps", curves),
-            *([plots.learning_rate_grid(grids)] if grids else []),
-        ]
-        for row, curves, grids in zip(
-            content["comparisons"], content["curves"], content["grids"], strict=True
-        )
-    ]
+    rows = []
+    for row, curves, grids in zip(
+        content["comparisons"], content["curves"], content["grids"], strict=True
+    ):
+        title = f"{row['task']}, {row['steps']} steps"
+        shown = {**curves, "entrants": marked(curves["entrants"], row)}
+        panels = [plots.training_curves(title, shown)]
+        if grids:
+            panels.append(plots.learning_rate_grid(marked(grids, row)))
+        rows.append(panels)
     return [*rows, [plots.meta_training(metrics)]] if metrics else rows
+
+
+def marked(
+    entrants: Sequence[Mapping[str, Any]], row: Mapping[str, Any]
+) -> list[Mapping[str, Any]]:
+    """Put a rival's mark behind its name, for the legend of a figure."""
+    marks = {rival["name"]: mark(rival) for rival in (*row["controls"], *row["baselines"])}
+    return [{**e, "name": e["name"] + marks.get(e["name"], "")} for e in entrants]
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

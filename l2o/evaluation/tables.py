@@ -41,6 +41,11 @@ DEFINITIONS = {
     "test loss": "Median loss on the test split at the end. Tuning goes by the training loss.",
     "untuned": "An optimizer that is used as it is, with one setting for all tasks.",
     "edge": "The best rate is the lowest or highest that was tried; a better one may lie beyond.",
+    "best setting": "The hyperparameters with the lowest median final loss on tuning seeds; a "
+    "control has one, the factor of its updates, as its learning rate.",
+    "fastest setting": "Those whose median curve on tuning seeds is first at that loss, which the "
+    "speed-up goes by, too. The schedule, of a control the horizon that it is told, may end before "
+    "the run does.",
 }
 """Meaning of the columns and marks."""
 
@@ -71,6 +76,9 @@ ENTRANTS = (
 )
 """Columns of the table with a row for each optimizer."""
 
+CHOSEN = ("task", "optimizer", "best setting", "fastest setting")
+"""Columns of the table with a row for each rival's hyperparameters."""
+
 Row = Mapping[str, Any]
 
 
@@ -90,14 +98,17 @@ def bracketed(row: Row, name: str) -> str:
     return "n/a" if values[0] is None else interval_text(*values)
 
 
-def label(entrant: Row) -> str:
-    """Name a rival with what was chosen for it, and mark what a reader must know."""
-    mark = ""
+def mark(entrant: Row) -> str:
+    """What a reader must know behind a rival's name: that it is untuned, or at an edge."""
     if not entrant["is_tuned"]:
-        mark = " (untuned)"
-    elif entrant["at_grid_edge"]:
-        mark = " (edge)"
-    return f"{entrant['name']} at {number(entrant['hyperparameters']['learning_rate'])}{mark}"
+        return " (untuned)"
+    return " (edge)" if entrant["at_grid_edge"] else ""
+
+
+def label(entrant: Row) -> str:
+    """Name a rival with the rate that was chosen for it, and its mark."""
+    rate = number(entrant["hyperparameters"]["learning_rate"])
+    return f"{entrant['name']} at {rate}{mark(entrant)}"
 
 
 def control_text(control: Row) -> str:
@@ -105,10 +116,12 @@ def control_text(control: Row) -> str:
     return f"{bracketed(control, 'final_loss')}, {label(control)}"
 
 
-def hyperparameters(entrant: Row) -> str:
-    """List what was chosen for a rival."""
-    values = entrant["hyperparameters"]
-    return ", ".join(f"{k} {number(v)}" for k, v in values.items() if k != "horizon_fraction")
+def setting(values: Mapping[str, float]) -> str:
+    """List hyperparameters, and where the schedule ends if it does so before the run."""
+    end = values["horizon_fraction"]
+    # Four digits, as a decay rate of 0.9996 is not 1.
+    parts = [f"{k} {number(v, 4)}" for k, v in values.items() if k != "horizon_fraction"]
+    return ", ".join([*parts, *([f"schedule ends at {100.0 * end:.3g} %"] if end < 1.0 else [])])
 
 
 def best_baseline(row: Row) -> Row:
@@ -166,6 +179,17 @@ def entrant_cells(row: Row) -> list[list[str]]:
     ]
 
 
+def chosen_cells(row: Row) -> list[list[str]]:
+    """Format what tuning chose for every rival of a task, in the order of `CHOSEN`."""
+
+    def cells(rival: Row) -> list[str]:
+        best, fastest = rival["hyperparameters"], rival["fastest_hyperparameters"]
+        other = setting(fastest) if fastest != best else "the same"
+        return [row["task"], rival["name"] + mark(rival), setting(best), other]
+
+    return [cells(rival) for rival in (*row["controls"], *row["baselines"])]
+
+
 def test_cells(row: Row) -> list[list[str]]:
     """Format the test split's loss and metrics: task, name, learned, controls, best baseline."""
     best = best_baseline(row)
@@ -206,6 +230,7 @@ def markdown(rows: Sequence[Row]) -> str:
         *(f"- {sentence}\n" for row in rows for sentence in shortfalls(row)),
         markdown_table(COMPARISON, [comparison_cells(row) for row in rows]),
         markdown_table(ENTRANTS, [cells for row in rows for cells in entrant_cells(row)]),
+        markdown_table(CHOSEN, [cells for row in rows for cells in chosen_cells(row)]),
         "".join(f"- *{name}*: {meaning}\n" for name, meaning in DEFINITIONS.items()),
     ]
     return "\n".join(parts)

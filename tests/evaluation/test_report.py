@@ -14,7 +14,7 @@ from rich.console import Console
 from l2o.evaluation.baselines import BASELINES
 from l2o.evaluation.compare import compare
 from l2o.evaluation.report import comparison_table, render_report, write_report
-from l2o.evaluation.tables import COMPARISON, DEFINITIONS, ENTRANTS, shortfalls
+from l2o.evaluation.tables import CHOSEN, COMPARISON, DEFINITIONS, ENTRANTS, setting, shortfalls
 from l2o.rng import stream
 from l2o.task import Task
 
@@ -157,7 +157,7 @@ def test_columns_are_defined_and_every_entrant_is_listed(folder):
     for name, meaning in DEFINITIONS.items():
         assert name in text and meaning in text
         assert meaning in markdown
-    for column in (*COMPARISON, *ENTRANTS):
+    for column in (*COMPARISON, *ENTRANTS, *CHOSEN):
         assert column in text and column in markdown
     for name in ("adam at ", "sgdm at ", "_untrained at ", "norm", "meta-training"):
         assert name in text
@@ -165,11 +165,12 @@ def test_columns_are_defined_and_every_entrant_is_listed(folder):
         assert name in markdown
 
 
-def test_the_markdown_is_one_table_of_tasks_and_one_of_optimizers(folder):
+def test_the_markdown_has_tables_of_tasks_of_optimizers_and_of_settings(folder):
     lines = (folder / "report.md").read_text().splitlines()
     tables = [line.count("|") - 2 * line.count(r"\|") - 1 for line in lines if line[:1] == "|"]
-    # A header, its rule and two tasks; a header, its rule, and learned, rivals and a control.
-    assert tables == [len(COMPARISON)] * 4 + [len(ENTRANTS)] * (2 + 3 + 3)
+    # A header and its rule; then two tasks; learned, rivals and a control; those but learned.
+    entrants, chosen = [len(ENTRANTS)] * (2 + 3 + 3), [len(CHOSEN)] * (2 + 2 + 2)
+    assert tables == [len(COMPARISON)] * 4 + entrants + chosen
     assert lines[0] == "# Learned optimizer against tuned rivals"
 
 
@@ -184,6 +185,31 @@ def test_what_is_untuned_or_at_an_edge_is_marked_wherever_it_is_named(tmp_path):
         console = Console(width=80, record=True, file=io.StringIO())
         console.print(comparison_table([marked]))
         assert mark in console.export_text()
+
+
+@pytest.mark.parametrize("edge", [True, False])
+def test_tables_and_legends_say_what_was_chosen_and_mark_what_is_at_an_edge(
+    comparisons, tmp_path, edge
+):
+    found = comparisons[1]
+    adam, sgdm = found.summary["baselines"]
+    config = {"learning_rate": 0.25, "b3": 0.9996, "horizon_fraction": 1.0}
+    faster = {**config, "learning_rate": 0.5, "horizon_fraction": 0.6}
+    adam = {**adam, "at_grid_edge": edge, "hyperparameters": config}
+    adam["fastest_hyperparameters"] = faster
+    sgdm = {**sgdm, "at_grid_edge": False, "fastest_hyperparameters": sgdm["hyperparameters"]}
+    row = {**found.summary, "baselines": [adam, sgdm]}
+    write_report(tmp_path, [dataclasses.replace(found, summary=row)])
+    html, markdown = ((tmp_path / f"report.{end}").read_text() for end in ("html", "md"))
+    name = "adam (edge)" if edge else "adam"
+    best, fastest = "learning_rate 0.25, b3 0.9996", "learning_rate 0.5, b3 0.9996"
+    cells = ["hopeless", name, best, f"{fastest}, schedule ends at 60 %"]
+    others = ["hopeless", "sgdm", setting(sgdm["hyperparameters"]), "the same"]
+    for wanted in (cells, others):
+        assert f"<tr>{''.join(f'<td>{cell}</td>' for cell in wanted)}</tr>" in html
+        assert f"| {' | '.join(wanted)} |" in markdown
+    in_legends = re.findall(r">(adam[^<]*|sgdm[^<]*)</text>", html)
+    assert in_legends == [name, "sgdm"] * 2  # of the curves, and of the rates
 
 
 def test_the_page_can_be_made_again_from_report_json(folder):
