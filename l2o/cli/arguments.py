@@ -5,6 +5,8 @@ from typing import Annotated, TypeVar
 
 import tyro
 
+from l2o.evaluation.baselines import BASELINES, check_baselines
+
 T = TypeVar("T")
 
 
@@ -55,6 +57,21 @@ def check_renamed(arguments: Sequence[str], renamed: Mapping[str, str]) -> None:
         flag = word.partition("=")[0].replace("_", "-")
         if flag in renamed:
             raise ValueError(f"`{flag}` has another name; got {word}. Type {renamed[flag]}.")
+
+
+def baselines_named(words: Sequence[str], argument: str = "baselines") -> tuple[str, ...]:
+    """The baselines of these names, or all for the word "all".
+
+    Raises:
+        ValueError: if there are none, one is unknown or named twice, or "all" is not alone.
+    """
+    if "all" in words and len(words) > 1:
+        raise ValueError(
+            f"`{argument}` must be all, or names; got {' '.join(words)}. Try {argument}=all."
+        )
+    names = tuple(BASELINES) if "all" in words else tuple(words)
+    check_baselines(names, argument)
+    return names
 
 
 def parse(options: type[T], command: str, arguments: Sequence[str], default: T | None = None) -> T:

@@ -9,10 +9,10 @@ import tyro
 from rich.console import Console
 
 from l2o import registry, release
-from l2o.cli.arguments import check_renamed, parse
+from l2o.cli.arguments import baselines_named, check_renamed, parse
 from l2o.cli.methods.method import check_positive
 from l2o.cli.settings import first_theta
-from l2o.evaluation.baselines import DEFAULT_BASELINES, check_baselines
+from l2o.evaluation.baselines import DEFAULT_BASELINES
 from l2o.evaluation.compare import Comparison, compare
 from l2o.evaluation.report import comparison_table, write_report
 from l2o.evaluation.statistics import check_seeds
@@ -37,7 +37,7 @@ class Evaluate:
     seed: int = 0
     """Seed of everything random."""
     baselines: tuple[str, ...] = DEFAULT_BASELINES
-    """Rivals, each tuned for each task; `l2o list` names them."""
+    """Rivals, each tuned for each task: names from `l2o list`, or all."""
     trials: int = TRIALS
     """Random settings of all hyperparameters of each rival, after its learning rates."""
     cache: str | None = None
@@ -59,7 +59,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
     if not options.task:
         raise ValueError("`task` must name at least one; got none. Try task=digits_mlp.")
     design = registry.design(options.optimizer) if options.optimizer else None
-    check_baselines(options.baselines)
+    baselines = baselines_named(options.baselines)
     lopt, theta = release.load(options.source, design=design)
     summary = release.summary(options.source)
     Path(options.out).mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
         horizon=options.horizon,
         num_seeds=options.seeds,
         seed=options.seed,
-        baselines=options.baselines,
+        baselines=baselines,
         trials=options.trials,
         cache=options.cache,
         console=console,

@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 
 from l2o import registry, release
-from l2o.cli.arguments import RENAMED, check_renamed, parse
+from l2o.cli.arguments import RENAMED, baselines_named, check_renamed, parse
 from l2o.cli.evaluate import compare_on
 from l2o.cli.methods.table import METHODS, alike
 from l2o.cli.presets import PRESETS
@@ -245,7 +245,7 @@ def evaluate(
         horizon=settings.eval.horizon or settings.horizon[-1],
         num_seeds=settings.eval.seeds,
         seed=settings.seed,
-        baselines=settings.eval.baselines,
+        baselines=baselines_named(settings.eval.baselines, "eval.baselines"),
         trials=settings.eval.trials,
         console=console,
     )

@@ -9,12 +9,12 @@ import jax
 import tyro
 
 from l2o import registry, release
-from l2o.cli.arguments import Flag, Flat, Name, Names, Number, Numbers, Steps
+from l2o.cli.arguments import Flag, Flat, Name, Names, Number, Numbers, Steps, baselines_named
 from l2o.cli.methods.estimators import PES
 from l2o.cli.methods.method import Ingredients, Method, check_positive
 from l2o.distributed import launchers
 from l2o.distributed.mesh import population_mesh
-from l2o.evaluation.baselines import DEFAULT_BASELINES, check_baselines
+from l2o.evaluation.baselines import DEFAULT_BASELINES
 from l2o.evaluation.statistics import check_seeds
 from l2o.evaluation.tuning import check_trials
 from l2o.freeze import Unravel, freeze
@@ -40,7 +40,7 @@ class Evaluation:
     seeds: int = 16
     """Runs of each optimizer on each task."""
     baselines: Names = DEFAULT_BASELINES
-    """Rivals, each tuned for each task; `l2o list` names them."""
+    """Rivals, each tuned for each task: names from `l2o list`, or all."""
     trials: int = 0
     """Random settings of each rival, too."""
 
@@ -255,7 +255,7 @@ class MetaTraining:
             **{"eval.seeds": self.eval.seeds, "eval.horizon": self.eval.horizon},
         )
         check_seed(self.seed)
-        check_baselines(self.eval.baselines, "eval.baselines")
+        baselines_named(self.eval.baselines, "eval.baselines")
         if self.evaluate:
             check_seeds(self.eval.seeds, "eval.seeds")
             check_trials(self.eval.trials, "eval.trials")

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from l2o import registry
-from l2o.cli.arguments import Names, Steps, parse
+from l2o.cli.arguments import Names, Steps, baselines_named, parse
 from l2o.cli.methods.method import check_positive
-from l2o.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines
+from l2o.evaluation.baselines import DEFAULT_BASELINES
 from l2o.evaluation.report import plain_table
 from l2o.evaluation.statistics import check_seeds, median_interval
 from l2o.evaluation.tables import interval_text, number, setting
@@ -33,7 +33,7 @@ class TuneBaselines:
     horizon: Steps = (1000,)
     """Inner steps of a run; several are tuned for one by one."""
     baselines: Names = DEFAULT_BASELINES
-    """Names, or all."""
+    """Names from `l2o list`, or all."""
     seeds: int = 16
     """Runs at each setting."""
     trials: int = TRIALS
@@ -78,8 +78,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
     check_seeds(options.seeds, "seeds")
     check_trials(options.trials, "trials")
     check_seed(options.seed)
-    names = tuple(BASELINES) if options.baselines == ("all",) else options.baselines
-    check_baselines(names)
+    names = baselines_named(options.baselines)
     for horizon in options.horizon:
         check_positive(horizon=horizon)
     jobs = [

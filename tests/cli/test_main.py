@@ -16,6 +16,7 @@ from l2o.cli import main as cli
 from l2o.cli.evaluate import compare_on
 from l2o.cli.methods.table import METHODS
 from l2o.cli.settings import MetaTraining
+from l2o.evaluation.baselines import BASELINES
 from l2o.optimizers.learnable import learnable_sgd
 from l2o.rng import stream
 from l2o.runs.folder import RunFolder
@@ -220,6 +221,10 @@ MISTAKES = {
         "--eval.baselines adm",
         "`eval.baselines` must be among adam, adam_cosine",
     ),
+    "all and one": (
+        "--eval.baselines all adam",
+        "`eval.baselines` must be all, or names; got all adam. Try eval.baselines=all.",
+    ),
     "run dir": ("--run-dir /proc/no/run", "`run_dir` must be a folder that can be written"),
     "resume": ("--resume --run-dir nothing", "`resume` needs a run to continue"),
     "old name": ("--averaging 0.9", "`--averaging` has another name; got --averaging. Type --ema"),
@@ -357,6 +362,10 @@ def test_a_flipped_bit_in_a_release_file_is_noticed(finished, capsys):
         ("evaluate digits --seed -1", "`seed` must be between 0 and 2**32 - 1; got -1"),
         ("evaluate digits --task --horizon 5", "`task` must name at least one; got none"),
         (
+            "evaluate digits --baselines adam all",
+            "`baselines` must be all, or names; got adam all. Try baselines=all.",
+        ),
+        (
             "evaluate digits --optimizer learnable_adam",
             "`design` must be that of the file, nominal_mlp",
         ),
@@ -441,6 +450,18 @@ def test_reinforce_from_the_command_line(baseline, tmp_path):
     assert lopt.name == "scheduler" and set(theta) == {"w0", "b0", "w1", "b1", "w2", "b2"}
 
 
+def test_all_are_all_baselines(monkeypatch):
+    names = []
+
+    def compare_on(*tasks_and_theta, baselines, **options):
+        names.extend(baselines)
+        return []
+
+    monkeypatch.setattr("l2o.cli.evaluate.compare_on", compare_on)
+    assert cli.main(["evaluate", "digits", *SHORT, "--baselines", "all"]) == 0
+    assert names == list(BASELINES)
+
+
 def test_a_seed_changes_theta_and_what_is_frozen_stays(tmp_path):
     """And what is evaluated is what was released, against where it began."""
     evaluated, released = {}, {}
@@ -452,7 +473,8 @@ def test_a_seed_changes_theta_and_what_is_frozen_stays(tmp_path):
                 return []
 
             patch.setattr("l2o.cli.meta_train.compare_on", compare_on)
-            typed = [*PAIRS, "--steps", "5", "--seed", seed, "--run-dir", seed]
+            typed = ["--eval.baselines", "all", *PAIRS]
+            typed += ["--steps", "5", "--seed", seed, "--run-dir", seed]
             design = ["--optimizer", "learnable_sgdm", "--freeze", "*momentum"]
             assert cli.main(["meta-train", *RUN, *design, *typed]) == 0
             weights = safetensors.numpy.load_file(Path(seed) / "theta.safetensors")
@@ -464,7 +486,7 @@ def test_a_seed_changes_theta_and_what_is_frozen_stays(tmp_path):
     assert {k: float(v) for k, v in theta.items()} == released["0"]
     assert released["0"][frozen] == released["1"][frozen] == float(theta0[frozen])
     assert float(theta0[trained]) != released["0"][trained]
-    assert options["seen"][0] == "bowl"
+    assert options["seen"][0] == "bowl" and options["baselines"] == tuple(BASELINES)
 
 
 def test_an_evaluation_draws_from_its_own_stream(monkeypatch):

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from l2o.cli import main as cli
+from l2o.cli import tune_baselines
+from l2o.evaluation.baselines import BASELINES
 from l2o.evaluation.training import Trainer
 
 TUNE = (
@@ -47,6 +49,17 @@ def test_what_was_tuned_is_shown_kept_and_used(capsys, monkeypatch):
     assert files() == first
 
 
+def test_all_are_all_baselines(monkeypatch):
+    names = []
+    monkeypatch.setattr(
+        tune_baselines,
+        "run_all",
+        lambda jobs, *rest: [names.append(job.baseline) for job in jobs][:0],
+    )
+    assert cli.main([*TUNE[:-3], "--baselines", "all"]) == 0
+    assert names == list(BASELINES)
+
+
 @pytest.mark.slow
 def test_several_processes_find_the_same(capsys):
     assert cli.main(TUNE) == 0
@@ -60,6 +73,10 @@ def test_several_processes_find_the_same(capsys):
         (("--seeds", "4"), "`seeds` must be at least 8, as fewer give no interval; got 4."),
         (("--trials", "-1"), "`trials` must be at least 0; got -1. Try trials=16."),
         (("--baselines", "amad"), "`baselines` must be among adam,"),
+        (
+            ("--baselines", "all", "all"),
+            "`baselines` must be all, or names; got all all. Try baselines=all.",
+        ),
         (("--horizon", "0"), "`horizon` must be positive and finite; got 0."),
         (
             ("--task",),
