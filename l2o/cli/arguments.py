@@ -1,6 +1,8 @@
 """From the words of a command line to a frozen dataclass of options."""
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import tyro
@@ -72,6 +74,27 @@ def baselines_named(words: Sequence[str], argument: str = "baselines") -> tuple[
     names = tuple(BASELINES) if "all" in words else tuple(words)
     check_baselines(names, argument)
     return names
+
+
+def check_writable(folder: str, argument: str, example: str) -> None:
+    """Raises a `ValueError` that says what to type if a folder cannot be made or written to."""
+    path = Path(folder).absolute()
+    there = next(each for each in (path, *path.parents) if each.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        problem = "cannot be" if there.is_dir() else "is no folder"
+        raise ValueError(
+            f"`{argument}` must be a folder that can be written to; got {folder}, but {there} "
+            f"{problem}. Try {argument}={example}."
+        )
+
+
+def check_cache(folder: str) -> None:
+    """Raises a `ValueError` that says what to type if a folder cannot keep tunings.
+
+    One that is there may hold all that is asked of it, so it need not be writable.
+    """
+    if not Path(folder).is_dir():
+        check_writable(folder, "cache", "runs/tuning")
 
 
 def parse(options: type[T], command: str, arguments: Sequence[str], default: T | None = None) -> T:

@@ -1,17 +1,15 @@
 """The whole path of `l2o diagnose`: resolve, measure, write."""
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import jax
 from rich.console import Console
 
 from l2o import registry, release
-from l2o.cli.arguments import Flat, check_renamed, parse
+from l2o.cli.arguments import Flat, check_renamed, check_writable, parse
 from l2o.cli.methods.method import LOG_LOSS
 from l2o.cli.settings import first_theta
 from l2o.diagnosis.report import NOTE, diagnosis_table, write_diagnosis
@@ -84,7 +82,7 @@ def run_diagnosis(settings: Diagnose, console: Console) -> int:
     for name in settings.estimator:
         if name not in registry.ESTIMATORS:
             raise registry.unknown_name_error("estimator", name, registry.ESTIMATORS)
-    check_writable(settings.out)
+    check_writable(settings.out, "out", "runs/diagnosis")
     lopt, theta = design_and_theta(settings)
     task = registry.training_task(settings.task)
     objective = settings.objective
@@ -125,17 +123,6 @@ def run_diagnosis(settings: Diagnose, console: Console) -> int:
         console.print(str(path), soft_wrap=True, markup=False)
     console.print(f"{seconds:.0f} s on {jax.local_device_count()} devices", highlight=False)
     return 0
-
-
-def check_writable(folder: str) -> None:
-    """Raises a `ValueError` that says what to type if a folder cannot be made or written to."""
-    path = Path(folder).absolute()
-    there = next(each for each in (path, *path.parents) if each.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise ValueError(
-            f"`out` must be a folder that can be written to; got {folder}, but {there} cannot. "
-            "Try out=runs/diagnosis."
-        )
 
 
 def design_and_theta(settings: Diagnose) -> tuple[LearnedOptimizer, Theta]:

@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from l2o import registry, release
-from l2o.cli.arguments import baselines_named, check_renamed, parse
+from l2o.cli.arguments import baselines_named, check_cache, check_renamed, check_writable, parse
 from l2o.cli.methods.method import check_positive
 from l2o.cli.settings import first_theta
 from l2o.evaluation.baselines import DEFAULT_BASELINES
@@ -60,6 +60,9 @@ def command(arguments: Sequence[str], console: Console) -> int:
         raise ValueError("`task` must name at least one; got none. Try task=digits_mlp.")
     design = registry.design(options.optimizer) if options.optimizer else None
     baselines = baselines_named(options.baselines)
+    check_writable(options.out, "out", "runs/evaluation")
+    if options.cache:
+        check_cache(options.cache)
     lopt, theta = release.load(options.source, design=design)
     summary = release.summary(options.source)
     Path(options.out).mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from l2o import registry
-from l2o.cli.arguments import Names, Steps, baselines_named, parse
+from l2o.cli.arguments import Names, Steps, baselines_named, check_cache, parse
 from l2o.cli.methods.method import check_positive
 from l2o.evaluation.baselines import DEFAULT_BASELINES
 from l2o.evaluation.report import plain_table
@@ -79,6 +79,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
     check_trials(options.trials, "trials")
     check_seed(options.seed)
     names = baselines_named(options.baselines)
+    check_cache(options.cache)
     for horizon in options.horizon:
         check_positive(horizon=horizon)
     jobs = [

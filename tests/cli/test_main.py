@@ -17,6 +17,7 @@ from l2o.cli.evaluate import compare_on
 from l2o.cli.methods.table import METHODS
 from l2o.cli.settings import MetaTraining
 from l2o.evaluation.baselines import BASELINES
+from l2o.evaluation.training import Trainer
 from l2o.optimizers.learnable import learnable_sgd
 from l2o.rng import stream
 from l2o.runs.folder import RunFolder
@@ -378,6 +379,29 @@ def test_mistakes_of_other_verbs_are_one_line(typed, says, tmp_path, capsys):
     assert cli.main(typed.split()) == 2
     assert says in one_line(capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["tune-baselines", "--cache", "notes"],
+            "`cache` must be a folder that can be written to; got notes, but {} is no folder. "
+            "Try cache=runs/tuning.",
+        ),
+        (["evaluate", "digits", "--cache", "notes"], "`cache` must be a folder that can be"),
+        (["evaluate", "digits", "--cache", "notes/below"], "got notes/below, but {} is no folder."),
+        (["evaluate", "digits", "--out", "notes"], "{} is no folder. Try out=runs/evaluation."),
+    ],
+)
+def test_a_file_for_a_folder_is_told_before_anything_is_trained(
+    words, says, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(Trainer, "train", lambda *args, **kwargs: pytest.fail("trains"))
+    (tmp_path / "notes").write_text("mine")
+    assert cli.main(words) == 2
+    assert says.format(tmp_path / "notes") in one_line(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
 @pytest.mark.parametrize("typed", ["list --help", "data --help", "data fetch -h"])
