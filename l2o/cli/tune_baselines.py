@@ -1,8 +1,9 @@
 """`l2o tune-baselines`: searches for the baselines' best settings, kept for comparisons."""
 
+import functools
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from l2o import registry
@@ -19,6 +21,7 @@ from l2o.evaluation.baselines import DEFAULT_BASELINES
 from l2o.evaluation.report import plain_table
 from l2o.evaluation.statistics import check_seeds, median_interval
 from l2o.evaluation.tables import interval_text, number, setting
+from l2o.evaluation.trials import Trials
 from l2o.evaluation.tuning import TRIALS, Tuning, check_trials, tune
 from l2o.rng import check_seed, stream
 from l2o.runs.compilation import use_compilation_cache
@@ -90,24 +93,50 @@ def command(arguments: Sequence[str], console: Console) -> int:
         for name in names
     ]
     done = []
-    for i, found in enumerate(run_all(jobs, options.processes), 1):
-        done.append(found)
-        console.print(
-            f"{i}/{len(jobs)} {found.job.task}, {found.job.horizon} steps: {found.job.baseline} "
-            f"{number(float(np.median(found.tuning.final_loss)))} in "
-            f"{len(found.tuning.trials)} settings, {found.seconds:.0f} s",
-            soft_wrap=True,
-            markup=False,
-            highlight=False,
-        )
+    with progress(console) as display:
+        begun = "compiling" if options.processes == 1 else f"in {options.processes} processes"
+        shown = display.add_task(begun, total=len(jobs))
+
+        def show(job: Job, trials: Trials) -> None:
+            far = f"{len(trials.tried)} settings, best {number(trials.best.median)}"
+            text = f"{job.baseline}: {far} ({job.task}, {job.horizon} steps)"
+            display.update(shown, description=text, refresh=True)
+
+        for i, found in enumerate(run_all(jobs, options.processes, show), 1):
+            done.append(found)
+            display.update(shown, completed=i, description=begun)
+            console.print(
+                f"{i}/{len(jobs)} {found.job.task}, {found.job.horizon} steps: "
+                f"{found.job.baseline} {number(float(np.median(found.tuning.final_loss)))} in "
+                f"{len(found.tuning.trials)} settings, {found.seconds:.0f} s",
+                soft_wrap=True,
+                markup=False,
+                highlight=False,
+            )
     console.print(results(done))
     return 0
 
 
-def run_all(jobs: Sequence[Job], processes: int) -> Iterator[Done]:
-    """Do searches one after the other, or several at once, and yield each in order."""
+def progress(console: Console) -> Progress:
+    """Make a live display of the searches, of which nothing is seen but on a terminal."""
+    columns = (
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def run_all(
+    jobs: Sequence[Job], processes: int, on_tried: Callable[[Job, Trials], None]
+) -> Iterator[Done]:
+    """Do searches one after the other, or several at once, and yield each in order.
+
+    What is tried is told of searches in this process.
+    """
     if processes == 1:
-        yield from map(run_one, jobs)
+        for job in jobs:
+            yield run_one(job, functools.partial(on_tried, job))
         return
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, spawn, initializer=use_compilation_cache) as pool:
@@ -117,7 +146,7 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[Done]:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def run_one(job: Job) -> Done:
+def run_one(job: Job, on_tried: Callable[[Trials], None] = lambda trials: None) -> Done:
     """Do a search, or what is left of it."""
     options = job.options
     (task,) = [t for t in registry.tasks_to_evaluate((job.given,)) if t.name == job.task]
@@ -131,6 +160,7 @@ def run_one(job: Job) -> Done:
         baselines=(job.baseline,),
         num_random=options.trials,
         cache=options.cache,
+        on_tried=on_tried,
     )
     return Done(job, tunings[job.baseline], time.perf_counter() - began)
 

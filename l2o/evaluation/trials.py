@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -56,6 +56,7 @@ class Trials:
         self.trainer, self.starts, self.defaults, self.path = trainer, starts, defaults, path
         self.steps = np.unique([*range(0, trainer.horizon, trainer.stride), trainer.horizon])
         self.tried: list[Trial] = []
+        self.on_tried: Callable[[Trials], None] = lambda trials: None
         self.identity = self._identity() if path else {}
         self.kept = read_trials(path, self.identity) if path and path.exists() else []
 
@@ -84,6 +85,7 @@ class Trials:
         self.kept = [trial for trial in self.kept if key_of(trial.config) not in used]
         if missing and self.path:
             write_trials(self.path, self.identity, [*self.tried, *self.kept])
+        self.on_tried(self)
 
     def _identity(self) -> dict[str, str]:
         """What a tuning depends on, by name."""

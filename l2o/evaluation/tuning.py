@@ -1,6 +1,6 @@
 """The search for a baseline's best hyperparameters on a task, which goes on where it stopped."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -184,6 +184,7 @@ def tune(
     learning_rates: Sequence[float] | None = None,
     num_random: int = TRIALS,
     cache: str | Path | None = None,
+    on_tried: Callable[[Trials], None] = lambda trials: None,
 ) -> dict[str, Tuning]:
     """Tune baselines for a task.
 
@@ -203,6 +204,7 @@ def tune(
         learning_rates: Rates to begin at, in place of each baseline's own, at least two.
         num_random: Random settings of all hyperparameters of each baseline.
         cache: Folder that keeps what was tried; a search that was stopped goes on there.
+        on_tried: Function called with what was tried whenever it has grown.
 
     Raises:
         ValueError: If a number is out of range, a baseline is unknown, or what the cache keeps is
@@ -211,21 +213,15 @@ def tune(
     check_baselines(baselines)
     check_seeds(num_seeds)
     check_trials(num_random)
-    return {
-        name: tune_one(
-            prepare(
-                key,
-                task,
-                name,
-                with_rates(BASELINES[name], learning_rates),
-                horizon=horizon,
-                num_seeds=num_seeds,
-                cache=cache,
-            ),
-            num_random=num_random,
+    tunings = {}
+    for name in baselines:
+        baseline = with_rates(BASELINES[name], learning_rates)
+        search = prepare(
+            key, task, name, baseline, horizon=horizon, num_seeds=num_seeds, cache=cache
         )
-        for name in baselines
-    }
+        search.trials.on_tried = on_tried
+        tunings[name] = tune_one(search, num_random=num_random)
+    return tunings
 
 
 def prepare(

@@ -1,9 +1,12 @@
 """`l2o tune-baselines`, and comparisons that use what it kept."""
 
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from l2o.cli import main as cli
 from l2o.cli import tune_baselines
@@ -47,6 +50,29 @@ def test_what_was_tuned_is_shown_kept_and_used(capsys, monkeypatch):
     assert row["baselines"][0]["trials"] == len(tried)
     assert row["baselines"][0]["hyperparameters"] in [trial["config"] for trial in tried]
     assert files() == first
+
+
+def test_how_far_a_search_is_shows_on_a_terminal_alone(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    words = ["--task", "user_module:bowl", "--horizon", "5", "--seeds", "8", "--trials", "0"]
+
+    def shown(**options):
+        file = io.StringIO()
+        console = Console(file=file, width=200, **options)
+        assert tune_baselines.command([*words, "--baselines", "sgdm"], console) == 0
+        return file.getvalue()
+
+    live, piped = shown(force_terminal=True), shown()
+    assert "compiling" in live
+    medians = [
+        float(x) for x in re.findall(r"sgdm: 8 settings, best (\S+) \(bowl, 5 steps\)", live)
+    ]
+    assert len(set(medians)) == 1 and medians[0] > 0.0
+    assert len(set(re.findall(r"sgdm: (\d+) settings, best", live))) >= 4
+    line = r"1/1 bowl, 5 steps: sgdm \S+ in \d+ settings, \d+ s\n"
+    assert re.search(line, live.replace("\r", ""))
+    assert re.match(line + " +Final training loss on tuning seeds", piped)
+    assert "best" not in piped and "compiling" not in piped
 
 
 def test_all_are_all_baselines(monkeypatch):

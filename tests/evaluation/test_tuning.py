@@ -172,6 +172,18 @@ def test_more_random_settings_cost_no_more_than_those_that_are_missing(tmp_path,
     assert path.read_bytes() == before
 
 
+def test_who_asks_is_told_what_was_tried_so_far():
+    told = []
+    options = dict(horizon=2, num_seeds=SEEDS, baselines=["sgdm"], num_random=2)
+    tell = lambda trials: told.append((len(trials.tried), trials.best.median))
+    (found,) = tune(KEY, parabola(), on_tried=tell, **options).values()
+    numbers, medians = zip(*told, strict=True)
+    assert numbers[:2] == (4, 8) and list(numbers) == sorted(set(numbers))
+    assert numbers[-1] == len(found.trials)
+    assert list(medians) == sorted(medians, reverse=True)
+    assert medians[-1] == min(trial.median for trial in found.trials)
+
+
 def test_diverged_runs_count_as_the_cap_and_lose():
     found = search(descent(-4, 3), parabola(cap=8.0), horizon=20)
     high = max(found.trials, key=lambda trial: trial.learning_rate)
