@@ -136,6 +136,40 @@ def test_muon_takes_a_kernel_as_a_matrix_and_steps_are_of_adams_size():
     np.testing.assert_allclose(found["bias"], -(1.0 + 0.9 * 0.1 / (1.0 - 0.9**2)), rtol=1e-4)
 
 
+def test_ademamixs_slow_momentum_grows_slower_as_in_its_paper():
+    config, steps = at("ademamix", 0.1, b1=0.8, b3=0.99, horizon_fraction=0.5), 12
+    tx, params = BASELINES["ademamix"].make(config, 16), jnp.float32(0.0)
+    state, update, left = tx.init(params), jax.jit(tx.update), [1.0]
+    for _ in range(steps):
+        _, state = update(jnp.float32(1.0), state, params)
+        left.append(1.0 - float(state[0].m2))  # all b3 so far, multiplied
+    t = np.minimum(np.arange(steps) / 8, 1.0)  # of T, where the schedule ends
+    b3 = np.exp(np.log(0.8) * np.log(0.99) / ((1 - t) * np.log(0.99) + t * np.log(0.8)))
+    assert b3[0] == pytest.approx(0.8) and b3[8] == pytest.approx(0.99)
+    np.testing.assert_allclose(np.divide(left[1:], left[:-1]), b3, rtol=1e-5)
+
+
+def test_ademamix_by_hand():
+    config = at("ademamix", 0.1, b1=0.8, b2=0.95, b3=0.99, alpha=4.0)
+    config |= {"warmup": 0.25, "weight_decay": 0.3, "horizon_fraction": 0.5}
+    tx = BASELINES["ademamix"].make(config, 16)
+    params = jnp.float32(2.0)
+    state, update = tx.init(params), jax.jit(tx.update)
+    x, m1, m2, nu = 2.0, 0.0, 0.0, 0.0
+    for i, g in enumerate(np.random.default_rng(0).normal(size=8)):
+        step, state = update(jnp.float32(g), state, params)
+        params += step
+        t = i / 8
+        b3 = np.exp(np.log(0.8) * np.log(0.99) / ((1 - t) * np.log(0.99) + t * np.log(0.8)))
+        m1, m2 = 0.8 * m1 + 0.2 * g, b3 * m2 + (1 - b3) * g
+        nu = 0.95 * nu + 0.05 * g * g
+        fast, second = m1 / (1 - 0.8 ** (i + 1)), nu / (1 - 0.95 ** (i + 1))
+        direction = (fast + 4.0 * t * m2) / (np.sqrt(second) + 1e-8) + 0.3 * x
+        fall = 0.5 - 0.5 * np.cos(np.pi * min(1.0, (8 - i) / 6))
+        x -= 0.1 * min(1.0, (i + 1) / 2) * fall * direction
+        assert float(params) == pytest.approx(x, rel=1e-5)
+
+
 def test_schedule_free_is_judged_at_its_averaged_parameters():
     baseline, horizon, task = BASELINES["schedule_free"], 20, noisy()
     config = at("schedule_free", 0.3)

@@ -20,8 +20,17 @@ from l2o.evaluation.baseline import Baseline, half_decades
 from l2o.evaluation.baselines import BASELINES
 from l2o.evaluation.statistics import first_reach, median_interval
 from l2o.evaluation.training import Trainer, draw_starts
-from l2o.evaluation.trials import Trials, beside
-from l2o.evaluation.tuning import Search, choose, prepare, trainer_of, tune, tune_one
+from l2o.evaluation.trials import Trial, Trials, beside
+from l2o.evaluation.tuning import (
+    Search,
+    choose,
+    draw_around,
+    prepare,
+    refine,
+    trainer_of,
+    tune,
+    tune_one,
+)
 
 SEEDS = 8
 
@@ -131,6 +140,46 @@ def test_seeds_of_finalists_are_others_than_those_of_the_search():
     assert len(np.unique(keys, axis=0)) == 2 * SEEDS
     theirs = jax.random.key_data(draw_starts(KEY, task, SEEDS).key)
     np.testing.assert_array_equal(keys[:SEEDS], theirs)
+
+
+class Formula(Trials):
+    """Trials whose final losses are a formula of the rate."""
+
+    def __init__(self, final_loss, learning_rates):
+        self.final_loss, self.tried = final_loss, []
+        self.attempt([{"learning_rate": rate} for rate in learning_rates])
+
+    def attempt(self, configs):
+        for config in configs:
+            losses = self.final_loss(config["learning_rate"]) * np.ones(SEEDS)
+            self.tried.append(Trial({"horizon_fraction": 1.0, **config}, losses, 0.0, losses[:1]))
+
+
+def decades_from_best(rate):
+    """As far from every multiple of each spacing, half a decade and thirds of it, as can be."""
+    return abs(np.log10(rate) + 1.2499)
+
+
+def test_a_grid_gets_finer_as_long_as_that_gains_more_than_the_interval():
+    trials = Formula(decades_from_best, half_decades(-6, 1))
+    refine(trials)  # the interval of equal seeds has no width
+    assert len(trials.tried) == 8 + 4 * tuning.MOST_ROUNDS
+    assert decades_from_best(trials.best.learning_rate) < 0.5 / 3**tuning.MOST_ROUNDS
+
+
+def test_a_grid_does_not_get_finer_for_less_than_the_interval():
+    seeds = np.linspace(-1.0, 1.0, SEEDS)
+    trials = Formula(lambda rate: decades_from_best(rate) + seeds, half_decades(-6, 1))
+    refine(trials)
+    assert len(trials.tried) == 8 + 4
+
+
+def test_random_rates_are_around_the_best():
+    trials = Formula(decades_from_best, [1e-3])
+    draw_around(trials, BASELINES["sgdm_cosine"], 16)
+    away = np.log10([trial.learning_rate / 1e-3 for trial in trials.tried[1:]])
+    assert len(away) == 16
+    assert -0.5 <= min(away) < -0.4 and 0.4 < max(away) <= 0.5
 
 
 def test_the_fastest_may_be_told_a_shorter_horizon():
