@@ -2,6 +2,7 @@
 
 import gc
 import os
+import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
 
@@ -13,9 +14,17 @@ os.environ["XLA_FLAGS"] = (
     " --xla_cpu_parallel_codegen_split_count=1"
     + (" --xla_cpu_use_fusion_emitters=false" if version("jax").startswith("0.10.") else "")
 )
+# A fifth of lowering a program is writing down where in Python each of its lines is from.
+os.environ["JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS"] = "false"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"
 
 import jax
 import pytest
+
+# The tests of one run, its workers and the command lines that they start share what is compiled.
+COMPILED = tempfile.TemporaryDirectory(prefix="l2o-compiled-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED.name)
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 # What is compiled stays, and a collector that walks it all every 700 objects costs some percent.
 gc.set_threshold(100_000, 20, 20)
