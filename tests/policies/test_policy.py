@@ -35,10 +35,8 @@ def test_gru_against_flax():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n if n == "scheduler" else pytest.param(n, marks=pytest.mark.slow) for n in POLICIES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", POLICIES)
 def test_evolution_meta_trains_policies_on_devices(name):
     """NRES on two devices is that on one."""
     lopt = POLICIES[name](action_interval=2, hidden_size=4)

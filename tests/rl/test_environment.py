@@ -43,7 +43,7 @@ def task():
         {"core": "gru"},
         {"hyperparameters": ("batch_fraction", "momentum")},
         {"base": "optax:lion", "hyperparameters": ("b1",)},
-        {"base": "optax:adafactor"},
+        pytest.param({"base": "optax:adafactor"}, marks=pytest.mark.slow),
         pytest.param({"base": "digits", "learning_rate": 1.0}, marks=pytest.mark.slow),
     ],
     ids=["gru", "batch", "lion", "adafactor", "learned"],

@@ -38,19 +38,20 @@ def tiny_ppo(mesh=None, actor=RECURRENT, horizons=(16,)):
     )
 
 
-def tiny_reinforce(mesh=None, actor=LINEAR):
+def tiny_reinforce(mesh=None, actor=LINEAR, horizons=(16,)):
     estimators = {
         f"of {horizon}": reinforce(walk(4, horizon), actor, HEAD, num_groups=16, mesh=mesh)
-        for horizon in (8, 16)
+        for horizon in horizons
     }
     learner = gradient_learner(average_estimators(estimators), optax.adam(0.01))
-    return actor, with_critic(learner, HEAD, walk(4, 8))
+    return actor, with_critic(learner, HEAD, walk(4, horizons[0]))
 
 
 LEARNERS = {
     "ppo": tiny_ppo,
     "reinforce": tiny_reinforce,
     "ppo_of_two": functools.partial(tiny_ppo, horizons=(8, 16)),
+    "reinforce_of_two": functools.partial(tiny_reinforce, horizons=(8, 16)),
     "recurrent_reinforce": functools.partial(tiny_reinforce, actor=RECURRENT),
 }
 
