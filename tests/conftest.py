@@ -33,6 +33,10 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.devices()  # from here on the number is fixed, whatever a command line asks for
 
 
+def pytest_unconfigure() -> None:
+    COMPILED.cleanup()
+
+
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)
