@@ -15,7 +15,7 @@ factor, is momentum SGD at its best constant rate, which is among the baselines.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -269,18 +269,22 @@ def row_of(
 def table(rows: list[dict[str, Any]], study: Study) -> Table:
     """One line an entrant or baseline, task and horizon."""
     shown = Table(title="Median final training loss, mean and interval of the test, over seeds")
-    best = "best constant over it"
-    for column in ("task", "", "final loss", "mean", "worst tenth", best, f"test {study.metric}"):
+    first = next(iter(study.entrants))
+    first = first if first in rows[0]["entrants"] else f"{first} 1"
+    for column in ("task", "", "final loss", "mean", "worst tenth", "best constant over it"):
         shown.add_column(column)
+    shown.add_column(f"test {study.metric}")
+    shown.add_column(f"{first}'s less it")
     for row in rows:
         found = row["entrants"]
         constant, *others = next(iter(found.values()))["baselines"]
         everybody = {name: {k: s[f"learned_{k}"] for k in SHOWN} for name, s in found.items()}
         everybody |= {label(baseline): baseline for baseline in (constant, *others)}
-        losses = np.array(constant["final_loss_by_seed"])
+        losses = constant["final_loss_by_seed"]
+        of_first = np.array(everybody[first]["test_by_seed"][study.metric])
         for name, entry in everybody.items():
-            ratio = median_interval(np.log(losses) - np.log(entry["final_loss_by_seed"]))
-            test = mean_interval(np.array(entry["test_by_seed"][study.metric]))
+            ratio = median_interval(log_of(losses) - log_of(entry["final_loss_by_seed"]))
+            test = np.array(entry["test_by_seed"][study.metric])
             shown.add_row(
                 f"{row['task']} {row['steps']}",
                 name,
@@ -288,9 +292,15 @@ def table(rows: list[dict[str, Any]], study: Study) -> Table:
                 number(entry["final_loss_mean"]),
                 number(entry["final_loss_worst_tenth"]),
                 interval_text(*np.exp(ratio)),
-                interval_text(*test),
+                interval_text(*mean_interval(test)),
+                interval_text(*mean_interval(of_first - test)),
             )
     return shown
+
+
+def log_of(losses: Sequence[float]) -> np.ndarray:
+    """Logarithms of losses, of which the least that float32 has stands for zero."""
+    return np.log(np.maximum(losses, np.finfo(np.float32).tiny))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 `python benchmarks/resolution.py` tunes the rates of Adam, Muon and momentum SGD as docs/suite.md
 says, without random settings, then tries half of the final spacing, over a third of a decade to
-both sides of the best rate, on all tuning seeds. It writes, for each task, horizon and baseline,
-the median final loss before and after, and the interval that the gain is compared with; and the
-medians of what was lowest in the search, and of what finalists were chosen by, on 48 other seeds.
+both sides of the best rate, on the finalists' seeds. It writes, for each task, horizon and
+baseline, the median final loss before and after, and the interval that the gain is compared with;
+and the medians of what was lowest in the search, and of what was chosen, on 48 other seeds.
 """
 
 import json
@@ -75,7 +75,8 @@ def look_closer(task: Task, horizon: int, name: str, num_seeds: int) -> dict[str
         found = trainer.train(settings | {"learning_rate": rates}, starts, tested=False)
         return [float(np.median(curves.final_loss)) for curves in found]
 
-    medians = medians_at(rates, draw_starts(key, task, 2 * num_seeds))
+    both = draw_starts(key, task, 2 * num_seeds)
+    medians = medians_at(rates, jax.tree.map(lambda x: x[num_seeds:], both))
     best = int(np.argmin(medians))
     whole = [t for t in tuning.trials if t.config["horizon_fraction"] == 1.0]
     lowest = min(whole, key=lambda trial: trial.median)
@@ -83,7 +84,7 @@ def look_closer(task: Task, horizon: int, name: str, num_seeds: int) -> dict[str
         np.array([lowest.learning_rate, tuning.best.learning_rate]),
         draw_starts(k_other, task, OTHER_SEEDS),
     )
-    interval = median_interval(tuning.final_loss)
+    interval = median_interval(tuning.again.final_loss)
     row = {
         "task": task.name,
         "steps": horizon,
@@ -97,7 +98,7 @@ def look_closer(task: Task, horizon: int, name: str, num_seeds: int) -> dict[str
         "finer_rates_tried": len(rates),
         "lowest_in_search": {"final_loss": lowest.median, "on_other_seeds": on_other_seeds[0]},
         "chosen": {
-            "final_loss": float(np.median(tuning.final_loss)),
+            "final_loss": tuning.again.median,
             "on_other_seeds": on_other_seeds[1],
         },
     }

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -107,7 +106,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
             display.update(shown, completed=i, description=begun)
             console.print(
                 f"{i}/{len(jobs)} {found.job.task}, {found.job.horizon} steps: "
-                f"{found.job.baseline} {number(float(np.median(found.tuning.final_loss)))} in "
+                f"{found.job.baseline} {number(found.tuning.again.median)} in "
                 f"{len(found.tuning.trials)} settings, {found.seconds:.0f} s",
                 soft_wrap=True,
                 markup=False,
@@ -175,7 +174,7 @@ def results(done: Sequence[Done]) -> Table:
         table.add_row(
             f"{job.task} {job.horizon}",
             job.baseline,
-            interval_text(*median_interval(tuning.final_loss)),
+            interval_text(*median_interval(tuning.again.final_loss)),
             setting(tuning.best.config) + mark,
         )
     return table

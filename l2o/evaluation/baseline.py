@@ -108,13 +108,7 @@ def scaled(
         factor = optax.scale(config["learning_rate"])
         if not callable(optimizer):
             return optax.chain(optimizer, factor)
-        try:
-            return optax.chain(optimizer(horizon=config["horizon_fraction"] * horizon), factor)
-        except jax.errors.ConcretizationTypeError as error:
-            raise ValueError(
-                "`controls` must take a traced `horizon`; got one that needs a number. Try "
-                "jnp.where in place of if, and jnp.float32(horizon) in place of int(horizon)."
-            ) from error
+        return optax.chain(optimizer(horizon=config["horizon_fraction"] * horizon), factor)
 
     return Baseline(
         "control",

@@ -1,27 +1,31 @@
 """A learned optimizer beside tuned rivals: one row of numbers and the curves for each task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
-from l2o.evaluation.baseline import scaled
+from l2o.evaluation.baseline import Baseline, scaled
 from l2o.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines
 from l2o.evaluation.evaluate import Optimizer, evaluate
 from l2o.evaluation.seen import check_unseen, is_seen
 from l2o.evaluation.statistics import (
     Interval,
     check_seeds,
+    first_reach,
     median_interval,
     speedups,
     steps_to,
     targets,
 )
 from l2o.evaluation.training import Curves, Start, Trainer, draw_starts
+from l2o.evaluation.trials import cache_file
 from l2o.evaluation.tuning import TRIALS, Tuning, check_trials, prepare, tune_one, with_rates
 from l2o.task import Key, Task
 
@@ -80,12 +84,12 @@ def compare(
 ) -> Comparison:
     """Compare a learned optimizer with baselines and controls, all of them tuned.
 
-    Rivals are tuned on seeds of their own, twice as many as are reported on (`prepare`);
-    then everything runs on the same reporting seeds. Of a control the factor of its updates is
+    Rivals are tuned on seeds of their own, twice as many as are reported on (`prepare`); then
+    everything runs on the same reporting seeds. Of a control the factor of its updates is
     tuned, as the rate of a baseline is, and the horizon that it is told. The best baseline is
-    the one with the lowest median final loss on the tuning seeds; the speed-up over it is over
-    all baselines, whichever is first at its final loss. Medians are over seeds, with intervals
-    that cover in at least 95 % of cases.
+    the one with the lowest median final loss on the finalists' seeds; the speed-up over it is
+    over whichever baseline and setting is first at its final loss on the tuning seeds. Medians
+    are over seeds, with intervals that cover in at least 95 % of cases.
 
     >>> import l2o, optax
     >>> from l2o.tasks.quadratic import rotated_quadratic
@@ -103,7 +107,7 @@ def compare(
         num_seeds: Number of runs reported on, for each optimizer; at least 8, and 16 for intervals
             that cover as often as they say.
         controls: Further optimizers to report on, for instance the untrained design; functions are
-            given a traced `horizon`.
+            given a traced `horizon`, a part of it where shorter runs are tried for the speed-up.
         seen: Names, signatures or both of the tasks that an optimizer was meta-trained on; see
             `l2o.evaluation.seen`.
         allow_seen: Whether to accept such a task, and mark it.
@@ -130,17 +134,21 @@ def compare(
     designs = {name: BASELINES[name] for name in baselines}
     designs |= {name: scaled(control) for name, control in controls.items()}
     designs = {name: with_rates(design, learning_rates) for name, design in designs.items()}
+    for name in controls:
+        check_control(name, designs[name], task, horizon)
     k_tuning, k_report = jax.random.split(key)
+    tuning_starts = draw_starts(k_tuning, task, 2 * num_seeds)
     searches = [
         prepare(
-            k_tuning,
             task,
             name,
             design,
+            tuning_starts,
             horizon=horizon,
-            num_seeds=num_seeds,
             probe_every=probe_every,
-            cache=None if name in controls else cache,
+            path=cache_file(cache, k_tuning, task, name, horizon, num_seeds)
+            if cache and name not in controls
+            else None,
         )
         for name, design in designs.items()
     ]
@@ -172,6 +180,26 @@ def compare(
     )
 
 
+def check_control(name: str, control: Baseline, task: Task, horizon: int) -> None:
+    """Raise a `ValueError` unless a control can be told a horizon that is traced."""
+
+    def first_update(key: Key, fraction: jax.Array) -> optax.Updates:
+        params = task.init(key, task.sample(key))
+        config = {"learning_rate": 1.0, "horizon_fraction": fraction}
+        tx = optax.with_extra_args_support(control.make(config, horizon))
+        return tx.update(params, tx.init(params), params, value=jnp.float32(1.0))[0]
+
+    try:
+        jax.eval_shape(first_update, jax.random.key(0), jnp.float32(1.0))
+    except TypeError as error:  # JAX's own among them
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise ValueError(
+            f"`controls` must be transformations, or functions of a traced `horizon`; got {name}, "
+            f"which fails ({reason}). Try the transformation that it makes, for instance "
+            f"{name}(horizon={horizon})."
+        ) from error
+
+
 def report_on(tuning: Tuning, trainer: Trainer, starts: Start) -> Rival:
     """Train a rival at its best and at its fastest setting on the reporting seeds."""
 
@@ -190,19 +218,32 @@ def summarise(
 ) -> dict[str, Any]:
     """Compute the figures of a row: learned optimizer, best baseline, then every entrant."""
     baselines = {name: rival for name, rival in rivals.items() if name not in controls}
-    best = min(baselines.values(), key=lambda rival: np.median(rival.tuning.final_loss))
-    everyone = [c.probe_loss for rival in baselines.values() for c in (rival.curves, rival.fastest)]
+    best = min(baselines.values(), key=lambda rival: rival.tuning.again.median)
+    fastest = first_at(targets(best.tuning.best.curve[None])[0], learned.steps, baselines.values())
     entries = {name: entry(name, rival, learned) for name, rival in rivals.items()}
     return {
         **{f"learned_{k}": v for k, v in of_curves(learned).items()},
         "best_baseline": best.tuning.name,
         **{f"best_baseline_{k}": v for k, v in of_curves(best.curves).items()},
         **of_speedups(
-            speedups(learned.steps, learned.probe_loss, best.curves.probe_loss, *everyone)
+            speedups(learned.steps, learned.probe_loss, best.curves.probe_loss, fastest.probe_loss)
         ),
         "baselines": [entries[name] for name in baselines],
         "controls": [entries[name] for name in controls],
     }
+
+
+def first_at(goal: float, steps: np.ndarray, rivals: Collection[Rival]) -> Curves:
+    """Curves of the rival and setting whose median over tuning seeds is first at a loss."""
+    settings = [
+        (trial, curves)
+        for rival in rivals
+        for trial, curves in (
+            (rival.tuning.best, rival.curves),
+            (rival.tuning.fastest, rival.fastest),
+        )
+    ]
+    return min(settings, key=lambda pair: first_reach(steps, pair[0].curve, goal))[1]
 
 
 def entry(name: str, rival: Rival, learned: Curves) -> dict[str, Any]:

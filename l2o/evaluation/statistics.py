@@ -146,10 +146,10 @@ def steps_to(steps: np.ndarray, losses: np.ndarray, targets: np.ndarray) -> np.n
 
 
 def targets(losses: np.ndarray) -> np.ndarray:
-    """What others are to reach: the final loss of each run, or the least that float32 resolves.
+    """What others are to reach: the final loss of each run, but no less than 2^-23 of its first.
 
-    Beside its first loss a run cannot be told from solved below 2^-23 of it, so that is the target
-    of one that ends between zero and there.
+    By convention a run that ends between zero and there has solved its task: float32 does not
+    resolve less beside the first loss.
 
     Args:
         losses: Probe losses, shape (seeds, probes).
@@ -160,28 +160,29 @@ def targets(losses: np.ndarray) -> np.ndarray:
 
 
 def speedups(
-    steps: np.ndarray, learned: np.ndarray, baseline: np.ndarray, *others: np.ndarray
+    steps: np.ndarray, learned: np.ndarray, baseline: np.ndarray, fastest: np.ndarray | None = None
 ) -> np.ndarray:
     """Number of times fewer steps that the learned optimizer needs, for each seed.
 
     With L the baseline's final loss on a seed (`targets`), that is the first step at which the
-    baseline is at or below L, over the first step at which the learned optimizer is on the same
-    seed (`first_reach`, the same rule for both). Other runs may be there before the baseline:
-    the earliest counts. 1 is a draw; 0 means that the learned run never reached L. Counts are
-    at least 1, so where a baseline ends no lower than it began, the speed-up is 1 unless the
-    learned run, too, never got there.
+    fastest is at or below L, or where it never is the baseline itself, over the first step at which
+    the learned optimizer is on the same seed (`first_reach`, the same rule for all). 1 is a draw; 0
+    means that the learned run never reached L. Counts are at least 1, so where a baseline ends no
+    lower than it began, the speed-up is 1 unless the learned run, too, never got there.
 
     Args:
         steps: Increasing numbers of steps, shape (probes,).
         learned: Probe losses of the learned optimizer, shape (seeds, probes); a diverged loss
             counts as the task's cap.
         baseline: Probe losses of the baseline at the setting that ends lowest, likewise.
-        *others: Probe losses of what else may be first there, likewise: the baseline at other
-            settings, or other baselines.
+        fastest: Probe losses of what is expected to be first there, likewise: the baseline at
+            another setting, or another baseline. It must not be chosen on these seeds: the earliest
+            of several noisy curves on each seed is early by luck.
 
     Returns:
         Shape (seeds,); 0 where L is never reached, so no seed is dropped.
     """
     goals = targets(baseline)
-    theirs = np.min([steps_to(steps, losses, goals) for losses in (baseline, *others)], axis=0)
-    return theirs / steps_to(steps, learned, goals)
+    own = steps_to(steps, baseline, goals)
+    theirs = own if fastest is None else steps_to(steps, fastest, goals)
+    return np.where(np.isfinite(theirs), theirs, own) / steps_to(steps, learned, goals)

@@ -20,15 +20,15 @@ DEFINITIONS = {
     "best baseline": "The baseline with the lowest median final loss on tuning seeds. Baselines "
     "and controls are tuned for each task on as many seeds as are reported on, but other ones: "
     "learning rates, refined until the best lies between two others and a finer grid "
-    "gains less than its interval, then random settings of all hyperparameters; the four best on "
-    "as many seeds again.",
+    "gains less than its interval, then random settings of all hyperparameters; four finalists on "
+    "as many other seeds again, by which baselines are compared, too.",
     "baseline": "Final loss of that baseline, on the same seeds as the learned optimizer.",
-    "speed-up": "With L a rival's final loss on a seed, but no less than float32 resolves beside "
-    "its first loss: the first step at which the rival "
+    "speed-up": "With L a rival's final loss on a seed, but no less than 2^-23 of "
+    "its first, which counts as solved: the first step at which the rival "
     "is at or below L, over the first step at which the learned optimizer is, on the same seed, "
-    "interpolating the logarithm of the loss between probes. The rival may get there with "
-    "the rate and horizon that were fastest on tuning seeds; the earlier counts. In the row of a "
-    "task L is the best baseline's, and the earliest of all baselines counts. 1 is a draw; 0 "
+    "interpolating the logarithm of the loss between probes. The rival gets there with "
+    "the rate and horizon that were fastest on tuning seeds, or else with its best. In the row of "
+    "a task L is the best baseline's, and any baseline may be the fastest. 1 is a draw; 0 "
     "means that L was never reached. Counts of steps are at least 1.",
     "reached": "Share of seeds on which the learned optimizer reaches L, and the median speed-up "
     "among those.",

@@ -10,7 +10,7 @@ import numpy as np
 from l2o.evaluation.baseline import Baseline
 from l2o.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines
 from l2o.evaluation.statistics import check_seeds, first_reach, median_interval, targets
-from l2o.evaluation.training import Trainer, draw_starts
+from l2o.evaluation.training import Start, Trainer, draw_starts
 from l2o.evaluation.trials import AT_ONCE, Trial, Trials, beside, cache_file
 from l2o.task import Key, Task
 
@@ -19,6 +19,9 @@ RATES = 15
 
 TRIALS = 16
 """Random settings of all hyperparameters."""
+
+FINALISTS = 4
+"""Settings that are told apart on other seeds."""
 
 MOST_ROUNDS = 6
 """Most times that the search looks around the best learning rate."""
@@ -37,8 +40,8 @@ class Tuning:
         name: Name of the baseline.
         is_tuned: Whether anything was searched for.
         trials: Every setting that was tried.
-        best: The one with the lowest median final loss, of the finalists on all tuning seeds.
-        again: The same setting on the finalists' seeds; None if nothing was tuned.
+        best: The finalist with the lowest median final loss on seeds other than the search's.
+        again: The same setting on those seeds, by which baselines are compared.
         fastest: The one whose median curve is first at the final loss of the best, at any rate and,
             of scheduled ones, any horizon up to that of the runs.
         at_grid_edge: Whether the best rate is the lowest or highest that was tried with its other
@@ -49,14 +52,9 @@ class Tuning:
     is_tuned: bool
     trials: Sequence[Trial]
     best: Trial
-    again: Trial | None
+    again: Trial
     fastest: Trial
     at_grid_edge: bool
-
-    @property
-    def final_loss(self) -> np.ndarray:
-        """Final losses at the best setting on all tuning seeds, shape (seeds,)."""
-        return np.concatenate([trial.final_loss for trial in (self.best, self.again) if trial])
 
     @property
     def beside_best(self) -> list[Trial]:
@@ -131,32 +129,30 @@ def draw_around(trials: Trials, baseline: Baseline, number: int) -> None:
 
 
 def choose(trials: Trials, again: Trials) -> tuple[Trial, Trial]:
-    """Train the finalists on other seeds, and return the best over both, on one and the other.
+    """Train the finalists on other seeds, and return the one that is best there, on both.
 
     The lowest of many medians is low by luck, too: where a setting ends badly on every other seed,
-    some seeds are mostly good ones. Finalists are the lowest of those that lie between two rates.
+    some seeds are mostly good ones. Finalists are the best of the search and the lowest of those
+    whose rate lies between two others that were tried with their other hyperparameters.
     """
     inside = [t for t in trials.whole if t is trials.best or not trials.is_at_edge(t)]
-    finalists = sorted(inside, key=lambda trial: trial.median)[:AT_ONCE]
+    finalists = sorted(inside, key=lambda trial: trial.median)[:FINALISTS]
     again.attempt([trial.config for trial in finalists])
-    return min(
-        zip(finalists, again.tried, strict=True),
-        key=lambda pair: np.median([trial.final_loss for trial in pair]),
-    )
+    pairs = zip(finalists, again.tried, strict=True)
+    return min(pairs, key=lambda pair: (pair[1].median, pair[0].median))
 
 
 def tune_one(search: Search, *, num_random: int = TRIALS) -> Tuning:
     """Search for the best setting: rates, random settings, rates around the best, finalists."""
     name, baseline, trials = search.name, search.baseline, search.trials
     trials.attempt([{"learning_rate": rate} for rate in baseline.learning_rates])
-    best, again = trials.best, None
     if baseline.is_tuned:
         refine(trials, fewest=RATES)
         first = trials.best
         draw_around(trials, baseline, num_random)
         if trials.best is not first:
             refine(trials)
-        best, again = choose(trials, search.again)
+    best, again = choose(trials, search.again)
     at_edge = baseline.is_tuned and trials.is_at_edge(best)
     if baseline.is_scheduled:
         rates = [best.learning_rate, *([2.0 * best.learning_rate] if baseline.is_tuned else [])]
@@ -213,38 +209,49 @@ def tune(
     check_baselines(baselines)
     check_seeds(num_seeds)
     check_trials(num_random)
+    starts = draw_starts(key, task, 2 * num_seeds)
     tunings = {}
     for name in baselines:
         baseline = with_rates(BASELINES[name], learning_rates)
-        search = prepare(
-            key, task, name, baseline, horizon=horizon, num_seeds=num_seeds, cache=cache
-        )
+        path = cache_file(cache, key, task, name, horizon, num_seeds) if cache else None
+        search = prepare(task, name, baseline, starts, horizon=horizon, path=path)
         search.trials.on_tried = on_tried
         tunings[name] = tune_one(search, num_random=num_random)
     return tunings
 
 
 def prepare(
-    key: Key,
     task: Task,
     name: str,
     baseline: Baseline,
+    starts: Start,
     *,
     horizon: int,
-    num_seeds: int,
     probe_every: int | None = None,
-    cache: str | Path | None = None,
+    path: Path | None = None,
 ) -> Search:
-    """Prepare a search, with what the cache keeps of it."""
-    starts = draw_starts(key, task, 2 * num_seeds)
+    """Prepare a search, with what its file keeps of it.
+
+    Args:
+        task: Task to train.
+        name: Name of the baseline.
+        baseline: What is tuned.
+        starts: Starts of the search in the first half, of finalists in the second.
+        horizon: Inner steps of each run.
+        probe_every: Inner steps between probes, as in `evaluate`.
+        path: File that keeps what was tried; finalists have another beside it.
+
+    Raises:
+        ValueError: If what the file keeps is of other versions, another task or other data.
+    """
+    half = len(starts.key) // 2
     first, second = (
         jax.tree.map(lambda x, part=part: x[part], starts)
-        for part in (slice(num_seeds), slice(num_seeds, None))
+        for part in (slice(half), slice(half, None))
     )
-    path = cache_file(cache, key, task, name, horizon, num_seeds) if cache else None
     trainer = trainer_of(task, baseline, horizon, probe_every)
     trials = Trials(trainer, first, baseline.defaults, path)
-    other = path.with_name(f"{name}_finalists.json") if path else None
+    other = path.with_name(f"{path.stem}_finalists.json") if path else None
     return Search(name, baseline, trials, trials.on(second, other))
 
 

@@ -101,6 +101,8 @@ def test_optlists_first_configuration_by_hand():
         step = -corrected * fall * (m / (np.sqrt(v) + 5.876e-6) + 1.014e-2 * value)
         assert found[i] == pytest.approx(step, rel=2e-3, abs=1e-9)
     assert found[100] == 0.0
+    half = at("optlist_one", rate) | {"horizon_fraction": 0.5}
+    assert updates_of("optlist_one", half, 100, grads[:51])[0][50] == 0.0
 
 
 def test_algoperfs_configuration_by_hand():
@@ -215,19 +217,6 @@ def test_a_control_is_told_parts_of_the_run():
 
     np.testing.assert_allclose([second_update(f) for f in (1.0, 0.2)], [-1.8, -1.0], rtol=1e-6)
     assert control.is_scheduled and not scaled(optax.sgd(0.1)).is_scheduled
-
-
-@pytest.mark.parametrize(
-    "control",
-    [
-        lambda *, horizon: optax.cosine_decay_schedule(0.1, horizon) and optax.sgd(0.1),
-        lambda *, horizon: optax.sgd(0.1 / int(horizon)),
-    ],
-)
-def test_a_control_that_needs_its_horizon_as_a_number_is_a_one_line_error(control):
-    make = scaled(control).make
-    with pytest.raises(ValueError, match="`controls` must take a traced `horizon`"):
-        jax.jit(lambda f: make({"learning_rate": 1.0, "horizon_fraction": f}, 10).init({}))(0.5)
 
 
 def test_ranges_are_even_in_what_they_say():

@@ -13,8 +13,9 @@ from l2o.evaluation import compare as module
 from l2o.evaluation.baseline import Baseline, half_decades
 from l2o.evaluation.baselines import BASELINES
 from l2o.evaluation.compare import Rival, compare, summarise
-from l2o.evaluation.training import Trainer, draw_starts
-from l2o.evaluation.tuning import tune
+from l2o.evaluation.training import Curves, Trainer, draw_starts
+from l2o.evaluation.trials import Trial
+from l2o.evaluation.tuning import Tuning
 
 
 def small_comparison(learned, task=None, **options):
@@ -129,8 +130,11 @@ def test_an_optimizer_under_two_names_is_no_faster_than_itself(name):
     (one,) = trainer.train(settings, starts, tested=False)
     (other,) = trainer.train(settings, again, tested=False)
     assert not np.allclose(one.final_loss, other.final_loss)
-    small = dict(horizon=1, num_seeds=8, baselines=[name], num_random=0)
-    tuning = tune(KEY, task, **small)[name]
+    # Six curves of three rivals at that setting, of which tuning has chosen one.
+    curves = []
+    for fold in range(2, 7):
+        keys = jax.vmap(lambda key, fold=fold: jax.random.fold_in(key, fold))(starts.key)
+        curves += trainer.train(settings, starts._replace(key=keys), tested=False)
 
     def part(curves, i):
         """A repetition's runs."""
@@ -139,13 +143,86 @@ def test_an_optimizer_under_two_names_is_no_faster_than_itself(name):
             curves, probe_loss=curves.probe_loss[rows], diverged=curves.diverged[rows]
         )
 
-    holds = 0
+    holds, flatters = np.zeros(2), np.zeros(2)
     for i in range(repetitions):
-        rival = Rival(tuning, part(one, i), part(one, i))
-        row = summarise(part(other, i), {name: rival}, set())
-        assert row["best_baseline"] == name and len(row["baselines"][0]["speedup_by_seed"]) == 16
-        holds += row["speedup_low"] <= 1.0 <= row["speedup_high"]
-    assert holds >= 93
+        best, *others = (part(c, i) for c in (one, *curves))
+        reported = zip((best, *others[1::2]), others[::2], strict=True)
+        three = {
+            str(j): Rival(by_hand(str(j), 1.0 + j, [9.0, 5.0 - j]), mine, fastest)
+            for j, (mine, fastest) in enumerate(reported)
+        }
+        alone = {"0": Rival(by_hand("0", 1.0, [9.0, 5.0]), best, best)}
+        for k, rivals in enumerate((alone, three)):
+            row = summarise(part(other, i), rivals, set())
+            assert row["best_baseline"] == "0" and len(row["speedup_by_seed"]) == 16
+            holds[k] += row["speedup_low"] <= 1.0 <= row["speedup_high"]
+            flatters[k] += row["speedup_low"] > 1.0
+    # Where a fastest setting has noise of its own, not to reach L costs the learned optimizer more.
+    assert holds[0] >= 93 and holds[1] >= (93 if name == "adam" else 70)
+    assert np.all(flatters <= 3)
+
+
+def by_hand(name: str, median: float, curve: list[float]) -> Tuning:
+    """What a search is said to have found."""
+    found = Trial({"learning_rate": 1.0}, np.full(8, median), 0.0, np.array(curve))
+    return Tuning(name, True, [found], found, found, found, False)
+
+
+def test_the_best_baseline_is_told_by_the_finalists_seeds_and_the_fastest_by_tuning_seeds():
+    steps = np.array([0, 10, 20])
+
+    def curves(first: float, second: float, last: float = 0.0) -> Curves:
+        probes = np.tile([first, second, last], (8, 1))
+        return Curves(steps, probes, probes, np.zeros(8, bool), {"loss": probes[:, -1]}, 1.0)
+
+    def rival(name, search, again, reported, tuned_curve, fastest) -> Rival:
+        first = Trial({"learning_rate": 1.0}, np.full(8, search), 0.0, np.array(tuned_curve))
+        second = dataclasses.replace(first, final_loss=np.full(8, again))
+        found = Tuning(name, True, [first], first, second, first, False)
+        return Rival(found, reported, fastest)
+
+    late, later = curves(16.0, 8.0, 1.0), curves(16.0, 8.0, 4.0)
+    quick = curves(16.0, 2.0, 0.9)
+    found = [
+        # Lowest in the search, and on the reporting seeds, but not on those of the finalists.
+        rival("lucky", 0.1, 3.0, curves(16.0, 8.0, 0.1), [16.0, 8.0, 2.0], later),
+        rival("best", 1.0, 1.0, late, [16.0, 8.0, 1.0], curves(16.0, 4.0, 1.0)),
+        # First at 1 on the tuning seeds, late on the reporting seeds.
+        rival("quick", 2.0, 2.0, quick, [16.0, 0.5, 2.0], quick),
+        rival("control", 0.0, 0.0, curves(16.0, 0.0), [16.0, 0.0, 0.0], curves(16.0, 0.0)),
+    ]
+    rivals = {rival.tuning.name: rival for rival in found}
+    row = summarise(curves(16.0, 1.0, 1.0), rivals, {"control"})
+    assert row["best_baseline"] == "best"
+    steps_of_quick = 10.0 + 10.0 * np.log(2.0) / np.log(2.0 / 0.9)
+    assert row["speedup"] == pytest.approx(steps_of_quick / 10.0)
+    assert row["baselines"][1]["speedup"] == pytest.approx(20.0 / 10.0)
+
+
+def test_the_targets_of_an_entrant_have_a_floor(monkeypatch):
+    at_once = Baseline("SGD", "One step.", lambda config, horizon: optax.sgd(0.5), (1.0,))
+    monkeypatch.setitem(BASELINES, "sgdm", at_once)
+    found = small_comparison(optax.sgd(0.4999), probe_every=1).summary
+    (row,) = found["baselines"]
+    assert row["final_loss"] < 1e-12
+    assert row["reached"] == 1.0 and max(row["steps_of_learned"]) < 3.0
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        lambda *, horizon: optax.sgd(optax.warmup_cosine_decay_schedule(0.1, 0.2, 2, horizon)),
+        lambda *, horizon: optax.sgd(0.1 / np.log(horizon)),
+        lambda *, horizon: optax.sgd(0.1 / len(range(horizon))),
+        lambda *, horizon: optax.sgd(lambda count: 0.1 if count < horizon else 0.0),
+    ],
+)
+def test_a_control_that_needs_its_horizon_as_a_number_is_told_before_anything_is_trained(
+    control, monkeypatch
+):
+    monkeypatch.setattr(Trainer, "train", lambda *args, **kwargs: pytest.fail("trains"))
+    with pytest.raises(ValueError, match=r"`controls` must be .*; got late, .* late\(horizon=12\)"):
+        small_comparison(optax.sgd(0.1), controls={"late": control})
 
 
 def test_nothing_of_the_learned_optimizer_is_tuned(monkeypatch):

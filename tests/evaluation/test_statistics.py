@@ -76,11 +76,13 @@ def test_seven_values_have_no_interval():
         median_interval(np.arange(7.0))
 
 
-def test_the_earlier_of_two_settings_counts():
+def test_the_fastest_setting_counts_and_where_it_never_gets_there_the_best():
     learned = np.array([[16.0, 4.0, 1.0, 1.0, 1.0]])
     fastest = np.array([[16.0, 1.0, 2.0, 2.0, 2.0]])
     alone = speedups(STEPS, learned, BASELINE[:1])
     assert speedups(STEPS, learned, BASELINE[:1], fastest) < alone
+    late = np.array([[16.0, 16.0, 16.0, 16.0, 0.5]])
+    assert speedups(STEPS, learned, BASELINE[:1], late) < alone  # 36 steps, not 40
     assert speedups(STEPS, learned, BASELINE[:1], np.full((1, 5), 16.0)) == alone
 
 
