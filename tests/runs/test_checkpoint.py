@@ -220,20 +220,22 @@ def test_another_format_is_not_guessed_at(tmp_path, monkeypatch):
 @pytest.mark.parametrize("limit", [0, 100, 1000, 20_000])
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, limit):
     checkpoints = Checkpoints(tmp_path / "c")
+    # Made before the disk is full, as compiled programs are written, too.
+    ten, twenty = make_state(10, size=30_000), make_state(20, size=30_000)
     with file_size_limit(limit), pytest.raises(RunError, match=r"none is saved yet\. Free space"):
-        checkpoints.save(10, make_state(10, size=30_000))
-    checkpoints.save(10, make_state(10, size=30_000))
+        checkpoints.save(10, ten)
+    checkpoints.save(10, ten)
     with (
         file_size_limit(limit),
         pytest.raises(
             RunError, match=r"20 could not be .*\(File too large\); the last good .* is at step 10"
         ),
     ):
-        checkpoints.save(20, make_state(20, size=30_000))
+        checkpoints.save(20, twenty)
     assert names(checkpoints) == ["10"]
     target = jax.eval_shape(lambda: make_state(0, size=30_000))
-    assert_same(checkpoints.restore(target, pytest.fail)[1], make_state(10, size=30_000))
-    checkpoints.save(20, make_state(20, size=30_000))
+    assert_same(checkpoints.restore(target, pytest.fail)[1], ten)
+    checkpoints.save(20, twenty)
 
 
 @pytest.mark.slow  # pytest itself must not write while it lasts, and in xdist's workers it may
@@ -241,14 +243,14 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, limit):
 @pytest.mark.parametrize("limit", [0, 1000])
 def test_a_disk_that_fills_up_while_orbax_writes(tmp_path, monkeypatch, limit):
     monkeypatch.setattr("l2o.runs.checkpoint._reserve", lambda path, num_bytes: path.mkdir())
-    checkpoints = saved(tmp_path, [10])
+    checkpoints, twenty = saved(tmp_path, [10]), make_state(20, size=30_000)
     with (
         file_size_limit(limit),
         pytest.raises(
             RunError, match=r"20 could not be .*; the last good .* is at step 10"
         ) as error,
     ):
-        checkpoints.save(20, make_state(20, size=30_000))
+        checkpoints.save(20, twenty)
     assert "\n" not in str(error.value)
     assert names(checkpoints) == ["10"]
     gc.collect()
