@@ -51,13 +51,18 @@ class Trials:
     """Settings that were tried, in the order of the search, and kept in a file if there is one."""
 
     def __init__(
-        self, trainer: Trainer, starts: Start, defaults: Mapping[str, float], path: Path | None
+        self,
+        trainer: Trainer,
+        starts: Start,
+        defaults: Mapping[str, float],
+        path: Path | None,
+        program: str | None = None,
     ):
         self.trainer, self.starts, self.defaults, self.path = trainer, starts, defaults, path
         self.steps = np.unique([*range(0, trainer.horizon, trainer.stride), trainer.horizon])
         self.tried: list[Trial] = []
         self.on_tried: Callable[[Trials], None] = lambda trials: None
-        self.identity = self._identity() if path else {}
+        self.identity = self._identity(program or self._program()) if path else {}
         self.kept = read_trials(path, self.identity) if path and path.exists() else []
 
     def attempt(self, configs: Sequence[Mapping[str, float]]) -> None:
@@ -87,10 +92,14 @@ class Trials:
             write_trials(self.path, self.identity, [*self.tried, *self.kept])
         self.on_tried(self)
 
-    def _identity(self) -> dict[str, str]:
-        """What a tuning depends on, by name."""
+    def _program(self) -> str:
+        """A hash of the program that trains, the same for all starts of one shape."""
         configs = {name: np.full(AT_ONCE, v) for name, v in self.defaults.items()}
         program = self.trainer.program(configs | {"learning_rate": np.ones(AT_ONCE)}, self.starts)
+        return hashlib.sha256(program.encode()).hexdigest()
+
+    def _identity(self, program: str) -> dict[str, str]:
+        """What a tuning depends on, by name."""
         task = self.trainer.task
         starts = hashlib.sha256(repr(float(task.loss_cap)).encode())
         for leaf in jax.tree.leaves(self.starts):
@@ -99,12 +108,12 @@ class Trials:
             **{name: version(name) for name in ("l2o", "jax", "optax")},
             "data": task_signature(task),
             "starts": starts.hexdigest(),
-            "program": hashlib.sha256(program.encode()).hexdigest(),
+            "program": program,
         }
 
     def on(self, starts: Start, path: Path | None) -> "Trials":
         """Nothing tried yet, by the same trainer on other starts, kept in another file."""
-        return Trials(self.trainer, starts, self.defaults, path)
+        return Trials(self.trainer, starts, self.defaults, path, self.identity.get("program"))
 
     @property
     def whole(self) -> list[Trial]:
