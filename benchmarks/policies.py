@@ -89,15 +89,13 @@ class Study:
 
     Attributes:
         entrants: settings of meta-training by name.
-        tasks: to evaluate on.
-        horizons: inner steps of an evaluation run.
+        cases: evaluation tasks, and the inner steps of a run on each.
         inner_steps: of each meta-training, about.
         metric: of the test, that the table shows besides the final loss.
     """
 
     entrants: Mapping[str, MetaTraining]
-    tasks: tuple[str, ...]
-    horizons: tuple[int, ...]
+    cases: Sequence[tuple[str, int]]
     inner_steps: float
     metric: str
 
@@ -134,15 +132,18 @@ BY_NRES: dict[str, Any] = {"method": NRES(std=0.03), "window": 150}
 STUDIES: Mapping[str, Study] = {
     "scheduler": Study(
         entrants={"ppo": PLAIN, "nres": replace(PLAIN, **BY_NRES)},
-        tasks=("digits_mlp_32x32", "digits_mlp_128x128", "digits_mlp_64x64x64x64"),
-        horizons=(400, 1000),
+        cases=(
+            ("digits_mlp_32x32", 400),
+            ("digits_mlp_32x32", 1000),
+            ("digits_mlp_128x128", 400),
+            ("digits_mlp_64x64x64x64", 400),
+        ),
         inner_steps=23e6,
         metric="accuracy",
     ),
     "varied": Study(
         entrants={"ppo": SHORT_WINDOWS, "nres": replace(PPO, **BY_NRES)},
-        tasks=("digits_mlp_32x32", "digits_mlp_128x128"),
-        horizons=(400, 1000),
+        cases=(("digits_mlp_32x32", 400), ("digits_mlp_128x128", 400)),
         inner_steps=28.8e6,
         metric="accuracy",
     ),
@@ -161,8 +162,7 @@ STUDIES: Mapping[str, Study] = {
                 method=replace(SHORT.method, credit="difference"),
             ),
         },
-        tasks=("badly_scaled_mlp_alternating",),
-        horizons=(400,),
+        cases=(("badly_scaled_mlp_alternating", 400),),
         inner_steps=6e6,
         metric="accuracy",
     ),
@@ -179,8 +179,7 @@ STUDIES: Mapping[str, Study] = {
                 method=replace(SHORT.method, reward=Reward(on="valid", batches=8)),
             ),
         },
-        tasks=("imbalanced_digits_mlp_32x32",),
-        horizons=(400,),
+        cases=(("imbalanced_digits_mlp_32x32", 400),),
         inner_steps=6e6,
         metric="macro_f1",
     ),
@@ -205,9 +204,9 @@ def main(options: Options) -> None:
         "start": partial(transform, first, first_theta(first, options.seed)),
     }
     rows = [
-        row_of(task, horizon, optimizers, summary["trained_on"], options)
-        for task in registry.tasks_to_evaluate(study.tasks)
-        for horizon in study.horizons
+        row_of(task, steps, optimizers, summary["trained_on"], options)
+        for name, steps in study.cases
+        for task in registry.tasks_to_evaluate([name])
     ]
     result = {
         "study": options.study,

@@ -158,7 +158,15 @@ def without_key_type(leaf: jax.Array) -> jax.Array:
 def cache_file(
     cache: str | Path, key: Key, task: Task, name: str, horizon: int, num_seeds: int
 ) -> Path:
-    """The file of a tuning."""
+    """The file of a tuning.
+
+    Raises:
+        ValueError: If the cache is a file.
+    """
+    if Path(cache).is_file():
+        raise ValueError(
+            f"`cache` must be a folder; got {cache}, which is a file. Try cache='runs/tuning'."
+        )
     digest = hashlib.sha256(np.asarray(without_key_type(key)).tobytes()).hexdigest()[:8]
     return Path(cache) / f"{task.name}-{horizon}-{num_seeds}-{digest}" / f"{name}.json"
 

@@ -315,6 +315,8 @@ def test_another_task_or_method_under_the_same_name_is_refused(tmp_path):
 def test_a_damaged_tuning_is_refused(tmp_path):
     path = tmp_path / "it.json"
     path.write_text('{"identity": {}')
+    with pytest.raises(ValueError, match=r"`cache` must be a folder; got .*, which is a file"):
+        tune(KEY, parabola(), horizon=4, num_seeds=8, baselines=["sgdm"], cache=path)
     with pytest.raises(ValueError, match=r"`cache` must hold tunings; got .* cannot be read"):
         search(descent(-2, 1), parabola(), path=path)
 
