@@ -45,6 +45,12 @@ from .release import save as save
 from .rng import stream as stream
 from .runs.folder import RunError as RunError
 from .runs.folder import RunFolder as RunFolder
+from .supervision.criterion import Criterion as Criterion
+from .supervision.criterion import cross_entropy as cross_entropy
+from .supervision.criterion import squared_error as squared_error
+from .supervision.nnx_module import supervised_nnx as supervised_nnx
+from .supervision.supervised import log_uniform as log_uniform
+from .supervision.supervised import supervised as supervised
 from .task import Batch as Batch
 from .task import Data as Data
 from .task import Instance as Instance

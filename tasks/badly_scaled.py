@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from l2o import Key, Task, TaskFamily
+from l2o import Key, Task, TaskFamily, log_uniform
 from l2o.tasks.digits import digits
-from l2o.tasks.image_mlp import image_mlp, log_uniform
+from l2o.tasks.image_mlp import image_mlp
 
 SPAN = 8.0
 """Units lie between 1/8 and 8, so the step sizes that suit them lie up to 4,096 apart."""

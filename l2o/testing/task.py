@@ -100,11 +100,18 @@ def _check_draws(task: Task, first: Trial, again: Trial, draws: Trial) -> None:
             "Draw initial parameters or batches from the key",
         )
     for split in SPLITS[1:]:
-        if difference := difference_of(first.batch[split], first.batch["train"]):
+        batches = first.batch[split], first.batch["train"]
+        if difference := difference_of(*map(without_keys, batches)):
             fail(
                 f"`task` {task.name}: a {split} batch is not like a train batch: {difference}",
                 "Return batches of one size from all splits",
             )
+
+
+def without_keys(batch: Batch) -> Batch:
+    """A batch without what a network draws from while it trains, which other splits lack."""
+    is_key = lambda x: jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)
+    return jax.tree.map(lambda x: None if is_key(x) else x, batch)
 
 
 def _check_values(task: Task, draws: Trial) -> None:

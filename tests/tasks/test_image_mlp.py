@@ -9,10 +9,12 @@ import pytest
 from draws import SPLITS, draw, tasks
 from sklearn.metrics import f1_score
 
+from l2o.supervision.criterion import macro_f1
+from l2o.supervision.supervised import SCALES
 from l2o.tasks.digits import (
     SPLIT_SIZES,
 )
-from l2o.tasks.image_mlp import SCALES, Images, image_mlp, macro_f1
+from l2o.tasks.image_mlp import Images, image_mlp
 
 
 @functools.cache
@@ -73,9 +75,9 @@ def test_batches_hold_rows_of_their_split_only(varied, key):
         seen = set()
         for k in jax.random.split(key, 10):
             batch = batch_of(k, instance, task.data, split)
-            numbers = np.asarray(batch.pixels)[:, 0].astype(int) - 100 * i
+            numbers = np.asarray(batch.inputs)[:, 0].astype(int) - 100 * i
             assert np.all((numbers >= 0) & (numbers < len(labels[split])))
-            np.testing.assert_array_equal(batch.labels, labels[split][numbers])
+            np.testing.assert_array_equal(batch.targets, labels[split][numbers])
             seen |= set(numbers.tolist())
         assert seen == (allowed if split == "train" else set(range(len(labels[split]))))
 
@@ -88,13 +90,13 @@ def test_all_rows_are_those_that_batches_are_drawn_from_each_once(varied, key):
     assert task.all_rows is not None
     for i, split in enumerate(SPLITS):
         rows = task.all_rows(instance, task.data, split)
-        numbers = np.asarray(rows.pixels)[: int(rows.size), 0].astype(int) - 100 * i
+        numbers = np.asarray(rows.inputs)[: int(rows.size), 0].astype(int) - 100 * i
         every = np.arange(len(data[split].labels))
         if split == "train":
             every = (instance["first_row"] + np.arange(instance["num_rows"])) % 40
         assert sorted(numbers.tolist()) == sorted(every.tolist())
         labels = np.asarray(data[split].labels)[numbers]
-        np.testing.assert_array_equal(rows.labels[: int(rows.size)], labels)
+        np.testing.assert_array_equal(rows.targets[: int(rows.size)], labels)
 
 
 def test_rows_beyond_the_batch_size_do_not_count(key):
@@ -102,7 +104,7 @@ def test_rows_beyond_the_batch_size_do_not_count(key):
     first = draw(task, key)
     size = 5
     batch = first.batch._replace(size=jnp.int32(size))
-    spoiled = batch._replace(pixels=batch.pixels.at[size:].set(9.0))
+    spoiled = batch._replace(inputs=batch.inputs.at[size:].set(9.0))
     for function in (task.loss, lambda *args: task.metrics(*args)["accuracy"]):
         short = function(first.params, spoiled, first.instance)
         alone = jnp.mean(
@@ -111,7 +113,7 @@ def test_rows_beyond_the_batch_size_do_not_count(key):
                     function(
                         first.params,
                         type(batch)(
-                            jnp.roll(batch.pixels, -i, 0), jnp.roll(batch.labels, -i), jnp.int32(1)
+                            jnp.roll(batch.inputs, -i, 0), jnp.roll(batch.targets, -i), jnp.int32(1)
                         ),
                         first.instance,
                     )
@@ -120,7 +122,7 @@ def test_rows_beyond_the_batch_size_do_not_count(key):
             )
         )
         np.testing.assert_allclose(short, alone, rtol=1e-5)
-    counted = batch._replace(pixels=batch.pixels.at[size - 1 :].set(9.0))
+    counted = batch._replace(inputs=batch.inputs.at[size - 1 :].set(9.0))
     assert task.loss(first.params, counted, first.instance) != task.loss(
         first.params, batch, first.instance
     )

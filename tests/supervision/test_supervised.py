@@ -1,0 +1,189 @@
+"""Tasks of data and a network: losses, what is random, and mistakes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import l2o
+from l2o.tasks.digits import digits
+
+KEY = jax.random.key(0)
+
+
+def rows(number: int, seed: int = 0, width: int = 4) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(number, width)).astype(np.float32)
+
+
+def split_of(make) -> dict:
+    return {split: make(i) for i, split in enumerate(("train", "valid", "test"))}
+
+
+def linear(outputs: int):
+    """A linear network from 4 numbers."""
+    init = lambda key: {"w": jax.random.normal(key, (4, outputs)), "b": jnp.zeros(outputs)}
+    return init, lambda params, inputs: inputs @ params["w"] + params["b"]
+
+
+def draw(task, split="train", key=KEY):
+    instance = task.sample(key)
+    return task.init(key, instance), task.batch(key, instance, task.data, split), instance
+
+
+def test_cross_entropy_and_accuracy_are_optaxs():
+    data = split_of(lambda i: (rows(20, i), np.arange(20) % 3))
+    task = l2o.supervised("classes", data, *linear(3))
+    params, batch, instance = draw(task)
+    logits = batch.inputs @ params["w"]
+    theirs = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+    assert task.loss(params, batch, instance) == pytest.approx(float(theirs.mean()), rel=1e-5)
+    right = np.mean(np.argmax(logits, axis=1) == batch.targets)
+    assert task.metrics(params, batch, instance)["accuracy"] == pytest.approx(right)
+    assert task.loss_scale == pytest.approx(np.log(3)) and task.loss_cap == 1.5 * task.loss_scale
+
+
+def test_of_a_sequence_the_mean_over_positions_counts():
+    data = split_of(lambda i: (rows(20, i), np.arange(100).reshape(20, 5) % 3))
+    init, apply = linear(15)
+    task = l2o.supervised("words", data, init, lambda p, x: apply(p, x).reshape(-1, 5, 3))
+    params, batch, instance = draw(task)
+    logits = (batch.inputs @ params["w"]).reshape(-1, 5, 3)
+    theirs = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+    assert task.loss(params, batch, instance) == pytest.approx(float(theirs.mean()), rel=1e-5)
+    assert set(task.metrics(params, batch, instance)) == {"accuracy"}
+
+
+def test_squared_error_has_the_scale_of_the_best_constant():
+    data = split_of(lambda i: (rows(40, i), 3.0 + 2.0 * rows(40, 9 + i, width=2)))
+    task = l2o.supervised("numbers", data, *linear(2), l2o.squared_error())
+    params, batch, instance = draw(task)
+    error = batch.inputs @ params["w"] - batch.targets
+    found = task.loss(params, batch, instance)
+    assert found == pytest.approx(0.5 * float(np.mean(np.square(error))), rel=1e-5)
+    whole = task.all_rows(instance, task.data, "train")
+    constant = {"w": jnp.zeros((4, 2)), "b": jnp.mean(whole.targets, axis=0)}
+    assert task.loss(constant, whole, instance) == pytest.approx(task.loss_scale, rel=1e-5)
+
+
+def test_arrays_in_trees_and_criteria_of_ones_own():
+    data = split_of(lambda i: ({"a": rows(20, i), "b": rows(20, 3 + i)}, {"y": rows(20, 6 + i)}))
+    criterion = l2o.Criterion(
+        losses=lambda outputs, targets: jnp.abs(outputs - targets["y"]).sum(axis=1),
+        scale=lambda outputs, targets: 2.0 * len(targets["y"]),
+        cap=3.0,
+        metrics=lambda outputs, targets, counts: {"rows": jnp.sum(counts) / len(counts)},
+        metric_caps={"rows": 0.0},
+    )
+    init, apply = linear(4)
+    network = lambda params, inputs: apply(params, inputs["a"] - inputs["b"])
+    task = l2o.supervised("tree", data, init, network, criterion)
+    assert task.loss_scale == 40.0 and task.loss_cap == 120.0
+    params, batch, instance = draw(task)
+    assert task.metrics(params, batch, instance) == {"rows": 1.0}
+    half = task.shrink(batch, jnp.float32(0.5))
+    first = network(params, jax.tree.map(lambda x: x[:32], batch.inputs))
+    expected = np.mean(np.sum(np.abs(first - batch.targets["y"][:32]), axis=1))
+    assert task.loss(params, half, instance) == pytest.approx(expected, rel=1e-5)
+
+
+def test_of_a_varied_instance_weights_are_scaled_and_biases_are_not():
+    data = split_of(lambda i: (rows(20, i), np.arange(20) % 3))
+    init, apply = linear(3)
+    biased = lambda key: init(key) | {"b": jnp.ones(3)}
+    task = l2o.supervised("classes", data, biased, apply, varied=True)
+    instance = task.sample(KEY) | {"init_scale": jnp.float32(2.0), "scale": jnp.float32(4.0)}
+    params = task.init(KEY, instance)
+    np.testing.assert_allclose(params["w"], init(KEY)["w"] * 2.0 / 4.0, rtol=1e-6)
+    np.testing.assert_allclose(params["b"], 1.0 / 4.0)
+
+
+class ConvNet(nnx.Module):
+    """A convolution, batch normalisation and dropout, each if asked for."""
+
+    def __init__(self, rngs: nnx.Rngs, *, normalizes: bool = False, drops: bool = False):
+        self.conv = nnx.Conv(1, 4, (3, 3), strides=2, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs) if normalizes else None
+        self.dropout = nnx.Dropout(0.5, rngs=rngs) if drops else None
+        self.dense = nnx.Linear(64, 10, rngs=rngs)
+
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        x = self.conv(pixels.reshape(-1, 8, 8, 1))
+        x = nnx.relu(self.norm(x) if self.norm else x).reshape(len(x), -1)
+        return self.dense(self.dropout(x) if self.dropout else x)
+
+
+def conv_net(**options) -> l2o.Task:
+    return l2o.supervised_nnx(
+        "conv", digits(), lambda rngs: ConvNet(rngs, **options), batch_size=16
+    )
+
+
+def test_a_module_computes_what_it_does_alone():
+    task = conv_net()
+    params, batch, instance = draw(task)
+    assert task.shrink is not None and batch.key is None
+    alone = ConvNet(nnx.Rngs(KEY))
+    assert params["conv"]["kernel"].shape == (3, 3, 1, 4)
+    np.testing.assert_array_equal(params["dense"]["kernel"], alone.dense.kernel[...])
+    losses = optax.softmax_cross_entropy_with_integer_labels(alone(batch.inputs), batch.targets)
+    assert task.loss(params, batch, instance) == pytest.approx(float(losses.mean()), rel=1e-5)
+
+
+def test_dropout_draws_from_the_training_batch_alone():
+    task = conv_net(drops=True)
+    params, batch, instance = draw(task)
+    losses = [
+        float(task.loss(params, batch._replace(key=key), instance))
+        for key in (KEY, KEY, jax.random.key(1))
+    ]
+    assert losses[0] == losses[1] != losses[2]
+    _, valid, _ = draw(task, "valid")
+    alone = ConvNet(nnx.Rngs(KEY), drops=True)
+    alone.eval()
+    theirs = optax.softmax_cross_entropy_with_integer_labels(alone(valid.inputs), valid.targets)
+    assert task.loss(params, valid, instance) == pytest.approx(float(theirs.mean()), rel=1e-5)
+
+
+def test_batch_normalisation_goes_by_the_batch_on_every_split():
+    task = conv_net(normalizes=True)
+    for split in ("train", "valid", "test"):
+        params, batch, instance = draw(task, split)
+        alone = ConvNet(nnx.Rngs(KEY), normalizes=True)
+        logits = alone(batch.inputs)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+        assert task.loss(params, batch, instance) == pytest.approx(float(losses.mean()), rel=1e-5)
+    varied = l2o.supervised_nnx(
+        "conv", digits(), lambda rngs: ConvNet(rngs, normalizes=True), batch_size=16, varied=True
+    )
+    sizes = jax.vmap(varied.sample)(jax.random.split(KEY, 20))["batch_size"]
+    assert varied.shrink is None and set(np.asarray(sizes).tolist()) == {16}
+
+
+@pytest.mark.parametrize("options", [{}, {"drops": True}, {"normalizes": True}])
+def test_modules_pass_the_common_checks(options):
+    l2o.testing.check_task(conv_net(**options), num_steps=30)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            {"train": (rows(3), np.arange(3))},
+            r"must have the splits train, valid, test; got train\.",
+        ),
+        (split_of(lambda i: (rows(3), np.arange(2))), r"arrays with 2, 3 rows in train"),
+        (split_of(lambda i: (rows(0), np.arange(0))), r"arrays with 0 rows in train"),
+        (split_of(lambda i: (rows(3), np.float32(1.0))), r"arrays with 0, 3 rows in train"),
+    ],
+)
+def test_data_that_does_not_fit_is_a_one_line_error(data, message):
+    with pytest.raises(ValueError, match=message) as found:
+        l2o.supervised("classes", data, *linear(3))
+    assert "\n" not in str(found.value)
+
+
+def test_a_module_without_parameters_is_a_one_line_error():
+    with pytest.raises(ValueError, match=r"`module` of task nothing must have parameters"):
+        l2o.supervised_nnx("nothing", digits(), lambda rngs: nnx.Dropout(0.5, rngs=rngs))
