@@ -11,7 +11,7 @@ import l2o
 
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-LIMITS = {"digits_conv": 36, "momentum_mlp": 23}
+LIMITS = {"digits_conv": 16, "momentum_mlp": 23}
 
 
 def run_blocks() -> dict:
