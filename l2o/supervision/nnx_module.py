@@ -50,9 +50,11 @@ def supervised_nnx(
     Raises:
         ValueError: As `supervised`, or if the module has no parameters.
     """
-    training = module(nnx.Rngs(0))
+    # Only shapes, as drawing initial weights would compile a program for each shape.
+    training = nnx.eval_shape(lambda: module(nnx.Rngs(0)))
     training.train()
-    graph, params, keys, rest = nnx.split(training, nnx.Param, nnx.RngKey, ...)
+    graph, params, keys, _ = nnx.split(training, nnx.Param, nnx.RngKey, ...)
+    rest = jax.jit(lambda: nnx.split(module(nnx.Rngs(0)), nnx.Param, nnx.RngKey, ...)[3])()
     training.eval()
     normalizes = bool(jax.tree.leaves(nnx.state(training, nnx.BatchStat)))
     training.set_attributes(use_running_average=False, raise_if_not_found=False)
@@ -66,11 +68,11 @@ def supervised_nnx(
 
     def apply(params: optax.Params, inputs: Arrays, key: Key | None) -> Any:
         state = jax.tree.unflatten(structure, jax.tree.leaves(params))
-        if key is None:
-            return nnx.merge(graph_elsewhere, state, keys, rest, copy=True)(inputs)
-        drawn = jax.random.split(key, jax.tree.structure(keys).num_leaves)
-        fresh = jax.tree.unflatten(jax.tree.structure(keys), list(drawn))
-        return nnx.merge(graph, state, fresh, rest, copy=True)(inputs)
+        streams = jax.tree.structure(keys)
+        drawn = jax.random.split(jax.random.key(0) if key is None else key, streams.num_leaves)
+        fresh = jax.tree.unflatten(streams, list(drawn))
+        mode = graph_elsewhere if key is None else graph
+        return nnx.merge(mode, state, fresh, rest, copy=True)(inputs)
 
     is_stochastic = bool(jax.tree.leaves(keys))
     return supervised(
