@@ -29,19 +29,19 @@ def test_a_smaller_batch_is_its_first_rows_at_least_one(task):
     params = task.init(jax.random.key(2), instance)
     batch = task.batch(key, instance, task.data, "train")
     quarter = training_batch(task, key, instance, task.data, jnp.float32(0.25))
-    assert quarter.pixels.shape == batch.pixels.shape
-    first = batch._replace(pixels=batch.pixels[:4], labels=batch.labels[:4])
+    assert quarter.inputs.shape == batch.inputs.shape
+    first = batch._replace(inputs=batch.inputs[:4], targets=batch.targets[:4])
     log_probs = lambda rows: jax.vmap(
         lambda x, y: task.loss(
             params,
             batch._replace(
-                pixels=jnp.zeros_like(batch.pixels).at[0].set(x),
-                labels=jnp.zeros_like(batch.labels).at[0].set(y),
+                inputs=jnp.zeros_like(batch.inputs).at[0].set(x),
+                targets=jnp.zeros_like(batch.targets).at[0].set(y),
                 size=jnp.int32(1),
             ),
             instance,
         )
-    )(rows.pixels, rows.labels)
+    )(rows.inputs, rows.targets)
     expected = np.mean(log_probs(first))
     np.testing.assert_allclose(task.loss(params, quarter, instance), expected, rtol=1e-5)
     assert training_batch(task, key, instance, task.data, jnp.float32(0.001)).size == 1

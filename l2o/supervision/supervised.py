@@ -76,7 +76,9 @@ def supervised(
     ...     init=lambda key: {"w": 0.5 * jax.random.normal(key, (4, 2)), "b": jnp.zeros(2)},
     ...     apply=lambda params, inputs: inputs @ params["w"] + params["b"],
     ... )
-    >>> l2o.testing.check_task(task, num_steps=20)
+    >>> instance = task.sample(jax.random.key(0))
+    >>> task.init(jax.random.key(1), instance)["w"].shape
+    (4, 2)
 
     Args:
         name: Name of the task.

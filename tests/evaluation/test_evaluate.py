@@ -142,9 +142,9 @@ def test_metrics_of_an_image_task_are_of_the_whole_test_split():
     rows = task.data["test"]
     for seed in range(2):
         params = jax.tree.map(lambda x, seed=seed: np.asarray(x[seed]), trained)
-        hidden = np.maximum(rows.pixels @ params["w0"] + params["b0"], 0.0)
+        hidden = np.maximum(rows.inputs @ params["w0"] + params["b0"], 0.0)
         logits = hidden @ params["w1"] + params["b1"]
-        predicted, labels = np.argmax(logits, axis=1), np.asarray(rows.labels)
+        predicted, labels = np.argmax(logits, axis=1), np.asarray(rows.targets)
         whole = f1_score(labels, predicted, average="macro")
         np.testing.assert_allclose(found["macro_f1"][seed], whole, rtol=1e-5)
         np.testing.assert_allclose(found["accuracy"][seed], np.mean(predicted == labels), rtol=1e-5)

@@ -29,6 +29,6 @@ def test_units_change_nothing_but_the_parameters():
         assert set(task.metrics(params, batch, instance)) == {"accuracy", "macro_f1"}
         assert task.all_rows is not None
         rows = task.all_rows(instance, task.data, "test")
-        np.testing.assert_array_equal(rows.labels, task.data["test"].labels)
+        np.testing.assert_array_equal(rows.targets, task.data["test"].targets)
     with pytest.raises(ValueError, match="`span` must be at least 1"):
         badly_scaled(plain, varied=True, span=0.5)

@@ -68,8 +68,8 @@ def test_families(make, name, pixels, cache, monkeypatch):
     assert family.name == name
     for task in (*family.train, *family.evaluation):
         assert task.name.startswith(f"{name}_")
-        assert task.data["train"].pixels.shape == (50, pixels)
-        np.testing.assert_allclose(task.data["test"].pixels, float("fashion" in name), rtol=1e-6)
-    first, *others = (task.data["train"].pixels for task in (*family.train, *family.evaluation))
+        assert task.data["train"].inputs.shape == (50, pixels)
+        np.testing.assert_allclose(task.data["test"].inputs, float("fashion" in name), rtol=1e-6)
+    first, *others = (task.data["train"].inputs for task in (*family.train, *family.evaluation))
     assert all(x is first for x in others)  # one copy on the device
     mnist._images.cache_clear()
