@@ -283,6 +283,8 @@ def of_curves(curves: Curves) -> dict[str, Any]:
         "final_loss_worst_tenth": float(np.quantile(curves.final_loss, 0.9)),
         "final_loss_by_seed": curves.final_loss.tolist(),
         "diverged": float(np.mean(curves.diverged)),
+        "valid": {k: with_interval("median", interval_or_nan(v)) for k, v in curves.valid.items()},
+        "valid_by_seed": {k: v.tolist() for k, v in curves.valid.items()},
         "test": {k: with_interval("median", interval_or_nan(v)) for k, v in curves.test.items()},
         "test_by_seed": {k: v.tolist() for k, v in curves.test.items()},
         "seconds_per_step": curves.seconds_per_step,

@@ -38,7 +38,8 @@ DEFINITIONS = {
     "baseline, with all seeds run together, without compilation. The speed-up divided by it is the "
     "speed-up in time.",
     "mean, worst tenth": "Mean of the final loss, and the loss that a tenth of the seeds exceed.",
-    "test loss": "Median loss on the test split at the end. Tuning goes by the training loss.",
+    "validation loss, test loss": "Median loss on that split at the end. Tuning goes by the "
+    "training loss.",
     "untuned": "An optimizer that is used as it is, with one setting for all tasks.",
     "edge": "The best rate is the lowest or highest that was tried; a better one may lie beyond.",
     "best setting": "The hyperparameters with the lowest median final loss on tuning seeds; a "
@@ -68,6 +69,7 @@ ENTRANTS = (
     "optimizer",
     "final loss",
     "mean, worst tenth",
+    "validation loss",
     "test loss",
     "speed-up over it",
     "reached",
@@ -165,6 +167,7 @@ def entrant_cells(row: Row) -> list[list[str]]:
             name,
             bracketed(entrant, "final_loss"),
             f"{number(entrant['final_loss_mean'])}, {number(entrant['final_loss_worst_tenth'])}",
+            bracketed(entrant["valid"]["loss"], "median"),
             bracketed(entrant["test"]["loss"], "median"),
             bracketed(entrant, "speedup") if "speedup" in entrant else "",
             reached_text(entrant) if "reached" in entrant else "",

@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from l2o.inner_step import inner_step
 from l2o.task import Batch, Data, Instance, Key, Split, Task, validate_task
 
 NUM_BATCHES = 8
-"""Batches of a probe of the training loss, and of the test of a task without `all_rows`."""
+"""Batches of a probe of the training loss, and of what a task without `all_rows` is tested on."""
 
 TIMED_STEPS = 200
 """Most inner steps of a run that is timed."""
@@ -30,13 +30,15 @@ class Start(NamedTuple):
         instance: The sampled problem.
         params: Its initial parameters.
         probes: Fixed training batches, `NUM_BATCHES` stacked.
-        tests: Test batches, `NUM_BATCHES` stacked; () for a task with `all_rows`.
+        valids: Validation batches, `NUM_BATCHES` stacked; () for a task with `all_rows`.
+        tests: Test batches, likewise.
         key: Key that the batches of the training run derive from, step by step.
     """
 
     instance: Instance
     params: optax.Params
     probes: Batch
+    valids: Batch
     tests: Batch
     key: Key
 
@@ -53,10 +55,11 @@ class Curves:
         probe_loss: Shape (seeds, probes), mean loss on the seed's fixed training batches.
         train_loss: Shape (seeds, horizon), loss of each step's own batch, before its update.
         diverged: Shape (seeds,), whether the last probe was not finite or above the cap.
-        test: Loss, as "loss", and the task's metrics on the test split at the end, each of shape
-            (seeds,): on all of its rows where `Task.all_rows` gives them, else means over
+        valid: Loss, as "loss", and the task's metrics on the validation split at the end, each of
+            shape (seeds,): on all of its rows where `Task.all_rows` gives them, else means over
             `NUM_BATCHES` batches of it. Where the loss diverged, a metric counts as its worst
             value, if the task's `metric_caps` say which that is.
+        test: The same on the test split.
         seconds_per_step: Wall-clock seconds per inner step and seed, with all seeds run together,
             without compilation and probes: the median of three runs of up to `TIMED_STEPS` steps
             of the compiled program. `nan` if it was not timed.
@@ -66,6 +69,7 @@ class Curves:
     probe_loss: np.ndarray
     train_loss: np.ndarray
     diverged: np.ndarray
+    valid: Mapping[str, np.ndarray]
     test: Mapping[str, np.ndarray]
     seconds_per_step: float
 
@@ -106,6 +110,7 @@ def compiled_draw(task: Task) -> Callable[[Key, jax.Array, Data], Start]:
             instance=instance,
             params=task.init(k_params, instance),
             probes=batches(k_probes, "train"),
+            valids=() if task.all_rows else batches(jax.random.fold_in(k_tests, 0), "valid"),
             tests=() if task.all_rows else batches(k_tests, "test"),
             key=k_train,
         )
@@ -172,9 +177,10 @@ class Trainer:
         def probe(carry, start: Start) -> jax.Array:
             return mean_loss(task, judged_params(*carry), start.probes, start.instance)
 
-        def test(carry, starts: Start, data: Data) -> dict[str, jax.Array]:
+        def test(carry, starts: Start, data: Data) -> list[dict[str, jax.Array]]:
             judged = over_settings_and_seeds(lambda c, start: judged_params(*c), carry=True)
-            return on_test_split(task, judged(carry, starts), starts, data)
+            params = judged(carry, starts)
+            return [on_split(task, params, starts, data, split) for split in ("valid", "test")]
 
         self.task, self.horizon, self.stride = task, horizon, stride
         self._begin = jax.jit(over_settings_and_seeds(begin))
@@ -197,7 +203,7 @@ class Trainer:
             settings: Settings, stacked along a first axis.
             starts: Starts of the runs, from `draw_starts`.
             timed: Whether to measure `seconds_per_step`, which trains some more.
-            tested: Whether to measure `test`, which is empty otherwise.
+            tested: Whether to measure `valid` and `test`, which are empty otherwise.
 
         Returns:
             Curves of each setting, in order.
@@ -223,18 +229,23 @@ class Trainer:
             steps.append(steps[-1] + count)
             losses.append(np.asarray(step_losses)[..., :count])
             probes.append(np.asarray(self._probe(carry, starts)))
-        tests = jax.device_get(self._test(carry, starts, self.task.data)) if tested else {}
+        ends = jax.device_get(self._test(carry, starts, self.task.data)) if tested else ({}, {})
 
         raw, train_loss = np.stack(probes, axis=-1), np.concatenate(losses, axis=-1)
         seconds = float(np.median([seconds_per_step() for _ in range(3)])) if timed else np.nan
         cap = finite_cap(self.task)
+
+        def at_end(of_split: Mapping[str, np.ndarray], i: int) -> Mapping[str, np.ndarray]:
+            return capped_end(self.task, {k: v[i] for k, v in of_split.items()}) if tested else {}
+
         return [
             Curves(
                 steps=np.array(steps),
                 probe_loss=capped_losses(raw[i], cap),
                 train_loss=train_loss[i],
                 diverged=is_diverged(raw[i, :, -1], cap),
-                test=capped_test(self.task, {k: v[i] for k, v in tests.items()}) if tests else {},
+                valid=at_end(ends[0], i),
+                test=at_end(ends[1], i),
                 seconds_per_step=seconds,
             )
             for i in range(len(raw))
@@ -251,15 +262,15 @@ class Trainer:
         return "\n".join(lowered.as_text() for lowered in (begin, train, probe))
 
 
-def capped_test(task: Task, test: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Count a test loss that diverged as the cap, and its metrics as their worst values."""
+def capped_end(task: Task, end: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Count a split's loss that diverged as the cap, and its metrics as their worst values."""
     cap = finite_cap(task)
-    diverged = is_diverged(test["loss"], cap)
+    diverged = is_diverged(end["loss"], cap)
     metrics = {
         name: np.where(diverged, task.metric_caps.get(name, values), values)
-        for name, values in test.items()
+        for name, values in end.items()
     }
-    return metrics | {"loss": capped_losses(test["loss"], cap)}
+    return metrics | {"loss": capped_losses(end["loss"], cap)}
 
 
 def as_float32(settings: Settings) -> jax.Array | dict[str, jax.Array]:
@@ -315,10 +326,14 @@ def train_steps(
     return tuple(carry), losses
 
 
-def on_test_split(
-    task: Task, params: optax.Params, starts: Start, data: Data
+def on_split(
+    task: Task,
+    params: optax.Params,
+    starts: Start,
+    data: Data,
+    split: Literal["valid", "test"],
 ) -> dict[str, jax.Array]:
-    """Measure loss and metrics on the test split, each of shape (settings, seeds).
+    """Measure loss and metrics on a split, each of shape (settings, seeds).
 
     One run after the other: all rows of a split, by all runs at once, may be too much.
 
@@ -327,6 +342,7 @@ def on_test_split(
         params: What was trained, with axes of settings and seeds.
         starts: Starts of the runs, with an axis of seeds.
         data: Data of the task.
+        split: Split to measure on.
     """
 
     def test(run: tuple[optax.Params, Start]) -> dict[str, jax.Array]:
@@ -337,8 +353,9 @@ def on_test_split(
             return dict(task.metrics(params, batch, start.instance)) | {"loss": loss}
 
         if task.all_rows is not None:
-            return measure(task.all_rows(start.instance, data, "test"))
-        return jax.tree.map(jnp.mean, over_batches(measure, start.tests))
+            return measure(task.all_rows(start.instance, data, split))
+        batches = start.valids if split == "valid" else start.tests
+        return jax.tree.map(jnp.mean, over_batches(measure, batches))
 
     return jax.lax.map(lambda params: jax.lax.map(test, (params, starts)), params)
 

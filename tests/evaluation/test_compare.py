@@ -173,7 +173,7 @@ def test_the_best_baseline_is_told_by_the_finalists_seeds_and_the_fastest_by_tun
 
     def curves(first: float, second: float, last: float = 0.0) -> Curves:
         probes = np.tile([first, second, last], (8, 1))
-        return Curves(steps, probes, probes, np.zeros(8, bool), {"loss": probes[:, -1]}, 1.0)
+        return Curves(steps, probes, probes, np.zeros(8, bool), {}, {"loss": probes[:, -1]}, 1.0)
 
     def rival(name, search, again, reported, tuned_curve, fastest) -> Rival:
         first = Trial({"learning_rate": 1.0}, np.full(8, search), 0.0, np.array(tuned_curve))

@@ -34,7 +34,7 @@ RANKS = np.arange(1.0, 1002.0)
 def curves(losses):
     ends = np.array(losses, np.float64)
     nothing = np.zeros((len(ends), 0))
-    return Curves(np.array([STEPS]), ends[:, None], nothing, ends > 1e9, {"loss": ends}, np.nan)
+    return Curves(np.array([STEPS]), ends[:, None], nothing, ends > 1e9, {}, {"loss": ends}, np.nan)
 
 
 def an_engine(*searches, name="e", budgets=None, kept=(0.0, -1.0, -2.0, -3.0)):
