@@ -161,6 +161,7 @@ def test_a_run_moves_between_layouts(start, on_one_device, tmp_path):
     assert_close(run, on_one_device)
 
 
+@pytest.mark.slow
 def test_a_process_dies_and_the_run_goes_on(start, on_one_device, tmp_path):
     run, other = tmp_path / "run", tmp_path / "other"
     arguments = (*INTERRUPTED, "--run-dir", run)
