@@ -1,5 +1,6 @@
 """Random streams of a run: one seed, and a tag for the use of each stream."""
 
+import zlib
 from collections.abc import Mapping
 from typing import Literal
 
@@ -28,6 +29,11 @@ def stream(seed: int, purpose: Purpose) -> Key:
     """
     check_seed(seed)
     return jax.random.fold_in(jax.random.key(seed), TAGS[purpose])
+
+
+def key_of(key: Key, name: str) -> Key:
+    """Derive the key of what has this name, whatever else there is."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def check_seed(seed: int) -> None:

@@ -1,7 +1,6 @@
 """The interface of meta-gradient estimators, and the mean of several."""
 
 import math
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from l2o.learned_optimizer import Theta
+from l2o.rng import key_of
 from l2o.task import Data, Key
 
 EstimatorState = Any
@@ -119,11 +119,6 @@ def average_metrics(
             known = {n: jnp.where(jnp.isnan(v), 0.0, weights[n]) for n, v in values.items()}
             report[prefix + k] = weighted_mean(values, known)
     return report
-
-
-def key_of(key: Key, name: str) -> Key:
-    """Derive the key of what has this name, whatever else there is."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def checked_weights(

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from l2o.distributed.mesh import check_divides, shard_population
-from l2o.estimators.estimator import checked_weights, key_of, weighted_mean
+from l2o.estimators.estimator import checked_weights, weighted_mean
 from l2o.estimators.population import window_mean
 from l2o.evolution.strategies import (
     build_strategy,
@@ -30,6 +30,7 @@ from l2o.evolution.strategies import (
 from l2o.learned_optimizer import Theta
 from l2o.learner import Learner, MetaState, check_ema_decay, update_ema
 from l2o.problem import Problem, map_theta, unroll_run
+from l2o.rng import key_of
 from l2o.task import Data, Key
 
 if TYPE_CHECKING:  # takes seconds to import

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from l2o.estimators.estimator import average_metrics, checked_weights, key_of, weighted_mean
+from l2o.estimators.estimator import average_metrics, checked_weights, weighted_mean
 from l2o.learned_optimizer import Theta
 from l2o.learner import Learner, MetaState, check_ema_decay, descend, update_ema
 from l2o.policies.heads import Head
@@ -41,6 +41,7 @@ from l2o.rl.rollout import (
     rollout_worker,
     value_of,
 )
+from l2o.rng import key_of
 from l2o.task import Data, Key
 
 MAX_LOG_RATIO = 20.0

@@ -9,10 +9,10 @@ import optax
 import pytest
 from walk import HEAD, LINEAR, advantages_of, compiled_worker, theta_for, walk, window_of
 
-from l2o.estimators.estimator import key_of
 from l2o.policies.policy import gru_actor
 from l2o.rl.ppo import minibatch_orders, ppo_learner, ppo_loss
 from l2o.rl.reinforce import reinforce_loss
+from l2o.rng import key_of
 
 LOSS = {
     "clip_ratio": 0.2,
