@@ -1,4 +1,12 @@
 from . import testing as testing
+from .augmentation.low_precision import low_precision as low_precision
+from .augmentation.noisy_gradients import noisy_gradients as noisy_gradients
+from .augmentation.noisy_labels import noisy_labels as noisy_labels
+from .augmentation.normalized_gradients import normalized_gradients as normalized_gradients
+from .augmentation.reduced_batch import reduced_batch as reduced_batch
+from .augmentation.reparametrized import reparametrized as reparametrized
+from .augmentation.scaled_loss import scaled_loss as scaled_loss
+from .augmentation.stale_gradients import stale_gradients as stale_gradients
 from .estimators.es_single import es_single as es_single
 from .estimators.estimator import Estimator as Estimator
 from .estimators.estimator import average_estimators as average_estimators

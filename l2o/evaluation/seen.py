@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 import jax
 import numpy as np
 
+from l2o.augmentation.augmented import plain_name
 from l2o.task import Task
 
 
@@ -14,7 +15,7 @@ def task_signature(task: Task) -> str:
     """Hash a task's family, the content of its data and the shapes of its parameters.
 
     Tasks of one signature are variants of each other: an optimizer that was meta-trained on one has
-    seen the other.
+    seen the other. The precision that parameters are stored in makes no difference.
 
     >>> from l2o.tasks.quadratic import rotated_quadratic
     >>> task_signature(rotated_quadratic(2)) == task_signature(rotated_quadratic(2, noise=0.5))
@@ -32,7 +33,8 @@ def task_signature(task: Task) -> str:
 
     digest = hashlib.sha256((task.family or task.name).encode())
     for leaf in jax.tree.leaves(jax.eval_shape(params, jax.random.key(0))):
-        digest.update(f"\nparam {leaf.dtype}{leaf.shape}".encode())
+        # All are floats; files of before this was so hold signatures of float32 tasks.
+        digest.update(f"\nparam float32{leaf.shape}".encode())
     for leaf in jax.tree.leaves(task.data):
         if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
@@ -53,9 +55,11 @@ def is_seen(task: Task, seen: AbstractSet[str]) -> bool:
     Args:
         task: Task to evaluate on.
         seen: Names, signatures or both of the tasks that the optimizer was meta-trained on. By name
-            a task is a variant of another whose name is longer by `_varied`.
+            a task is a variant of another whose name is longer by `_varied` or what augmentations
+            add.
     """
-    if not seen.isdisjoint({task.name, f"{task.name}_varied"}):
+    name = plain_name(task.name)
+    if not {plain_name(other) for other in seen}.isdisjoint({name, f"{name}_varied"}):
         return True
     return bool(seen) and task_signature(task) in seen
 

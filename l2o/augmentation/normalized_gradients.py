@@ -1,0 +1,40 @@
+"""Gradients of length 1: g / |g|, over all parameters together.
+
+Metz et al. 2022 (VeLO, arXiv:2211.09760) meta-train on such tasks, too.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o.augmentation.modified_gradients import modified_gradients
+from l2o.task import Key, Task
+
+
+def normalized_gradients(task: Task) -> Task:
+    """Divide the gradient of each training batch by its Euclidean norm over all parameters.
+
+    The loss stays what it is, and a gradient of zero is zero.
+
+    >>> import l2o
+    >>> from l2o.tasks.quadratic import rotated_quadratic
+    >>> l2o.normalized_gradients(rotated_quadratic(2)).name
+    'quadratic_2_normalized_gradients'
+
+    Args:
+        task: Task to augment.
+    """
+
+    def modify(grads: optax.Updates, key: Key, drawn: tuple[()]) -> optax.Updates:
+        del key, drawn
+        wide = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+        # Squares of large numbers would be infinite, and of small ones zero.
+        largest = jax.tree.reduce(
+            jnp.maximum, jax.tree.map(lambda g: jnp.max(jnp.abs(g), initial=0.0), wide)
+        )
+        wide = jax.tree.map(lambda g: g / jnp.where(largest == 0, 1.0, largest), wide)
+        square = optax.tree.norm(wide, squared=True)
+        norm = jnp.sqrt(jnp.where(square == 0, 1.0, square))
+        return jax.tree.map(lambda g, plain: (g / norm).astype(plain.dtype), wide, grads)
+
+    return modified_gradients(task, "normalized_gradients", modify)
