@@ -153,14 +153,16 @@ class TaskFamily:
         name: Name of the family at the command line.
         train: Variants of different shapes, meta-trained on side by side.
         evaluation: Tasks that results are reported on; they share no name with `train`.
+        weights: Positive weight of each task of `train`, in any unit; equal if there are none.
 
     Raises:
-        ValueError: If a name is used twice.
+        ValueError: If a name is used twice, or weights do not fit the tasks.
     """
 
     name: str
     train: tuple[Task, ...]
     evaluation: tuple[Task, ...]
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         names = [task.name for task in (*self.train, *self.evaluation)]
@@ -170,3 +172,27 @@ class TaskFamily:
                 f"`train` and `evaluation` of family {self.name} must be disjoint, with names used "
                 f"once; got {', '.join(repeated)} twice. Rename or drop one."
             )
+        if self.weights and len(self.weights) != len(self.train):
+            raise ValueError(
+                f"`weights` of family {self.name} must be one number for each task of `train`; got "
+                f"{len(self.weights)} for {len(self.train)}. Leave them out for equal ones."
+            )
+        if not all(0 < weight < math.inf for weight in self.weights):
+            raise ValueError(
+                f"`weights` of family {self.name} must be positive and finite; got {self.weights}. "
+                "Drop tasks that should not count."
+            )
+
+    def task_weights(self, total: float = 1.0) -> dict[str, float]:
+        """Share out a weight among the tasks of `train`, by name, in proportion to `weights`.
+
+        It is what `l2o.average_estimators` takes as its weights.
+
+        Args:
+            total: Weight of the whole family.
+        """
+        weights = self.weights or (1.0,) * len(self.train)
+        return {
+            task.name: total * weight / sum(weights)
+            for task, weight in zip(self.train, weights, strict=True)
+        }

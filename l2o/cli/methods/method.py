@@ -52,9 +52,9 @@ class Ingredients:
     def task_weights(self) -> dict[str, float]:
         """Weight of each task: its family's, shared out."""
         return {
-            task.name: weight / len(family.train)
+            name: share
             for family, weight in zip(self.families, self.weights, strict=True)
-            for task in family.train
+            for name, share in family.task_weights(weight).items()
         }
 
     @property
