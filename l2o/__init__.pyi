@@ -26,6 +26,7 @@ from .learned_optimizer import design as design
 from .learner import Learner as Learner
 from .learner import MetaState as MetaState
 from .learner import gradient_learner as gradient_learner
+from .mixtures import mixture as mixture
 from .objective import Objective as Objective
 from .optimizers import features as features
 from .optimizers import nets as nets
