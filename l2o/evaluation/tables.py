@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from l2o.evaluation.aggregates import Estimate
+from l2o.evaluation.transfer import TransferMatrix
+
 DEFINITIONS = {
     "task": "What was trained. “meta-trained” marks a task that the learned optimizer was "
     "meta-trained on: one of the same family, data and shapes, whatever its instances.",
@@ -237,3 +240,23 @@ def markdown(rows: Sequence[Row]) -> str:
         "".join(f"- *{name}*: {meaning}\n" for name, meaning in DEFINITIONS.items()),
     ]
     return "\n".join(parts)
+
+
+def aggregate_cells(rows: Mapping[str, Mapping[str, Estimate]]) -> list[list[str]]:
+    """Format the aggregates of every optimizer, in the order in which they are given."""
+    return [[name, *(interval_text(*e) for e in row.values())] for name, row in rows.items()]
+
+
+def transfer_cells(matrix: TransferMatrix) -> list[list[str]]:
+    """Format what was trained on in rows and tested on in columns; "n/a" without results."""
+    value, low, high = matrix.estimate
+    return [
+        [
+            name,
+            *(
+                interval_text(*ends) if math.isfinite(ends[0]) else "n/a"
+                for ends in zip(value[i], low[i], high[i], strict=True)
+            ),
+        ]
+        for i, name in enumerate(matrix.trained_on)
+    ]

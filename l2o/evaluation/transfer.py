@@ -1,0 +1,100 @@
+"""What optimizers that were meta-trained on one family of tasks score on others, as a table."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from l2o.evaluation.aggregates import Estimate, interquartile_mean, stratified_bootstrap
+
+
+class TransferResult(NamedTuple):
+    """Scores of one meta-trained optimizer on one family of tasks.
+
+    Attributes:
+        name: Name of the run of meta-training.
+        trained_on: Family that it was meta-trained on.
+        tested_on: Family that it was evaluated on.
+        scores: Score of each run, shape (seeds, tasks of the family tested on).
+    """
+
+    name: str
+    trained_on: str
+    tested_on: str
+    scores: np.ndarray
+
+
+class TransferMatrix(NamedTuple):
+    """Statistics of scores with their intervals, shape (trained_on, tested_on); NaN without any.
+
+    Attributes:
+        trained_on: Names of rows.
+        tested_on: Names of columns.
+        estimate: Statistic and ends of its interval.
+        num_optimizers: How many runs of meta-training each is the mean over.
+    """
+
+    trained_on: tuple[str, ...]
+    tested_on: tuple[str, ...]
+    estimate: Estimate
+    num_optimizers: np.ndarray
+
+
+def transfer_matrix(
+    results: Iterable[tuple[str, str, str, np.ndarray]],
+    statistic: Callable[[np.ndarray], Any] = interquartile_mean,
+    **options: Any,
+) -> TransferMatrix:
+    """Arrange results as a table of trained on by tested on, with bootstrap intervals.
+
+    Several runs of meta-training on one family are averaged, after the statistic of each. They are
+    resampled alike, as their runs are of the same seeds; the interval is over seeds, for these runs
+    of meta-training. Rows and columns are in the order in which they first occur, those
+    families that were both trained and tested on first and in the same order, so that they
+    are the diagonal.
+
+    Args:
+        results: Rows `TransferResult`, or tuples of the same four.
+        statistic: What to compute of scores of shape (..., seeds, tasks).
+        **options: `num_resamples`, `seed`, `confidence` of `stratified_bootstrap`.
+
+    Raises:
+        ValueError: If there are no results, one is there twice, those of one cell differ in
+            shape, or scores cannot be resampled (`stratified_bootstrap`).
+
+    >>> scores = np.arange(10.0).reshape(5, 2)
+    >>> rows = [("a", "mlps", "mlps", scores), ("a", "mlps", "convs", scores - 1.0)]
+    >>> transfer_matrix(rows).estimate.value.tolist()
+    [[4.5, 3.5]]
+    """
+    rows = [TransferResult(*row) for row in results]
+    if not rows:
+        raise ValueError(
+            "`results` must have at least one row; got none. Try [(name, trained_on, tested_on, "
+            "scores)]."
+        )
+    cells: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    for row in rows:
+        cell = cells.setdefault((row.trained_on, row.tested_on), {})
+        if row.name in cell:
+            raise ValueError(
+                f"`results` must have one row of each; got two of {row.name} trained on "
+                f"{row.trained_on}, tested on {row.tested_on}. Put all seeds and tasks into one "
+                "array of scores."
+            )
+        cell[row.name] = np.asarray(row.scores, np.float64)
+    trained, tested = (dict.fromkeys(names) for names in zip(*cells, strict=True))
+    both = [name for name in trained if name in tested]
+    trained_on, tested_on = (tuple(dict.fromkeys([*both, *names])) for names in (trained, tested))
+
+    def average(*samples: np.ndarray) -> Any:
+        return np.mean([statistic(sample) for sample in samples], axis=0)
+
+    shape = len(trained_on), len(tested_on)
+    values, count = np.full((3, *shape), np.nan), np.zeros(shape, np.int64)
+    for (trained_name, tested_name), cell in cells.items():
+        at = trained_on.index(trained_name), tested_on.index(tested_name)
+        samples = list(cell.values())
+        values[:, *at] = stratified_bootstrap(samples, average, paired=True, **options)
+        count[at] = len(samples)
+    return TransferMatrix(trained_on, tested_on, Estimate(*values), count)
