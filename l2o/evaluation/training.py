@@ -14,6 +14,7 @@ import optax.contrib
 
 from l2o.evaluation.statistics import capped_losses, is_diverged
 from l2o.inner_step import inner_step
+from l2o.rng import key_of
 from l2o.task import Batch, Data, Instance, Key, Split, Task, validate_task
 
 NUM_BATCHES = 8
@@ -110,7 +111,7 @@ def compiled_draw(task: Task) -> Callable[[Key, jax.Array, Data], Start]:
             instance=instance,
             params=task.init(k_params, instance),
             probes=batches(k_probes, "train"),
-            valids=() if task.all_rows else batches(jax.random.fold_in(k_tests, 0), "valid"),
+            valids=() if task.all_rows else batches(key_of(k_tests, "valid"), "valid"),
             tests=() if task.all_rows else batches(k_tests, "test"),
             key=k_train,
         )

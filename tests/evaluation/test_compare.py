@@ -39,6 +39,9 @@ def test_a_row_says_how_learned_control_and_baselines_end():
     assert found["best_baseline"] in ("adam", "sgdm")
     assert [b["name"] for b in found["baselines"]] == ["adam", "sgdm"]
     assert found["learned_test"]["x"]["median"] == pytest.approx(1.0)
+    assert found["learned_valid"]["loss"]["median"] < 1e-9
+    assert found["learned_test"]["loss"]["median"] == pytest.approx(1.0)
+    assert np.median(found["learned_valid_by_seed"]["loss"]) < 1e-9
     (control,) = found["controls"]
     assert control["name"] == "untrained" and control["is_tuned"]
     # The best factor makes it gradient descent at 1/h, within what the grid resolves.

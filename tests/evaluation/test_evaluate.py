@@ -119,6 +119,7 @@ def test_diverged_runs_count_as_the_cap_and_none_is_dropped():
     for name in ("nan", "explodes"):
         assert curves[name].final_loss.tolist() == [50.0] * 3
         assert curves[name].diverged.all()
+        assert curves[name].valid["loss"].tolist() == [50.0] * 3
         assert curves[name].test["loss"].tolist() == [50.0] * 3
     assert np.all(curves["nan"].probe_loss[:, 1] < 50.0)
     assert not curves["fine"].diverged.any()

@@ -14,7 +14,15 @@ from rich.console import Console
 from l2o.evaluation.baselines import BASELINES
 from l2o.evaluation.compare import compare
 from l2o.evaluation.report import comparison_table, render_report, write_report
-from l2o.evaluation.tables import CHOSEN, COMPARISON, DEFINITIONS, ENTRANTS, setting, shortfalls
+from l2o.evaluation.tables import (
+    CHOSEN,
+    COMPARISON,
+    DEFINITIONS,
+    ENTRANTS,
+    entrant_cells,
+    setting,
+    shortfalls,
+)
 from l2o.rng import stream
 from l2o.task import Task
 
@@ -172,6 +180,15 @@ def test_the_markdown_has_tables_of_tasks_of_optimizers_and_of_settings(folder):
     entrants, chosen = [len(ENTRANTS)] * (2 + 3 + 3), [len(CHOSEN)] * (2 + 2 + 2)
     assert tables == [len(COMPARISON)] * 4 + entrants + chosen
     assert lines[0] == "# Learned optimizer against tuned rivals"
+
+
+def test_losses_stand_in_the_columns_of_their_splits(comparisons):
+    row = comparisons[0].summary
+    interval = {"median": 0.25, "median_low": 0.125, "median_high": 0.5}
+    test = {"loss": {"median": 4.0, "median_low": 2.0, "median_high": 8.0}}
+    learned, *_ = entrant_cells({**row, "learned_valid": {"loss": interval}, "learned_test": test})
+    assert learned[ENTRANTS.index("validation loss")] == "0.25 [0.125, 0.5]"
+    assert learned[ENTRANTS.index("test loss")] == "4 [2, 8]"
 
 
 def test_what_is_untuned_or_at_an_edge_is_marked_wherever_it_is_named(tmp_path):
