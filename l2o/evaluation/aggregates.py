@@ -150,24 +150,29 @@ def step_ratio_profile(steps: np.ndarray, ratios: Sequence[float] | np.ndarray) 
     Args:
         steps: Steps to the target, positive, infinite where it is never reached; shape
             (..., optimizers, seeds, tasks).
-        ratios: At least 1, shape (ratios,).
+        ratios: At least 1, shape (ratios,); at an infinite one it is how often the target is
+            reached.
 
     Returns:
         Shape (..., optimizers, ratios).
 
     Raises:
-        ValueError: If `steps` are not positive or have fewer than three axes, or `ratios` are
-            below 1.
+        ValueError: If `steps` are not positive, none, or have fewer than three axes, or `ratios`
+            are below 1.
 
     >>> steps = np.array([[[10.0, np.inf]], [[15.0, 30.0]]])  # 2 optimizers, 1 seed, 2 tasks
     >>> step_ratio_profile(steps, [1.0, 1.5]).tolist()
     [[0.5, 0.5], [0.5, 1.0]]
     """
     steps = np.asarray(steps, np.float64)
-    if steps.ndim < 3 or not np.all(steps > 0):
+    if steps.ndim < 3 or 0 in steps.shape:
         raise ValueError(
-            "`steps` must be positive, of shape (optimizers, seeds, tasks); got shape "
-            f"{steps.shape}, lowest {np.min(steps, initial=np.inf)}. Give np.inf where the target "
+            "`steps` must be of shape (optimizers, seeds, tasks); got "
+            f"{steps.shape}. Try np.stack([steps, rival_steps])."
+        )
+    if not np.all(steps > 0):
+        raise ValueError(
+            f"`steps` must be positive; got lowest {np.min(steps)}. Give np.inf where the target "
             "is never reached."
         )
     ratios = check_grid(ratios, "ratios")
@@ -178,7 +183,9 @@ def step_ratio_profile(steps: np.ndarray, ratios: Sequence[float] | np.ndarray) 
         )
     fewest = np.min(steps, axis=-3, keepdims=True)
     relative = steps / np.where(np.isfinite(fewest), fewest, 1.0)  # where none finishes, infinite
-    return np.stack([np.mean(relative <= r, axis=(-2, -1)) for r in ratios], axis=-1)
+    is_reached = np.isfinite(relative)
+    within = [np.mean(is_reached & (relative <= r), axis=(-2, -1)) for r in ratios]
+    return np.stack(within, axis=-1)
 
 
 def stratified_bootstrap(

@@ -126,9 +126,10 @@ def test_improvement_is_the_mann_whitney_statistic_of_each_task():
 def test_a_profile_of_steps_is_relative_to_who_is_first_and_counts_failures_for_none():
     inf = np.inf
     steps = np.array([[[10.0, 40.0], [inf, inf]], [[20.0, 10.0], [7.0, inf]]])
-    found = step_ratio_profile(steps, [1.0, 1.99, 2.0, 4.0, 1e9])
+    found = step_ratio_profile(steps, [1.0, 1.99, 2.0, 4.0, 1e9, inf])
     # First: at once on (0, 0), at ratio 4 on (0, 1). Second: ratio 2 on (0, 0), then first twice.
-    assert found.tolist() == [[0.25, 0.25, 0.25, 0.5, 0.5], [0.5, 0.5, 0.75, 0.75, 0.75]]
+    assert found[0].tolist() == [0.25, 0.25, 0.25, 0.5, 0.5, 0.5]
+    assert found[1].tolist() == [0.5, 0.5, 0.75, 0.75, 0.75, 0.75]
     assert step_ratio_profile(steps[:, :, :1], [1.0]).tolist() == [[0.5], [0.5]]
     together = step_ratio_profile(np.stack([steps, steps[::-1]]), [1.0])
     assert together[:, :, 0].tolist() == [[0.25, 0.5], [0.5, 0.25]]
@@ -291,11 +292,19 @@ def test_nan_is_refused_where_infinite_scores_are_not():
         ),
         (
             lambda: step_ratio_profile(np.ones((5, 2)), [1.0]),
-            r"`steps` must be positive, of shape \(optimizers, seeds, tasks\); got shape \(5, 2\)",
+            r"`steps` must be of shape \(optimizers, seeds, tasks\); got \(5, 2\)\. Try np\.stack",
+        ),
+        (
+            lambda: step_ratio_profile(np.ones((2, 0, 3)), [1.0]),
+            r"`steps` .*; got \(2, 0, 3\)\. Try",
+        ),
+        (
+            lambda: step_ratio_profile(np.ones((0, 2, 3)), [1.0]),
+            r"`steps` .*; got \(0, 2, 3\)\. Try",
         ),
         (
             lambda: step_ratio_profile(np.full((2, 5, 2), np.nan), [1.0]),
-            r"`steps` must be positive, .* lowest nan\. Give np\.inf where",
+            r"`steps` must be positive; got lowest nan\. Give np\.inf where",
         ),
         (
             lambda: step_ratio_profile(np.ones((2, 5, 2)), [0.5, 1.0]),
