@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from l2o.evaluation.aggregates import Estimate
 from l2o.evaluation.plots import COLORS, DASHES, LEGEND, Draw, band, label
+from l2o.evaluation.statistics import Estimate
 from l2o.evaluation.tables import number
 from l2o.evaluation.transfer import TransferMatrix
 

@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,12 +20,12 @@ class Interval(NamedTuple):
     high: float
 
 
-class MeanInterval(NamedTuple):
-    """A mean and its bootstrap interval."""
+class Estimate(NamedTuple):
+    """A statistic and the ends of its bootstrap interval: numbers, or arrays of one shape."""
 
-    value: float
-    low: float
-    high: float
+    value: Any
+    low: Any
+    high: Any
 
 
 def is_diverged(loss: np.ndarray, cap: float) -> np.ndarray:
@@ -83,7 +83,7 @@ def check_seeds(num_seeds: int, argument: str = "num_seeds") -> None:
         )
 
 
-def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> MeanInterval:
+def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Estimate:
     """Mean and its percentile-bootstrap interval (`scipy.stats.bootstrap`, 9999 resamples).
 
     The resampling is seeded, so equal values give equal intervals.
@@ -95,7 +95,7 @@ def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Mean
     import scipy.stats
 
     if np.ptp(values) == 0:
-        return MeanInterval(*[float(values[0])] * 3)
+        return Estimate(*[float(values[0])] * 3)
     with warnings.catch_warnings():
         # The standard error, which is not used, may be degenerate where the interval is not.
         warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
@@ -106,7 +106,7 @@ def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Mean
             method="percentile",
             rng=np.random.default_rng(0),
         ).confidence_interval
-    return MeanInterval(float(np.mean(values)), float(ends.low), float(ends.high))
+    return Estimate(float(np.mean(values)), float(ends.low), float(ends.high))
 
 
 def first_reach(steps: np.ndarray, losses: np.ndarray, target: float) -> float:

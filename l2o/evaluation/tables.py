@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from l2o.evaluation.aggregates import Estimate
+from l2o.evaluation.statistics import Estimate
 from l2o.evaluation.transfer import TransferMatrix
 
 DEFINITIONS = {

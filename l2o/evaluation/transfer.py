@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from l2o.evaluation.aggregates import Estimate, interquartile_mean, stratified_bootstrap
+from l2o.evaluation.aggregates import interquartile_mean, stratified_bootstrap
+from l2o.evaluation.statistics import Estimate
 
 
 class TransferResult(NamedTuple):
@@ -62,10 +63,10 @@ def transfer_matrix(
         ValueError: If there are no results, one is there twice, those of one cell differ in
             shape, or scores cannot be resampled (`stratified_bootstrap`).
 
-    >>> scores = np.arange(10.0).reshape(5, 2)
+    >>> scores = np.arange(16.0).reshape(8, 2)
     >>> rows = [("a", "mlps", "mlps", scores), ("a", "mlps", "convs", scores - 1.0)]
     >>> transfer_matrix(rows).estimate.value.tolist()
-    [[4.5, 3.5]]
+    [[7.5, 6.5]]
     """
     rows = [TransferResult(*row) for row in results]
     if not rows:

@@ -1,7 +1,9 @@
 import json
+import re
 from functools import partial
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -146,7 +148,7 @@ def test_statistics_take_many_resamples_at_once(statistic):
 
 
 def test_seeds_are_resampled_within_their_task_each_task_on_its_own():
-    seeds, tasks = 6, 3
+    seeds, tasks = 8, 3
     scores = np.arange(seeds)[:, None] + 100.0 * np.arange(tasks)
     drawn = []
 
@@ -163,9 +165,9 @@ def test_seeds_are_resampled_within_their_task_each_task_on_its_own():
     # Every seed is drawn equally often, at every place, and independently of other tasks.
     for seed in range(seeds):
         share = np.mean(chosen == seed, axis=0)
-        assert np.all(np.abs(share - 1 / 6) < 4.5 * np.sqrt(5 / 36 / 3000))
+        assert np.all(np.abs(share - 1 / 8) < 4.5 * np.sqrt(7 / 64 / 3000))
     equal = np.mean(chosen[:, :, 0] == chosen[:, :, 1])
-    assert abs(equal - 1 / 6) < 4 * np.sqrt(5 / 36 / (3000 * seeds))
+    assert abs(equal - 1 / 8) < 4 * np.sqrt(7 / 64 / (3000 * seeds))
 
 
 def test_the_width_of_an_interval_is_that_of_the_strata():
@@ -180,10 +182,12 @@ def test_the_width_of_an_interval_is_that_of_the_strata():
     assert across.high - across.low > 10 * (found.high - found.low)
 
 
-@pytest.mark.parametrize(("seeds", "confidence"), [(5, 0.95), (16, 0.8)])
-def test_intervals_cover_as_often_as_they_say(seeds, confidence):
-    """Bootstrap a thousand suites of six tasks at once: as six thousand tasks, averaged by six."""
-    suites, tasks = 1000, 6
+@pytest.mark.parametrize(
+    ("seeds", "tasks", "confidence"), [(8, 1, 0.95), (8, 6, 0.95), (16, 6, 0.8)]
+)
+def test_intervals_cover_as_often_as_they_say(seeds, tasks, confidence):
+    """Bootstrap a thousand suites at once: as a thousand times as many tasks, averaged by suite."""
+    suites = 1000
     levels = 10.0 * np.arange(tasks)
     scores = np.tile(levels, suites) + np.random.default_rng(1).normal(size=(seeds, suites * tasks))
     each = lambda s: s.reshape(*s.shape[:-1], suites, tasks).mean((-3, -1))
@@ -193,6 +197,16 @@ def test_intervals_cover_as_often_as_they_say(seeds, confidence):
     z = scipy.stats.norm.ppf((1 + confidence) / 2) * np.sqrt(1 - 1 / seeds)
     expected = 1 - 2 * scipy.stats.t.sf(z, tasks * (seeds - 1))
     assert abs(covered - expected) < 4 * np.sqrt(expected * (1 - expected) / suites)
+
+
+def test_the_coverage_that_is_documented_is_that_of_the_formula():
+    """And not that of Student's t interval, which would be 95 %."""
+    z = lambda n: 1.959964 * np.sqrt(1 - 1 / n)
+    many = [100 * (1 - 2 * scipy.stats.norm.sf(z(n))) for n in (8, 16)]
+    one = [100 * (1 - 2 * scipy.stats.t.sf(z(n), n - 1)) for n in (5, 8, 16)]
+    suite = (Path(__file__).parents[2] / "docs" / "suite.md").read_text()
+    for text in (stratified_bootstrap.__doc__, suite):
+        assert {f"{x:.1f} %" for x in (*many, *one)} <= set(re.findall(r"\d+\.\d %", text))
 
 
 def test_pairs_are_resampled_alike_and_others_are_not():
@@ -228,6 +242,37 @@ def test_a_profile_has_a_band_and_a_statistic_of_several_optimizers_one_each():
     np.testing.assert_allclose(np.sum(found.value[:, 0]), 1.0)  # one of the two is first
 
 
+@pytest.mark.parametrize("convert", [jnp.asarray, np.ndarray.tolist])
+def test_arrays_of_jax_and_nested_lists_are_scores_like_any_others(convert):
+    x, y = SCORES["a"].astype(np.float32), SCORES["c"].astype(np.float32)
+    options = dict(num_resamples=50)
+    assert stratified_bootstrap(convert(x), mean, **options) == stratified_bootstrap(
+        x, mean, **options
+    )
+    for several in ([convert(x), convert(y)], (convert(x), y)):
+        found = stratified_bootstrap(several, probability_of_improvement, **options)
+        assert found == stratified_bootstrap([x, y], probability_of_improvement, **options)
+
+
+def test_infinite_estimates_have_an_interval_and_leave_finite_ones_as_they_are():
+    scores = np.arange(8.0)[:, None] * np.ones(2)
+    scores[:3, 0] = WORST
+    medians = lambda s: np.median(s, axis=-2)
+    found = stratified_bootstrap(scores, medians)
+    assert found.value.tolist() == [3.5, 3.5]
+    drawn = medians(resample(scores, draws(scores)))
+    assert found.low[0] == WORST and found.high[0] == np.sort(drawn[:, 0])[1949]  # 97.5 % of 2000
+    assert (found.low[1], found.high[1]) == tuple(percentile_interval(drawn[:, 1], 0.95))
+    all_failed = stratified_bootstrap(np.full((8, 2), WORST), lambda s: s.max((-2, -1)))
+    assert all_failed == (WORST, WORST, WORST)
+
+
+def draws(scores):
+    """Seeds that `stratified_bootstrap` draws of one sample with its defaults."""
+    (stream,) = np.random.default_rng(0).spawn(1)
+    return stream.integers(len(scores), size=(2000, *scores.shape))
+
+
 @pytest.mark.parametrize("statistic", [*STATISTICS.values()])
 @pytest.mark.parametrize("bad", [np.nan, WORST])
 def test_statistics_refuse_a_failed_run_that_is_not_counted(statistic, bad):
@@ -237,14 +282,14 @@ def test_statistics_refuse_a_failed_run_that_is_not_counted(statistic, bad):
 
 
 def test_nan_is_refused_where_infinite_scores_are_not():
-    scores = np.full((5, 2), np.nan)
+    scores = np.full((8, 2), np.nan)
     for call in (
         lambda: performance_profile(scores, [0.0]),
-        lambda: probability_of_improvement(scores, np.zeros((5, 2))),
-        lambda: probability_of_improvement(np.zeros((5, 2)), scores),
+        lambda: probability_of_improvement(scores, np.zeros((8, 2))),
+        lambda: probability_of_improvement(np.zeros((8, 2)), scores),
         lambda: stratified_bootstrap(scores, np.nanmean),
     ):
-        with pytest.raises(ValueError, match=r"must be numbers; got 10 of 10 that are not"):
+        with pytest.raises(ValueError, match=r"must be numbers; got 16 of 16 that are not"):
             call()
 
 
@@ -258,32 +303,32 @@ def test_nan_is_refused_where_infinite_scores_are_not():
             r"`y` must be of the same tasks as `x`, .*; got 5 and 2\. Try y\.T",
         ),
         (
-            lambda: stratified_bootstrap(np.zeros((4, 9)), mean),
-            r"`scores` must be .* at least 5 seeds, .*; got \[\(4, 9\)\]\. Try scores\.T",
+            lambda: stratified_bootstrap(np.zeros((7, 9)), mean),
+            r"`scores` must be .* at least 8 seeds, .*; got \[\(7, 9\)\]\. Try scores\.T",
         ),
         (
-            lambda: stratified_bootstrap([np.zeros((2, 5, 9))], mean),
-            r"`scores` must be of shape \(seeds, tasks\) .*; got \[\(2, 5, 9\)\]",
+            lambda: stratified_bootstrap(np.zeros((2, 8, 9)), mean),
+            r"`scores` must be of shape \(seeds, tasks\) .*; got \[\(2, 8, 9\)\].* list\(scores\)",
         ),
         (lambda: stratified_bootstrap([], mean), r"`scores` must be .*; got \[\]"),
         (
-            lambda: stratified_bootstrap([np.zeros((5, 2)), np.zeros((6, 2))], mean, paired=True),
-            r"to be paired; got shapes \[\(5, 2\), \(6, 2\)\]\. Try paired=False",
+            lambda: stratified_bootstrap([np.zeros((8, 2)), np.zeros((9, 2))], mean, paired=True),
+            r"to be paired; got shapes \[\(8, 2\), \(9, 2\)\]\. Try paired=False",
         ),
         (
-            lambda: stratified_bootstrap(np.zeros((5, 2)), np.mean),
+            lambda: stratified_bootstrap(np.zeros((8, 2)), np.mean),
             r"`statistic` must reduce the last two axes, .*; got shape \(\) of 2000 resamples",
         ),
         (
-            lambda: stratified_bootstrap(np.zeros((5, 2)), lambda s: s.mean(0)),
-            r"`statistic` must reduce .*; got shape \(5, 2\) of 2000 resamples and \(2,\) of",
+            lambda: stratified_bootstrap(np.zeros((8, 2)), lambda s: s.mean(0)),
+            r"`statistic` must reduce .*; got shape \(8, 2\) of 2000 resamples and \(2,\) of",
         ),
         (
-            lambda: stratified_bootstrap(np.zeros((5, 2)), mean, confidence=95),
+            lambda: stratified_bootstrap(np.zeros((8, 2)), mean, confidence=95),
             r"`confidence` between 0 and 1; got 2000 and 95\. Try",
         ),
         (
-            lambda: stratified_bootstrap(np.zeros((5, 2)), mean, num_resamples=0),
+            lambda: stratified_bootstrap(np.zeros((8, 2)), mean, num_resamples=0),
             r"`num_resamples` must be at least 1 .*; got 0 and 0\.95",
         ),
         (

@@ -54,9 +54,9 @@ def test_rows_that_make_no_table_are_refused():
         transfer_matrix([])
     with pytest.raises(ValueError, match=r"got two of a trained on mlps, tested on tests\. Put"):
         transfer_matrix([*rows(), rows()[0]])
-    with pytest.raises(ValueError, match=r"to be paired; got shapes \[\(8, 2\), \(6, 2\)\]"):
-        transfer_matrix([*rows(), ("c", "mlps", "mlps", MLPS[:6])])
-    with pytest.raises(ValueError, match=r"at least 5 seeds.*got \[\(4, 2\)\]"):
+    with pytest.raises(ValueError, match=r"to be paired; got shapes \[\(8, 2\), \(9, 2\)\]"):
+        transfer_matrix([*rows(), ("c", "mlps", "mlps", np.zeros((9, 2)))])
+    with pytest.raises(ValueError, match=r"at least 8 seeds.*got \[\(4, 2\)\]"):
         transfer_matrix([("a", "mlps", "mlps", MLPS[:4])])
 
 
