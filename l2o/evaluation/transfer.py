@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from l2o.evaluation.aggregates import interquartile_mean, stratified_bootstrap
-from l2o.evaluation.statistics import Estimate
+from l2o.evaluation.aggregates import check_samples, interquartile_mean, stratified_bootstrap
+from l2o.evaluation.statistics import CONFIDENCE, Estimate
 
 
 class TransferResult(NamedTuple):
@@ -44,7 +44,10 @@ class TransferMatrix(NamedTuple):
 def transfer_matrix(
     results: Iterable[tuple[str, str, str, np.ndarray]],
     statistic: Callable[[np.ndarray], Any] = interquartile_mean,
-    **options: Any,
+    *,
+    num_resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
 ) -> TransferMatrix:
     """Arrange results as a table of trained on by tested on, with bootstrap intervals.
 
@@ -56,12 +59,15 @@ def transfer_matrix(
 
     Args:
         results: Rows `TransferResult`, or tuples of the same four.
-        statistic: What to compute of scores of shape (..., seeds, tasks).
-        **options: `num_resamples`, `seed`, `confidence` of `stratified_bootstrap`.
+        statistic: Number to compute of scores of shape (..., seeds, tasks).
+        num_resamples: Number of resamples.
+        seed: Seed of the resampling; equal seeds give equal intervals.
+        confidence: Probability that an interval is meant to cover the statistic with.
 
     Raises:
         ValueError: If there are no results, one is there twice, those of one cell differ in
-            shape, or scores cannot be resampled (`stratified_bootstrap`).
+            shape, scores cannot be resampled (`stratified_bootstrap`), or `statistic` does not give
+            one number.
 
     >>> scores = np.arange(16.0).reshape(8, 2)
     >>> rows = [("a", "mlps", "mlps", scores), ("a", "mlps", "convs", scores - 1.0)]
@@ -83,7 +89,14 @@ def transfer_matrix(
                 f"{row.trained_on}, tested on {row.tested_on}. Put all seeds and tasks into one "
                 "array of scores."
             )
-        cell[row.name] = np.asarray(row.scores, np.float64)
+        cell[row.name] = check_result(row, statistic)
+        first, *_ = cell
+        if cell[row.name].shape != cell[first].shape:
+            raise ValueError(
+                f"`results` trained on {row.trained_on}, tested on {row.tested_on} must be of the "
+                f"same seeds and tasks; got shapes {cell[first].shape} of {first} and "
+                f"{cell[row.name].shape} of {row.name}. Evaluate both on the same seeds."
+            )
     trained, tested = (dict.fromkeys(names) for names in zip(*cells, strict=True))
     both = [name for name in trained if name in tested]
     trained_on, tested_on = (tuple(dict.fromkeys([*both, *names])) for names in (trained, tested))
@@ -96,6 +109,32 @@ def transfer_matrix(
     for (trained_name, tested_name), cell in cells.items():
         at = trained_on.index(trained_name), tested_on.index(tested_name)
         samples = list(cell.values())
-        values[:, *at] = stratified_bootstrap(samples, average, paired=True, **options)
+        values[:, *at] = stratified_bootstrap(
+            samples,
+            average,
+            paired=True,
+            num_resamples=num_resamples,
+            seed=seed,
+            confidence=confidence,
+        )
         count[at] = len(samples)
     return TransferMatrix(trained_on, tested_on, Estimate(*values), count)
+
+
+def check_result(row: TransferResult, statistic: Callable[[np.ndarray], Any]) -> np.ndarray:
+    """Convert a row's scores to float64, and refuse those that have no statistic, by its name."""
+    try:
+        (scores,) = check_samples([row.scores], paired=False)
+        value = statistic(scores)
+    except ValueError as error:
+        raise ValueError(
+            f"`results` of {row.name}, trained on {row.trained_on}, tested on {row.tested_on}: "
+            f"{error}"
+        ) from error
+    if np.ndim(value) > 0:
+        raise ValueError(
+            "`statistic` must give one number for scores of shape (seeds, tasks); got shape "
+            f"{np.shape(value)}. Try interquartile_mean, or one point of a profile: "
+            "lambda scores: performance_profile(scores, [0.5])[..., 0]."
+        )
+    return scores

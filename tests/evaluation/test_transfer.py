@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from l2o.evaluation.aggregates import interquartile_mean, mean, stratified_bootstrap
+from l2o.evaluation.aggregates import (
+    interquartile_mean,
+    mean,
+    performance_profile,
+    stratified_bootstrap,
+)
 from l2o.evaluation.tables import aggregate_cells, markdown_table, transfer_cells
 from l2o.evaluation.transfer import TransferResult, transfer_matrix
 
@@ -54,10 +59,32 @@ def test_rows_that_make_no_table_are_refused():
         transfer_matrix([])
     with pytest.raises(ValueError, match=r"got two of a trained on mlps, tested on tests\. Put"):
         transfer_matrix([*rows(), rows()[0]])
-    with pytest.raises(ValueError, match=r"to be paired; got shapes \[\(8, 2\), \(9, 2\)\]"):
+
+
+def test_scores_that_cannot_be_averaged_are_refused_by_the_name_of_their_run():
+    message = (
+        r"`results` trained on mlps, tested on mlps must .*; got shapes \(8, 2\) of a and \(9, 2\) "
+        r"of c\. Evaluate both on the same seeds\."
+    )
+    with pytest.raises(ValueError, match=message):
         transfer_matrix([*rows(), ("c", "mlps", "mlps", np.zeros((9, 2)))])
-    with pytest.raises(ValueError, match=r"at least 8 seeds.*got \[\(4, 2\)\]"):
-        transfer_matrix([("a", "mlps", "mlps", MLPS[:4])])
+    cell = r"`results` of c, trained on convs, tested on mlps: `scores` must "
+    for scores, message in (
+        (MLPS[:7], r".* at least 8 seeds.*got \[\(7, 2\)\]\. Try"),
+        (np.full((8, 2), np.nan), r"be numbers; got 16 of 16 that are not\..* loss_scores"),
+        (np.full((8, 2), np.inf), r"be finite; got 16 of 16 that are not\..* loss_scores"),
+    ):
+        with pytest.raises(ValueError, match=cell + message):
+            transfer_matrix([*rows(), ("c", "convs", "mlps", scores)])
+
+
+def test_a_statistic_must_be_one_number_as_a_point_of_a_profile_is():
+    thresholds = [2.0, 3.0]
+    with pytest.raises(ValueError, match=r"`statistic` must give one number .*; got shape \(2,\)"):
+        transfer_matrix(rows(), lambda scores: performance_profile(scores, thresholds))
+    point = lambda scores: performance_profile(scores, thresholds)[..., 0]
+    found = transfer_matrix(rows(), point, num_resamples=10)
+    assert found.estimate.value[0, 0] == np.mean(MLPS > 2.0)
 
 
 def test_tables_show_values_with_intervals_and_what_was_not_evaluated():
