@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import jax.numpy as jnp
 import optax
@@ -141,6 +142,24 @@ def test_an_optimizer_that_returns_nan_is_in_the_report(folder):
     assert row["speedup"] == 0.0
     assert row["learned_test"]["norm"]["median"] is None
     assert "hopeless the learned optimizer loses to adam" in parsed(folder).text
+
+
+def test_the_documented_example_goes_from_a_report_to_aggregates(folder):
+    suite = (Path(__file__).parents[2] / "docs" / "suite.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", suite, flags=re.DOTALL)
+    assert example.count('"runs/digits"') == example.count('"adam"') == 1
+    names: dict = {}
+    exec(example.replace("runs/digits", str(folder)).replace('"adam"', '"sgdm"'), names)
+    assert names["scores"].keys() == {"learned", "sgdm"}  # all others are on one task alone
+    rows = names["report"]["comparisons"]
+    assert names["learned"].shape == (rows[0]["num_seeds"], len(rows)) == (8, 2)
+    # On the first task gradient descent at 1/2 is at the minimum after one step; NaN always fails.
+    assert names["learned"][:, 0].tolist() == [1.0] * 8
+    assert names["learned"][:, 1].tolist() == [0.0] * 8
+    assert names["failed"].tolist() == [0.5]
+    assert names["score"] == (0.5, 0.5, 0.5)
+    beats = names["aggregates"].probability_of_improvement(names["learned"], names["rival"])
+    assert names["wins"].low <= names["wins"].value == beats <= names["wins"].high
 
 
 def test_report_html_is_well_formed_and_refers_to_nothing_outside(folder):
