@@ -218,7 +218,7 @@ def stratified_bootstrap(
     >>> stratified_bootstrap([x + 1.0, x], gain, paired=True)
     Estimate(value=1.0, low=1.0, high=1.0)
     """
-    samples = check_samples([scores] if is_one_sample(scores) else scores, paired)
+    samples = check_samples(split_samples(scores), paired)
     if num_resamples < 1 or not 0.0 < confidence < 1.0:
         raise ValueError(
             "`num_resamples` must be at least 1 and `confidence` between 0 and 1; got "
@@ -271,11 +271,14 @@ def percentile_interval(estimates: np.ndarray, confidence: float) -> np.ndarray:
     return np.where(is_finite, ends, np.quantile(estimates, tails, axis=0, method="inverted_cdf"))
 
 
-def is_one_sample(scores: Any) -> bool:
-    """Tell an array or nested list of one optimizer's scores from a sequence of several of them."""
+def split_samples(scores: Any) -> list[Any]:
+    """List the samples of several optimizers; an array or nested list of numbers is of one."""
     if hasattr(scores, "shape"):
-        return True
-    return len(scores) > 0 and not any(hasattr(x, "shape") or np.ndim(x) > 1 for x in scores)
+        return [scores]
+    several = list(scores)
+    if several and not any(hasattr(x, "shape") or np.ndim(x) > 1 for x in several):
+        return [scores]
+    return several
 
 
 def check_samples(samples: Sequence[np.ndarray], paired: bool) -> list[np.ndarray]:

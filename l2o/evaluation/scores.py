@@ -54,8 +54,8 @@ def final_losses(comparisons: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarr
         ]
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"`comparisons` must be rows of a report.json; got one in which {error} is missing or "
-            'of another type. Try read_report(folder)["comparisons"].'
+            "`comparisons` must be rows of a report.json; got one without or with another type of "
+            'losses by seed. Try read_report(folder)["comparisons"], or `l2o evaluate` again.'
         ) from error
     numbers = sorted({len(losses) for row in rows for losses in row.values()})
     if len(numbers) != 1:

@@ -135,7 +135,10 @@ def test_final_losses_are_those_of_entrants_that_every_row_has():
     [
         ([], r"`comparisons` must be at least one row, .*; got no seeds"),
         ([row(learned=[1.0]), row(learned=[1.0, 2.0])], r"`comparisons` .*; got 1 and 2 seeds"),
-        ([{"task": "digits"}], r"`comparisons` .* 'learned_final_loss_by_seed' is missing .* Try"),
+        (
+            [{"task": "digits"}],
+            r"`comparisons` must be rows of a report\.json; .* losses by seed\. Try",
+        ),
         ({"comparisons": []}, r"`comparisons` .* Try read_report\(folder\)\[\"comparisons\"\]"),
     ],
 )
