@@ -154,6 +154,8 @@ class TaskFamily:
         train: Variants of different shapes, meta-trained on side by side.
         evaluation: Tasks that results are reported on; they share no name with `train`.
         weights: Positive weight of each task of `train`, in any unit; equal if there are none.
+        source: What the data are and where they come from; empty for what is drawn at random.
+        licence: Licence that the source states for them.
 
     Raises:
         ValueError: If a name is used twice, or weights do not fit the tasks.
@@ -163,6 +165,8 @@ class TaskFamily:
     train: tuple[Task, ...]
     evaluation: tuple[Task, ...]
     weights: tuple[float, ...] = ()
+    source: str = ""
+    licence: str = ""
 
     def __post_init__(self) -> None:
         names = [task.name for task in (*self.train, *self.evaluation)]

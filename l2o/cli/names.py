@@ -1,7 +1,9 @@
 """`l2o list`: tasks, optimizers, methods of meta-training and presets by name."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
 
 from rich.console import Console
 
@@ -23,6 +25,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
     line = registry.first_line
     sections = {
         "tasks": registry.task_lines(),
+        "families": families(),
         "optimizers": {k: line(v) for k, v in registry.DESIGNS.items()},
         "estimators": {m.name: line(m) for m in ESTIMATORS},
         "policy_gradients": {m.name: line(m) for m in POLICY_GRADIENTS},
@@ -36,8 +39,26 @@ def command(arguments: Sequence[str], console: Console) -> int:
     if arguments:
         print(json.dumps(sections, indent=2))
         return 0
+    found = sections.pop("families")
     for section, rows in sections.items():
         console.print(section, style="bold")
         for name, line in rows.items():
-            console.print(f"  {name:21} {line}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"  {name:22} {line}", markup=False, highlight=False, soft_wrap=True)
+            if section == "tasks" and name in found:
+                about = f"  {'':22} {family_line(found[name])}"
+                console.print(about, style="dim", markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def families() -> Mapping[str, Mapping[str, Any]]:
+    """What `benchmarks/families.py` has measured of each family."""
+    return json.loads((resources.files("l2o.tasks") / "families.json").read_text())["families"]
+
+
+def family_line(family: Mapping[str, Any]) -> str:
+    """Data, licence, sizes and speed of a family in one line."""
+    low, high = family["parameters"]
+    sizes = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    data = f"{family['source']} ({family['licence']})" if family["source"] else "drawn at random"
+    adam, pes = (family[f"{name}_steps_per_second"] for name in ("adam", "pes"))
+    return f"{data}; {sizes} parameters; {adam:,.0f} inner steps/s under Adam, {pes:,.0f} under PES"

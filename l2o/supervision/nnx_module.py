@@ -53,8 +53,9 @@ def supervised_nnx(
     # Only shapes, as drawing initial weights would compile a program for each shape.
     training = nnx.eval_shape(lambda: module(nnx.Rngs(0)))
     training.train()
-    graph, params, keys, _ = nnx.split(training, nnx.Param, nnx.RngKey, ...)
-    rest = jax.jit(lambda: nnx.split(module(nnx.Rngs(0)), nnx.Param, nnx.RngKey, ...)[3])()
+    graph, params, keys, rest = nnx.split(training, nnx.Param, nnx.RngKey, ...)
+    if jax.tree.leaves(rest):
+        rest = jax.jit(lambda: nnx.split(module(nnx.Rngs(0)), nnx.Param, nnx.RngKey, ...)[3])()
     training.eval()
     normalizes = bool(jax.tree.leaves(nnx.state(training, nnx.BatchStat)))
     training.set_attributes(use_running_average=False, raise_if_not_found=False)

@@ -1,0 +1,114 @@
+"""What every family of tasks is, how fast it trains, and that it can be trained.
+
+`python benchmarks/families.py` goes through all families of `l2o list`: source and licence of
+their data, numbers of parameters of the tasks that are reported on, and on the first task that is
+meta-trained on, inner steps a second of 32 runs under `optax.adam` and in outer steps of PES with
+AdafacMLP on 16 antithetic pairs. On the first task that is reported on Adam is tuned for 200 steps
+by the protocol of `docs/suite.md`, on 8 seeds, without random settings; the median final loss on
+the finalists' seeds stands beside the median first loss. Everything goes to `tasks/families.json`,
+family by family, so a run that was stopped goes on where it was; `l2o list` shows it.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from measuring import environment, take_turns, wide_console
+from rich.console import Console
+from throughput import Setting, lasting, learner_of, meta_training, plain_training
+
+from l2o.distributed import processes
+from l2o.distributed.mesh import population_mesh
+from l2o.evaluation.tuning import tune
+from l2o.registry import TASKS, task_family
+from l2o.rng import stream
+from l2o.runs.folder import atomic_write
+from l2o.task import Task, TaskFamily
+
+PAIRS = 16
+HORIZON = 200
+SEEDS = 8
+ADAM = "adam"
+PES = "pes"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Describes, times and trains families of tasks."""
+
+    families: tuple[str, ...] = tuple(TASKS)
+    """Names from `l2o list`."""
+    out: Path = Path("tasks/families.json")
+    """File that is written, and gone on with."""
+    rounds: int = 3
+    """Turns of each program that is timed."""
+    seconds: float = 0.5
+    """About how long a turn is."""
+    again: bool = False
+    """Whether to measure anew what the file holds."""
+
+
+def num_parameters(task: Task) -> int:
+    """Numbers that are trained."""
+    params = jax.eval_shape(lambda key: task.init(key, task.sample(key)), jax.random.key(0))
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def speeds(task: Task, options: Options) -> dict[str, float]:
+    """Inner steps a second under Adam and in outer steps of PES, which run in turn."""
+    setting = Setting(task, PAIRS, 500, population_mesh(jax.device_count()))
+    plain, _ = plain_training(setting)
+    outer, _ = meta_training(*learner_of("pes", "adafac_mlp", setting))
+    programs = {name: lasting(p, options.seconds) for name, p in ((ADAM, plain), (PES, outer))}
+    times = take_turns(programs, options.rounds)
+    return {f"{name}_steps_per_second": 1.0 / times[name].median for name in programs}
+
+
+def tuned_adam(task: Task) -> dict[str, float]:
+    """How far Adam with its best rate lowers the loss, on seeds that did not choose the rate."""
+    key = stream(0, "evaluation")
+    found = tune(key, task, horizon=HORIZON, num_seeds=SEEDS, baselines=["adam"], num_random=0)
+    again = found["adam"].again
+    return {
+        "learning_rate": again.learning_rate,
+        "first_loss": float(again.curve[0]),
+        "final_loss": again.median,
+    }
+
+
+def describe(family: TaskFamily, options: Options) -> dict[str, Any]:
+    """Everything about one family."""
+    reported = family.evaluation or family.train
+    sizes = [num_parameters(task) for task in reported]
+    return {
+        "source": family.source,
+        "licence": family.licence,
+        "tasks": len(reported),
+        "parameters": [min(sizes), max(sizes)],
+        **speeds(family.train[0], options),
+        "tuned_adam": tuned_adam(reported[0]),
+    }
+
+
+def main(options: Options) -> None:
+    """Measures, and writes JSON after each family."""
+    console: Console = wide_console()
+    about = environment() | {"cores": len(processes.cores())}
+    before = json.loads(options.out.read_text())["families"] if options.out.is_file() else {}
+    for name in options.families:
+        if name in before and not options.again:
+            continue
+        before[name] = describe(task_family(name), options)
+        jax.clear_caches()
+        ordered = {k: before[k] for k in TASKS if k in before}
+        content = {"environment": about, "families": ordered}
+        atomic_write(options.out, (json.dumps(content, indent=1) + "\n").encode())
+        console.print(name, before[name], highlight=False)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

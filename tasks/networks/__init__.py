@@ -1,0 +1,1 @@
+"""Networks that families of tasks are made of, as Flax NNX modules."""
