@@ -234,8 +234,14 @@ def inner_problem(
         window=window,
         horizon=longest,
         data=task.data,
-        is_differentiable=objective.is_differentiable,
+        is_differentiable=is_differentiable(objective, task),
     )
+
+
+def is_differentiable(objective: Objective, task: Task) -> bool:
+    """Whether backpropagation gives the gradient of an objective's cost of runs of a task."""
+    is_modified = task.modifies_gradients and objective.measure_on == "train"
+    return objective.is_differentiable and not is_modified
 
 
 def check_can_train(lopt: LearnedOptimizer, task: Task, horizon: int) -> None:

@@ -77,6 +77,9 @@ class Task:
             a metric that is no mean over rows, such as macro-F1, is averaged over them.
         shrink: Function `(batch, fraction) -> batch` of the same shapes in which about this
             fraction of the rows counts, at least one; None if the task has no such batches.
+        modifies_gradients: Whether the gradient of the loss on a training batch is another than the
+            loss has, as of `l2o.noisy_gradients`. Backpropagation then gives no gradient of losses
+            on fresh training batches, and estimators refuse it.
     """
 
     name: str
@@ -93,6 +96,7 @@ class Task:
     all_rows: Callable[[Instance, Data, Split], Batch] | None = None
     shrink: Callable[[Batch, jax.Array], Batch] | None = None
     family: str = ""
+    modifies_gradients: bool = False
 
 
 def validate_task(task: Task) -> None:

@@ -6,8 +6,8 @@ given the modified one. A modification that is random draws from a key in the ba
 of an antithetic pair share it.
 
 Backpropagation through training runs differentiates m, too. It finds the true derivative of a
-meta-loss on the steps' own batches and on the validation split; that of a meta-loss measured on
-fresh training batches would be modified, which nothing tells: there, use evolution strategies.
+meta-loss on the steps' own batches and on the validation split. That of a meta-loss measured on
+fresh training batches would be modified; `Task.modifies_gradients` lets estimators refuse it.
 """
 
 from collections.abc import Callable
@@ -76,6 +76,7 @@ def modified_gradients(
 
     return replace(
         augmented,
+        modifies_gradients=True,
         batch=batch,
         loss=loss,
         metrics=lambda params, batch, instance: task.metrics(

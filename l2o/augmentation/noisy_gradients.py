@@ -18,6 +18,10 @@ def noisy_gradients(task: Task, *, low: float = 0.01, high: float = 1.0) -> Task
     has the gradient's units and vanishes where that does; s is log-uniform from `low` to `high`,
     drawn for each instance. In the mean the gradient is the plain one.
 
+    Backpropagation through training runs finds the gradient of meta-losses on the steps' own
+    batches and on the validation split. With `Objective(measure_on="train")`, where it would not,
+    estimators refuse it.
+
     >>> import l2o
     >>> from l2o.tasks.quadratic import rotated_quadratic
     >>> l2o.noisy_gradients(rotated_quadratic(2)).name

@@ -16,6 +16,10 @@ def normalized_gradients(task: Task) -> Task:
 
     The loss stays what it is, and a gradient of zero is zero.
 
+    Backpropagation through training runs finds the gradient of meta-losses on the steps' own
+    batches and on the validation split. With `Objective(measure_on="train")`, where it would not,
+    estimators refuse it.
+
     >>> import l2o
     >>> from l2o.tasks.quadratic import rotated_quadratic
     >>> l2o.normalized_gradients(rotated_quadratic(2)).name

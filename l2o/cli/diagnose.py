@@ -19,7 +19,7 @@ from l2o.distributed import processes
 from l2o.estimators.population import check_pairs
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.objective import Objective
-from l2o.problem import Problem, inner_problem
+from l2o.problem import Problem, inner_problem, is_differentiable
 from l2o.rng import check_seed, stream
 
 SEVERAL_PAIRS = 8
@@ -103,7 +103,7 @@ def run_diagnosis(settings: Diagnose, console: Console) -> int:
         stream(settings.seed, "diagnosis"),
         make_problem,
         theta,
-        estimators_of(settings, objective),
+        estimators_of(settings, is_differentiable(objective, task)),
         horizons=settings.horizon,
         windows=settings.window,
         std=settings.std,
@@ -134,8 +134,8 @@ def design_and_theta(settings: Diagnose) -> tuple[LearnedOptimizer, Theta]:
     return release.load(settings.theta, design=design)
 
 
-def estimators_of(settings: Diagnose, objective: Objective) -> Mapping[str, MakeEstimator]:
-    """The estimators that are asked for; all that compile fast and fit the objective if none is."""
+def estimators_of(settings: Diagnose, with_backprop: bool) -> Mapping[str, MakeEstimator]:
+    """The estimators that are asked for; all that compile fast and fit the problem if none is."""
     makers: dict[str, MakeEstimator] = {}
     for name, make in registry.EVOLUTION.items():
         makers[name] = partial(make, num_pairs=1, std=settings.std)
@@ -143,5 +143,5 @@ def estimators_of(settings: Diagnose, objective: Objective) -> Mapping[str, Make
         makers[name] = partial(make, num_members=1)
     for name, make in registry.MIXED.items():
         makers[name] = partial(make, num_pairs=SEVERAL_PAIRS, std=settings.std)
-    default = (*registry.EVOLUTION, *(registry.BACKPROP if objective.is_differentiable else ()))
+    default = (*registry.EVOLUTION, *(registry.BACKPROP if with_backprop else ()))
     return {name: makers[name] for name in settings.estimator or default}

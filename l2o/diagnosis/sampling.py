@@ -95,8 +95,9 @@ def diagnose(
     is_differentiable = all(problem.is_differentiable for problem in problems.values())
     if reference == "exact" and not is_differentiable:
         raise ValueError(
-            "`reference` must be smoothed for a metric or for steps_to_target, which have no "
-            "gradient; got exact. Try reference=smoothed."
+            "`reference` must be smoothed for a metric, for steps_to_target, and for "
+            "measure_on=train where the task modifies gradients, as backpropagation would not give "
+            "the gradient; got exact. Try reference=smoothed."
         )
     whole_runs: dict[str, MakeEstimator] = {"full_es": partial(full_es, num_pairs=1, std=std)}
     if "full_grad" in estimators or (is_differentiable and reference != "smoothed"):

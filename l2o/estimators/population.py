@@ -171,11 +171,13 @@ def gather_members(values: jax.Array, mesh: Mesh | None) -> tuple[jax.Array, jax
 
 
 def check_differentiable(problem: Problem) -> None:
-    """Raise a `ValueError` that says what to type if the meta-loss has no gradient."""
+    """Raise a `ValueError` that says what to type if backpropagation finds no gradient."""
     if not problem.is_differentiable:
         raise ValueError(
-            "`estimator` must be an evolution strategy for a metric or for steps_to_target, which "
-            "have no gradient; got one that backpropagates. Try estimator=nres, or measure=loss."
+            "`estimator` must be an evolution strategy for a metric, for steps_to_target, and for "
+            "measure_on=train where the task modifies gradients, as backpropagation would not give "
+            "the gradient; got one that backpropagates. Try estimator=nres, or measure=loss, "
+            "measure_on=step."
         )
 
 

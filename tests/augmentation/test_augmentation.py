@@ -13,6 +13,7 @@ import l2o
 from l2o.augmentation.augmented import KINDS, Augmented
 from l2o.distributed.mesh import population_mesh
 from l2o.evaluation.seen import is_seen, names_and_signatures, task_signature
+from l2o.problem import unroll_run
 
 KEY = jax.random.key(0)
 BOWL = bowl_task()
@@ -280,6 +281,45 @@ def test_backpropagation_through_a_step_finds_the_true_meta_gradient():
 
     for measured_on in ("step", "valid"):
         assert jax.grad(loss_after)(jnp.float32(0.5), measured_on) == pytest.approx(-1.5)
+
+
+MODIFIED = {
+    "noisy": lambda task: l2o.noisy_gradients(task, low=0.5, high=0.5),
+    "normalized": l2o.normalized_gradients,
+    "wrapped": lambda task: l2o.reparametrized(l2o.normalized_gradients(task), low=0.5, high=2.0),
+}
+
+
+@pytest.mark.parametrize("measure_on", ["step", "valid"])
+@pytest.mark.parametrize("kind", MODIFIED)
+def test_backpropagation_through_runs_agrees_with_differences(kind, measure_on):
+    lopt = l2o.learnable_sgd(learning_rate=0.1)
+    objective = l2o.Objective(measure_on=measure_on)
+    task = MODIFIED[kind](BOWL)
+    problem = l2o.inner_problem(task, lopt, horizon=6, window=3, objective=objective)
+    cost = lambda theta: jnp.mean(unroll_run(problem, KEY, theta, ()).loss)
+    cost_at = lambda delta: float(cost(jax.tree.map(lambda x: x + delta, lopt.init(KEY))))
+    slope = (cost_at(0.02) - cost_at(-0.02)) / 0.04
+    found = sum(jax.tree.leaves(jax.grad(cost)(lopt.init(KEY))))
+    assert abs(slope) > 0.05 and found == pytest.approx(slope, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", MODIFIED)
+def test_backpropagation_is_refused_on_fresh_training_batches_of_modified_gradients(kind):
+    lopt, objective = l2o.learnable_sgd(), l2o.Objective(measure_on="train")
+    problem_of = lambda task: l2o.inner_problem(
+        task, lopt, horizon=6, window=3, objective=objective
+    )
+    problem = problem_of(MODIFIED[kind](BOWL))
+    for refuse in (
+        lambda: l2o.full_grad(problem, num_members=2),
+        lambda: l2o.truncated_grad(problem, num_members=2),
+        lambda: l2o.variance_weighted(problem, num_pairs=4, std=0.1),
+    ):
+        with pytest.raises(ValueError, match="for measure_on=train where the task modifies grad"):
+            refuse()
+    l2o.pes(problem, num_pairs=2, std=0.1)
+    l2o.full_grad(problem_of(l2o.scaled_loss(BOWL)), num_members=2)
 
 
 def test_stale_gradients_are_those_of_some_steps_ago():
