@@ -107,7 +107,7 @@ def num_classes_of(task: Task) -> int:
     if not isinstance(batch, Batch) or not is_rows(task.data):
         raise ValueError(
             f"`task` must be one of l2o.supervised; got {task.name}, whose batches are otherwise. "
-            "Apply noisy_labels first, before what changes gradients or losses."
+            "Apply noisy_labels first, before what changes gradients."
         )
     targets = [np.asarray(x) for split in SPLITS for x in jax.tree.leaves(task.data[split].targets)]
     is_index = all(x.dtype.kind in "iu" and x.min() >= 0 for x in targets)

@@ -13,6 +13,7 @@ import l2o
 from l2o.augmentation.augmented import KINDS, Augmented
 from l2o.distributed.mesh import population_mesh
 from l2o.evaluation.seen import is_seen, names_and_signatures, task_signature
+from l2o.objective import as_cost, cost_on_batch
 from l2o.problem import unroll_run
 
 KEY = jax.random.key(0)
@@ -76,11 +77,16 @@ def draw(task: l2o.Task, split="train", key=KEY):
     return task.init(key, instance), task.batch(key, instance, task.data, split), instance
 
 
+def units_of(name: str, instance):
+    """From a loss of the plain task to one of the augmented task."""
+    return lambda loss: instance.drawn * loss + 1.0 if name == "scaled_loss" else loss
+
+
 # What stays the plain task's
 
 
 @pytest.mark.parametrize("name", AUGMENTED)
-def test_other_splits_have_the_plain_tasks_losses_metrics_and_gradients(name):
+def test_other_splits_have_the_plain_tasks_losses_metrics_and_gradients_but_for_units(name):
     task = AUGMENTED[name](ROWS_TASK)
     plain_params, plain_batch, plain_instance = draw(ROWS_TASK, "valid")
     params, batch, instance = draw(task, "valid")
@@ -90,16 +96,17 @@ def test_other_splits_have_the_plain_tasks_losses_metrics_and_gradients(name):
     expected, plain_grads = jax.value_and_grad(ROWS_TASK.loss)(
         plain_params, plain_batch, plain_instance
     )
-    assert loss == pytest.approx(float(expected), rel=1e-5) and loss.dtype == jnp.float32
+    in_units = lambda loss: float(units_of(name, instance)(loss))
+    assert loss == pytest.approx(in_units(expected), rel=1e-5) and loss.dtype == jnp.float32
     expected = ROWS_TASK.metrics(plain_params, plain_batch, plain_instance)
     found = task.metrics(params, batch, instance)
     assert found.keys() == expected.keys() and found["accuracy"] == expected["accuracy"]
-    if not name.startswith(("reparametrized", "low")):  # those are in other units
+    if not name.startswith(("reparametrized", "low", "scaled")):  # those are in other units
         jax.tree.map(np.testing.assert_array_equal, grads, plain_grads)
     whole = task.all_rows(instance, task.data, "test")
     plain_whole = ROWS_TASK.all_rows(plain_instance, ROWS_TASK.data, "test")
     expected = ROWS_TASK.loss(plain_params, plain_whole, plain_instance)
-    assert task.loss(params, whole, instance) == pytest.approx(float(expected), rel=1e-5)
+    assert task.loss(params, whole, instance) == pytest.approx(in_units(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(AUGMENTED.keys() - {"reduced_batch", "noisy_labels"}))
@@ -109,10 +116,8 @@ def test_the_training_loss_is_the_plain_tasks_but_for_its_units(name):
     params, batch, instance = draw(task)
     if name == "low_precision":
         plain = jax.tree.map(lambda p: p.astype(jnp.float32), params), *plain[1:]
-    expected = BOWL.loss(*plain)
-    if name == "scaled_loss":
-        expected = instance.drawn * expected + 1.0
-        assert 2.0 <= instance.drawn <= 4.0
+    expected = units_of(name, instance)(BOWL.loss(*plain))
+    assert name != "scaled_loss" or 2.0 <= instance.drawn <= 4.0
     assert task.loss(params, batch, instance) == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -397,15 +402,47 @@ def test_a_fraction_of_the_batch_counts_in_training():
     assert task.shrink(batch, jnp.float32(0.5)).size == round(0.5 * int(batch.size))
 
 
-def test_a_scaled_loss_has_scaled_gradients_and_cap():
+@pytest.mark.parametrize("offset", [0.0, 10.0])
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_a_scaled_loss_weighs_what_the_plain_one_does_in_the_mean(split, offset):
+    """The difference that parameters make to a normalised cost, over many instances."""
+    task = l2o.scaled_loss(BOWL, low=1.0, high=100.0, offset=offset)
+
+    def gain(task, key):
+        k_instance, k_init, k_batch = jax.random.split(key, 3)
+        instance = task.sample(k_instance)
+        params = task.init(k_init, instance)
+        batch = task.batch(k_batch, instance, (), split)
+        moved = jax.tree.map(lambda p: p + 1.0, params)
+        cost = lambda p: cost_on_batch(l2o.Objective(normalize=True), task, p, batch, instance)
+        return cost(moved) - cost(params)
+
+    keys = jax.random.split(KEY, 20_000)
+    gains = np.asarray(jax.jit(jax.vmap(lambda k: jnp.stack([gain(task, k), gain(BOWL, k)])))(keys))
+    differences = gains[:, 0] - gains[:, 1]
+    assert np.std(gains[:, 1]) > 1.0
+    assert abs(differences.mean()) < 4 * differences.std() / len(keys) ** 0.5
+
+
+@pytest.mark.parametrize("offset", [0.0, 10.0])
+def test_a_diverged_run_costs_at_least_as_much_as_any_other_when_a_loss_is_scaled(offset):
+    task = l2o.scaled_loss(BOWL, low=0.01, high=0.5, offset=offset)
+    worst = float(as_cost(l2o.Objective(), task, jnp.nan))
+    for seed in range(20):
+        params, batch, instance = draw(task, key=jax.random.key(seed))
+        grown = jax.tree.map(lambda p: p + 9.0, params)
+        assert BOWL.loss(grown, batch, instance.instance) < BOWL.loss_cap
+        assert task.loss(grown, batch, instance) <= worst
+    fixed = l2o.scaled_loss(BOWL, low=3.0, high=3.0)  # a run at the plain cap is at the cap
+    assert as_cost(l2o.Objective(normalize=True), fixed, jnp.nan) == pytest.approx(BOWL.loss_cap)
+
+
+def test_a_scaled_loss_has_scaled_gradients():
     task = l2o.scaled_loss(BOWL, low=0.5, high=8.0, offset=3.0)
-    assert task.loss_cap == 8.0 * BOWL.loss_cap + 3.0
-    assert task.loss_scale == pytest.approx(2.0 * BOWL.loss_scale + 3.0)
     params, batch, instance = draw(task)
     found = jax.grad(task.loss)(params, batch, instance)["x"]
-    expected = jax.grad(BOWL.loss)(params, batch.batch, instance.instance)["x"]
+    expected = jax.grad(BOWL.loss)(params, batch, instance.instance)["x"]
     np.testing.assert_allclose(found, instance.drawn * expected, rtol=1e-6)
-    assert l2o.scaled_loss(BOWL, low=0.1, high=0.2).loss_cap == BOWL.loss_cap
 
 
 def test_low_precision_rounds_parameters_and_gradients():
@@ -435,7 +472,7 @@ NUMBERS = rows_task(np.ones((ROWS, 2), np.float32), 2, criterion=l2o.squared_err
         (lambda: l2o.reduced_batch(MIXES_ROWS), r"must have `shrink`.*; got rows, which has none"),
         (lambda: l2o.noisy_labels(ROWS_TASK, low=-0.1), r"at least 0 and at most 1; got low=-0.1"),
         (lambda: l2o.noisy_labels(BOWL), r"one of l2o.supervised; got bowl"),
-        (lambda: l2o.noisy_labels(l2o.scaled_loss(ROWS_TASK)), r"Apply noisy_labels first"),
+        (lambda: l2o.noisy_labels(l2o.noisy_gradients(ROWS_TASK)), r"Apply noisy_labels first"),
         (lambda: l2o.noisy_labels(NUMBERS), r"class indices as targets; got rows, .* float32"),
         (lambda: l2o.scaled_loss(BOWL, offset=-1.0), r"`offset` must be at least 0 .* got -1.0"),
         (lambda: l2o.scaled_loss(BOWL, high=0.01), r"got low=0.1, high=0.01"),

@@ -249,7 +249,9 @@ def test_bad_std(name, std):
 @pytest.mark.parametrize("name", ["full_grad", "truncated_grad", "variance_weighted"])
 def test_backprop_needs_a_gradient(name):
     problem = replace(decay_problem(), is_differentiable=False)
-    with pytest.raises(ValueError, match="would not give the gradient; got one that backpropagates"):
+    with pytest.raises(
+        ValueError, match="would not give the gradient; got one that backpropagates"
+    ):
         make(name, problem)
 
 
