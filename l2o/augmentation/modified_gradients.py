@@ -12,14 +12,18 @@ fresh training batches would be modified; `Task.modifies_gradients` lets estimat
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from l2o.augmentation.augmented import Augmented, with_drawn
 from l2o.rng import key_of
 from l2o.task import Batch, Data, Key, Split, Task
+
+
+Tree = TypeVar("Tree")
 
 
 class KeyedBatch(NamedTuple):
@@ -32,6 +36,18 @@ class KeyedBatch(NamedTuple):
 
     batch: Batch
     key: Key | None
+
+
+def divided_by_largest(tree: Tree) -> tuple[Tree, jax.Array]:
+    """Divide float32 arrays by their largest magnitude, so that squares are finite and above 0.
+
+    Returns:
+        The arrays, and the magnitude; it is a constant to derivatives, and 1 for zeros.
+    """
+    magnitudes = [jnp.max(jnp.abs(x), initial=0.0) for x in jax.tree.leaves(tree)]
+    largest = jax.lax.stop_gradient(jnp.max(jnp.stack(magnitudes)))
+    largest = jnp.where(largest == 0, 1.0, largest)
+    return jax.tree.map(lambda x: x / largest, tree), largest
 
 
 def modified_gradients(

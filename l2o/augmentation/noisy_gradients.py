@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from l2o.augmentation.augmented import check_range
-from l2o.augmentation.modified_gradients import modified_gradients
+from l2o.augmentation.modified_gradients import divided_by_largest, modified_gradients
 from l2o.supervision.supervised import log_uniform
 from l2o.task import Key, Task
 
@@ -58,5 +58,6 @@ def noisy_gradients(task: Task, *, low: float = 0.01, high: float = 1.0) -> Task
 
 def root_mean_square(x: jax.Array) -> jax.Array:
     """A float32 scalar, with a derivative of zero at zero."""
-    mean = jnp.mean(jnp.square(x.astype(jnp.float32)))
-    return jnp.where(mean == 0, 0.0, jnp.sqrt(jnp.where(mean == 0, 1.0, mean)))
+    x, largest = divided_by_largest(x.astype(jnp.float32))
+    mean = jnp.mean(jnp.square(x))
+    return largest * jnp.where(mean == 0, 0.0, jnp.sqrt(jnp.where(mean == 0, 1.0, mean)))

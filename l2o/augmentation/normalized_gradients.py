@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.augmentation.modified_gradients import modified_gradients
+from l2o.augmentation.modified_gradients import divided_by_largest, modified_gradients
 from l2o.task import Key, Task
 
 
@@ -32,11 +32,7 @@ def normalized_gradients(task: Task) -> Task:
     def modify(grads: optax.Updates, key: Key, drawn: tuple[()]) -> optax.Updates:
         del key, drawn
         wide = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
-        # Squares of large numbers would be infinite, and of small ones zero.
-        largest = jax.tree.reduce(
-            jnp.maximum, jax.tree.map(lambda g: jnp.max(jnp.abs(g), initial=0.0), wide)
-        )
-        wide = jax.tree.map(lambda g: g / jnp.where(largest == 0, 1.0, largest), wide)
+        wide, _ = divided_by_largest(wide)
         square = optax.tree.norm(wide, squared=True)
         norm = jnp.sqrt(jnp.where(square == 0, 1.0, square))
         return jax.tree.map(lambda g, plain: (g / norm).astype(plain.dtype), wide, grads)

@@ -255,6 +255,12 @@ def test_noise_has_the_stated_mean_and_variance():
         assert abs(np.mean(z)) < 4 / z.size**0.5
         assert abs(np.var(z) - 1) < 4 * (2 / z.size) ** 0.5
     assert abs(np.corrcoef(normal["a"], normal["b"][0])[0, 1]) < 4 / size**0.5
+    for scale in (1e-30, 1e30):
+        tiny_or_huge = jax.tree.map(lambda p, by=scale: by * p, params)
+        found = jax.grad(task.loss)(tiny_or_huge, batch, instance)
+        np.testing.assert_allclose(found["a"] / np.float32(scale), noisy["a"], rtol=1e-4, atol=1e-5)
+    nothing = jax.grad(task.loss)(jax.tree.map(jnp.zeros_like, params), batch, instance)
+    assert not np.any(nothing["a"]) and not np.any(nothing["b"])
     again = jax.grad(task.loss)(params, batch, instance)
     np.testing.assert_array_equal(noisy["a"], again["a"])
     other = task.batch(jax.random.key(1), instance, (), "train")
