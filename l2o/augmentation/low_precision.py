@@ -19,7 +19,8 @@ def low_precision(task: Task) -> Task:
 
     The loss is computed as before, of parameters widened to what they were: at the same parameters
     it is the plain task's. An optimizer's updates are rounded to bfloat16 when they are applied, so
-    those below 1/500 of a parameter are lost.
+    those below 1/500 of a parameter are lost. Apply it after `reparametrized`, which would round
+    the parameters that the loss is computed of once more.
 
     >>> import jax
     >>> import l2o

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from l2o.augmentation.augmented import Augmented, check_range, params_of, with_drawn
+from l2o.supervision.supervised import log_uniform
 from l2o.task import Batch, Key, Task
 
 Level = Literal["global", "tensor", "parameter"]
@@ -28,7 +29,8 @@ def reparametrized(
     """Store parameters in other units: divided by α at the start, multiplied by α in the loss.
 
     ln α is uniform from ln `low` to ln `high`, drawn for each instance. Parameters keep their
-    dtypes.
+    dtypes: of a `low_precision` task, what is multiplied by α is rounded to bfloat16 again. Apply
+    `low_precision` last to have parameters rounded once.
 
     >>> import jax
     >>> import l2o
@@ -61,20 +63,17 @@ def reparametrized(
     shapes, structure = jax.tree.flatten(params_of(task))
     ends = np.cumsum([shape.size for shape in shapes])
 
-    def log_uniform(key: Key, shape: tuple[int, ...]) -> jax.Array:
-        return jnp.exp(jax.random.uniform(key, shape, minval=np.log(low), maxval=np.log(high)))
-
     def draw(key: Key) -> Any:
         if level == "parameter":
             return jax.random.bits(key)  # a typed key could not be spread over devices
-        return log_uniform(key, () if level == "global" else (len(shapes),))
+        return log_uniform(key, low, high, () if level == "global" else (len(shapes),))
 
     def alphas(drawn: Any) -> optax.Params:
         if level == "global":
             return structure.unflatten([drawn] * len(shapes))
         if level == "tensor":
             return structure.unflatten([drawn[i] for i in range(len(shapes))])
-        flat = jnp.split(log_uniform(jax.random.key(drawn), (int(ends[-1]),)), ends[:-1])
+        flat = jnp.split(log_uniform(jax.random.key(drawn), low, high, (int(ends[-1]),)), ends[:-1])
         return structure.unflatten(
             [x.reshape(shape.shape) for x, shape in zip(flat, shapes, strict=True)]
         )

@@ -189,9 +189,9 @@ def supervised(
     )
 
 
-def log_uniform(key: Key, low: float, high: float) -> jax.Array:
-    """A float32 scalar, log-uniform between `low` and `high`."""
-    return jnp.exp(jax.random.uniform(key, minval=jnp.log(low), maxval=jnp.log(high)))
+def log_uniform(key: Key, low: float, high: float, shape: tuple[int, ...] = ()) -> jax.Array:
+    """A float32 scalar, or an array of a shape, log-uniform between `low` and `high`."""
+    return jnp.exp(jax.random.uniform(key, shape, minval=jnp.log(low), maxval=jnp.log(high)))
 
 
 def rows_of(task: str, data: Mapping[Split, tuple[Arrays, Arrays]], split: Split) -> Rows:
