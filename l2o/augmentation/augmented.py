@@ -1,8 +1,10 @@
 """What augmentations share: the name of the task, its instances, and checks of ranges."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +15,8 @@ from l2o.task import Batch, Data, Instance, Key, Split, Task
 
 KINDS = (
     "reparametrized",
+    "reparametrized_tensor",
+    "reparametrized_parameter",
     "reduced_batch",
     "low_precision",
     "noisy_gradients",
@@ -79,14 +83,31 @@ def params_of(task: Task) -> optax.Params:
 
 
 def plain_name(name: str) -> str:
-    """Name of the task that was augmented.
+    """Name of the task that was augmented; a letter after what was done tells settings apart.
 
     >>> plain_name("digits_mlp_32_varied_reparametrized_noisy_gradients")
     'digits_mlp_32_varied'
+    >>> plain_name("quadratic_2_reparametrized_b")
+    'quadratic_2'
     """
-    while kind := next((k for k in KINDS if name.endswith(f"_{k}")), None):
-        name = name.removesuffix(f"_{kind}")
-    return name
+    return re.sub(f"(_({'|'.join(KINDS)})(_[a-z])?)+$", "", name)
+
+
+def check_is_task(task: Task, augment: Callable[..., Task]) -> None:
+    """Raise a `ValueError` that says what to type unless a task, and not a family, is augmented."""
+    if not isinstance(task, Task):
+        given = getattr(task, "name", task)
+        raise ValueError(
+            f"`task` must be a Task; got {type(task).__name__} {given}. "
+            f"Try [l2o.{augment.__name__}(t) for t in family.train]."
+        )
+
+
+def check_numbers(**values: Any) -> None:
+    """Raise a `ValueError` that says what to type unless arguments are numbers."""
+    for name, value in values.items():
+        if not isinstance(value, Real):
+            raise ValueError(f"`{name}` must be a number; got {value!r}. Try {name}=1.0.")
 
 
 def check_range(low: float, high: float, tried: tuple[float, float], *, above: bool = True) -> None:
@@ -98,6 +119,7 @@ def check_range(low: float, high: float, tried: tuple[float, float], *, above: b
         tried: Range to suggest.
         above: Whether `low` must be above 0 and not only at least 0.
     """
+    check_numbers(low=low, high=high)
     most = 1.0 if tried[1] <= 1.0 else math.inf
     is_low = low > 0 if above else low >= 0
     if not (is_low and low <= high <= most and high < math.inf):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.augmentation.augmented import params_of, renamed
+from l2o.augmentation.augmented import check_is_task, params_of, renamed
 from l2o.task import Batch, Instance, Key, Task
 
 
@@ -31,7 +31,11 @@ def low_precision(task: Task) -> Task:
 
     Args:
         task: Task to augment.
+
+    Raises:
+        ValueError: If it is no task.
     """
+    check_is_task(task, low_precision)
     shapes = params_of(task)
 
     def widened(params: optax.Params) -> optax.Params:

@@ -22,7 +22,6 @@ from l2o.augmentation.augmented import Augmented, with_drawn
 from l2o.rng import key_of
 from l2o.task import Batch, Data, Key, Split, Task
 
-
 Tree = TypeVar("Tree")
 
 

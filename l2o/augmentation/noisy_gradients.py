@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from l2o.augmentation.augmented import check_range
+from l2o.augmentation.augmented import check_is_task, check_range
 from l2o.augmentation.modified_gradients import divided_by_largest, modified_gradients
 from l2o.supervision.supervised import log_uniform
 from l2o.task import Key, Task
@@ -36,8 +36,9 @@ def noisy_gradients(task: Task, *, low: float = 0.01, high: float = 1.0) -> Task
         The task; `instance.drawn` is s, a scalar.
 
     Raises:
-        ValueError: If `low` and `high` are not a range.
+        ValueError: If it is no task, or `low` and `high` are not a range.
     """
+    check_is_task(task, noisy_gradients)
     check_range(low, high, (0.01, 2.0))
 
     def modify(grads: optax.Updates, key: Key, std: jax.Array) -> optax.Updates:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from l2o.augmentation.augmented import check_is_task
 from l2o.augmentation.modified_gradients import divided_by_largest, modified_gradients
 from l2o.task import Key, Task
 
@@ -27,7 +28,11 @@ def normalized_gradients(task: Task) -> Task:
 
     Args:
         task: Task to augment.
+
+    Raises:
+        ValueError: If it is no task.
     """
+    check_is_task(task, normalized_gradients)
 
     def modify(grads: optax.Updates, key: Key, drawn: tuple[()]) -> optax.Updates:
         del key, drawn

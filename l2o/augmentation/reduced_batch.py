@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import jax
 
-from l2o.augmentation.augmented import Augmented, check_range, with_drawn
+from l2o.augmentation.augmented import Augmented, check_is_task, check_range, with_drawn
 from l2o.task import Batch, Data, Key, Split, Task
 
 
@@ -31,8 +31,10 @@ def reduced_batch(task: Task, *, low: float = 0.01, high: float = 1.0) -> Task:
         The task; `instance.drawn` is the fraction, a scalar.
 
     Raises:
-        ValueError: If the task has no `shrink`, or `low` and `high` are not a range of fractions.
+        ValueError: If it is no task, or has no `shrink`, or `low` and `high` are not a range of
+            fractions.
     """
+    check_is_task(task, reduced_batch)
     check_range(low, high, (0.01, 1.0))
     shrink = task.shrink
     if shrink is None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from l2o.augmentation.augmented import Augmented, check_range, params_of, with_drawn
+from l2o.augmentation.augmented import Augmented, check_is_task, check_range, params_of, with_drawn
 from l2o.supervision.supervised import log_uniform
 from l2o.task import Batch, Key, Task
 
@@ -37,7 +37,7 @@ def reparametrized(
     >>> from l2o.tasks.quadratic import rotated_quadratic
     >>> task = l2o.reparametrized(rotated_quadratic(2), "tensor", low=0.1, high=10.0)
     >>> task.name, task.family
-    ('quadratic_2_reparametrized', 'quadratic')
+    ('quadratic_2_reparametrized_tensor', 'quadratic')
     >>> task.sample(jax.random.key(0)).drawn.shape
     (1,)
 
@@ -53,13 +53,15 @@ def reparametrized(
         The task; `instance.drawn` is α, shape () or (tensors,), or the seed, a scalar.
 
     Raises:
-        ValueError: If the level is unknown, or `low` and `high` are not a range.
+        ValueError: If it is no task, or the level is unknown, or `low` and `high` are not a range.
     """
+    check_is_task(task, reparametrized)
     if level not in get_args(Level):
         raise ValueError(
             f"`level` must be one of {', '.join(get_args(Level))}; got {level}. Try global."
         )
     check_range(low, high, (1e-3, 1e3))
+    kind = "reparametrized" if level == "global" else f"reparametrized_{level}"
     shapes, structure = jax.tree.flatten(params_of(task))
     ends = np.cumsum([shape.size for shape in shapes])
 
@@ -91,5 +93,5 @@ def reparametrized(
     def metrics(params: optax.Params, batch: Batch, instance: Augmented):
         return task.metrics(used(params, instance), batch, instance.instance)
 
-    augmented = with_drawn(task, "reparametrized", draw)
+    augmented = with_drawn(task, kind, draw)
     return replace(augmented, init=init, loss=loss, metrics=metrics)

@@ -6,7 +6,13 @@ from dataclasses import replace
 import jax
 import optax
 
-from l2o.augmentation.augmented import Augmented, check_range, with_drawn
+from l2o.augmentation.augmented import (
+    Augmented,
+    check_is_task,
+    check_numbers,
+    check_range,
+    with_drawn,
+)
 from l2o.supervision.supervised import log_uniform
 from l2o.task import Batch, Task
 
@@ -40,9 +46,12 @@ def scaled_loss(task: Task, *, low: float = 0.1, high: float = 10.0, offset: flo
         The task; `instance.drawn` is s, a scalar.
 
     Raises:
-        ValueError: If `low` and `high` are not a range, or `offset` is negative or not finite.
+        ValueError: If it is no task, `low` and `high` are not a range, or `offset` is negative or
+            not finite.
     """
+    check_is_task(task, scaled_loss)
     check_range(low, high, (0.1, 10.0))
+    check_numbers(offset=offset)
     if not 0 <= offset < float("inf"):
         raise ValueError(f"`offset` must be at least 0 and finite; got {offset}. Try offset=1.0.")
 

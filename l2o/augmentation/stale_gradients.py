@@ -5,6 +5,7 @@ training has. Tasks here are pure functions with no memory between steps, so it 
 state that keeps the gradients, and the optimizer that is wrapped.
 """
 
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -32,9 +33,11 @@ def stale_gradients(lopt: LearnedOptimizer, *, delay: int) -> LearnedOptimizer:
     """Give a learned optimizer the gradients of `delay` steps ago.
 
     Until there are any that old, it is given those of the first step. Parameters and loss are those
-    of the step itself. To meta-train on delays, wrap the optimizer of some of the problems; theta
-    is that of the plain optimizer, and so is a release file. A policy comes back as a plain learned
-    optimizer, which estimators take and policy gradients do not.
+    of the step itself. Theta is that of the plain optimizer, and so is a release file. A policy
+    comes back as a plain learned optimizer, which estimators take and policy gradients do not.
+
+    The delay belongs to the optimizer and not to a task, so it is no part of a mixture or of a run
+    of the command line. To meta-train on several delays, average estimators over them in Python.
 
     >>> import jax.numpy as jnp
     >>> import l2o
@@ -49,16 +52,28 @@ def stale_gradients(lopt: LearnedOptimizer, *, delay: int) -> LearnedOptimizer:
     -1.0
     -1.0
     -2.0
+    >>> from l2o.tasks.quadratic import rotated_quadratic
+    >>> def delayed(delay):
+    ...     lopt = l2o.stale_gradients(l2o.learnable_sgd(), delay=delay)
+    ...     problem = l2o.inner_problem(rotated_quadratic(2), lopt, horizon=20, window=10)
+    ...     return l2o.pes(problem, num_pairs=2, std=0.01)
+    >>> estimator = l2o.average_estimators({f"delay_{d}": delayed(d) for d in (1, 4, 8)})
 
     Args:
         lopt: Learned optimizer to wrap.
         delay: Number of steps, at least 1; the state keeps as many gradients.
 
     Raises:
-        ValueError: If `delay` < 1.
+        ValueError: If it is no learned optimizer, or `delay` is no integer or < 1.
     """
-    if delay < 1:
-        raise ValueError(f"`delay` must be at least 1; got {delay}. Try delay=4.")
+    if not isinstance(lopt, LearnedOptimizer):
+        given = getattr(lopt, "name", lopt)
+        raise ValueError(
+            f"`lopt` must be a LearnedOptimizer; got {type(lopt).__name__} {given}. "
+            "Try l2o.stale_gradients(l2o.celo(), delay=4): the optimizer is wrapped, not the task."
+        )
+    if not isinstance(delay, Integral) or delay < 1:
+        raise ValueError(f"`delay` must be an integer, at least 1; got {delay}. Try delay=4.")
 
     def transform(
         theta: Theta, *, horizon: Horizon = None
