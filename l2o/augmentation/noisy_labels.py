@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2o.augmentation.augmented import Augmented, check_range, with_drawn
+from l2o.augmentation.augmented import Augmented, check_is_task, check_range, with_drawn
 from l2o.supervision.supervised import SPLITS, Batch, Rows, num_rows
 from l2o.task import Data, Key, Split, Task
 
@@ -36,6 +36,9 @@ def noisy_labels(task: Task, *, low: float = 0.0, high: float = 0.5) -> Task:
     the replaced labels are wrong. A row has the same label whenever an instance meets it, and so
     has each position of a sequence. Labels of other splits are true.
 
+    There are as many classes as the largest label of all splits and one: classes above it are never
+    drawn. Integers that are no classes, as of counts to be regressed, are not told apart.
+
     >>> import l2o
     >>> from l2o.tasks.digits import digits_mlp
     >>> l2o.noisy_labels(digits_mlp().train[0], high=0.2).name
@@ -51,18 +54,13 @@ def noisy_labels(task: Task, *, low: float = 0.0, high: float = 0.5) -> Task:
         The task; `instance.drawn` is a `LabelNoise`.
 
     Raises:
-        ValueError: If the task has no such labels, or `low` and `high` are not a range of
+        ValueError: If it is no task, or has no such labels, or `low` and `high` are not a range of
             fractions.
     """
+    check_is_task(task, noisy_labels)
     check_range(low, high, (0.1, 0.5), above=False)
     num_classes = num_classes_of(task)
     task_all_rows = task.all_rows
-    assert task_all_rows is not None
-
-    def numbered(data: Data) -> Data:
-        """Training rows with their number as a further input."""
-        rows = data["train"]
-        return {**data, "train": rows._replace(inputs=(rows.inputs, jnp.arange(num_rows(rows))))}
 
     def with_noise(batch: Batch, noise: LabelNoise) -> Batch:
         k_labels = jax.random.key(noise.seed)
@@ -83,6 +81,7 @@ def noisy_labels(task: Task, *, low: float = 0.0, high: float = 0.5) -> Task:
         return with_noise(drawn, instance.drawn)
 
     def all_rows(instance: Augmented, data: Data, split: Split) -> Batch:
+        assert task_all_rows is not None
         if split != "train":
             return task_all_rows(instance.instance, data, split)
         return with_noise(task_all_rows(instance.instance, numbered(data), split), instance.drawn)
@@ -93,7 +92,9 @@ def noisy_labels(task: Task, *, low: float = 0.0, high: float = 0.5) -> Task:
             jax.random.bits(k_seed), jax.random.uniform(k_fraction, minval=low, maxval=high)
         )
 
-    return replace(with_drawn(task, "noisy_labels", draw), batch=batch, all_rows=all_rows)
+    return replace(
+        with_drawn(task, "noisy_labels", draw), batch=batch, all_rows=task_all_rows and all_rows
+    )
 
 
 def num_classes_of(task: Task) -> int:
@@ -102,22 +103,49 @@ def num_classes_of(task: Task) -> int:
     Raises:
         ValueError: If the task is not supervised, or its targets are no class indices.
     """
-    draw = lambda key, data: task.batch(key, task.sample(key), data, "train")
-    batch = jax.eval_shape(draw, jax.random.key(0), task.data)
-    if not isinstance(batch, Batch) or not is_rows(task.data):
+    if not is_rows(task.data) or not keeps_numbers(task):
         raise ValueError(
             f"`task` must be one of l2o.supervised; got {task.name}, whose batches are otherwise. "
-            "Apply noisy_labels first, before what changes gradients."
+            "Apply noisy_labels first, before what changes batches or gradients."
         )
     targets = [np.asarray(x) for split in SPLITS for x in jax.tree.leaves(task.data[split].targets)]
     is_index = all(x.dtype.kind in "iu" and x.min() >= 0 for x in targets)
     if len(targets) != len(SPLITS) or not is_index:
+        least, most = min(x.min() for x in targets), max(x.max() for x in targets)
         raise ValueError(
-            f"`task` must have one array of class indices as targets; got {task.name}, which has "
-            f"{', '.join(f'{x.dtype}{list(x.shape)}' for x in targets[: len(targets) // 3])}. "
-            "Leave noisy_labels out."
+            "`task` must have one array of class indices, integers from 0, as targets; got "
+            f"{task.name}, which has "
+            f"{', '.join(f'{x.dtype}{list(x.shape)}' for x in targets[: len(targets) // 3])} from "
+            f"{least} to {most}. Leave noisy_labels out."
         )
     return int(max(x.max() for x in targets)) + 1
+
+
+def numbered(data: Data) -> Data:
+    """Training rows with their number as a further input."""
+    rows = data["train"]
+    numbers = jnp.arange(num_rows(rows), dtype=jnp.int32)
+    return {**data, "train": rows._replace(inputs=(rows.inputs, numbers))}
+
+
+def keeps_numbers(task: Task) -> bool:
+    """Whether training batches come with the numbers of their rows when rows are numbered."""
+
+    def draw(key: Key, data: Data) -> list[Batch]:
+        instance = task.sample(key)
+        drawn = task.batch(key, instance, data, "train")
+        return [drawn] + ([task.all_rows(instance, data, "train")] if task.all_rows else [])
+
+    key = jax.random.key(0)
+    if not all(isinstance(batch, Batch) for batch in jax.eval_shape(draw, key, task.data)):
+        return False
+    try:
+        batches = jax.eval_shape(draw, key, numbered(task.data))
+        numbers = [batch.inputs[1] for batch in batches if len(batch.inputs) == 2]
+        rows = [jax.tree.leaves(batch.targets)[0].shape[0] for batch in batches]
+    except Exception:  # of a batch that was replaced by what takes inputs for one array
+        return False
+    return [(str(x.dtype), x.shape) for x in numbers] == [("int32", (n,)) for n in rows]
 
 
 def is_rows(data: Data) -> bool:

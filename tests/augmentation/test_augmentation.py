@@ -1,6 +1,7 @@
 """Augmented tasks: closed forms, what stays the plain task's, and mistakes."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +120,25 @@ def test_the_training_loss_is_the_plain_tasks_but_for_its_units(name):
     expected = units_of(name, instance)(BOWL.loss(*plain))
     assert name != "scaled_loss" or 2.0 <= instance.drawn <= 4.0
     assert task.loss(params, batch, instance) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", AUGMENTED)
+def test_a_family_is_refused_with_what_to_type(name):
+    family = l2o.TaskFamily(name="rows", train=(ROWS_TASK,), evaluation=())
+    function = re.sub("_(tensor|parameter)", "", name)
+    says = rf"`task` must be a Task; got TaskFamily rows. Try \[l2o.{function}\(t\) for t in fam"
+    with pytest.raises(ValueError, match=says):
+        AUGMENTED[name](family)
+
+
+def test_levels_have_names_of_their_own_and_a_letter_tells_ranges_apart():
+    levels = [l2o.reparametrized(BOWL, level) for level in ("global", "tensor", "parameter")]
+    other = dataclasses.replace(
+        l2o.reparametrized(BOWL, low=0.5, high=2.0), name="bowl_reparametrized_b"
+    )
+    mixed = l2o.mixture(dict.fromkeys([*levels, other], 1.0))
+    assert len(mixed.train) == 4
+    assert all(is_seen(BOWL, frozenset([task.name])) for task in mixed.train)
 
 
 @pytest.mark.parametrize("name", AUGMENTED)
@@ -463,6 +483,29 @@ def test_low_precision_rounds_parameters_and_gradients():
 # Mistakes
 
 MIXES_ROWS = rows_task(mixes_rows=True)
+IGNORED = rows_task(np.where(np.arange(ROWS) % 9, np.arange(ROWS) % CLASSES, -1))
+
+
+def flipped(task: l2o.Task) -> l2o.Task:
+    """Inputs in the other order, by a batch of one's own."""
+
+    def batch(*args):
+        drawn = task.batch(*args)
+        return drawn._replace(inputs=drawn.inputs[..., ::-1])
+
+    return dataclasses.replace(task, batch=batch)
+
+
+def doubled(task: l2o.Task) -> l2o.Task:
+    """The same of a tree of inputs: the numbers of rows become other numbers."""
+
+    def batch(*args):
+        drawn = task.batch(*args)
+        return drawn._replace(inputs=jax.tree.map(lambda x: 2.0 * x, drawn.inputs))
+
+    return dataclasses.replace(task, batch=batch)
+
+
 NUMBERS = rows_task(np.ones((ROWS, 2), np.float32), 2, criterion=l2o.squared_error())
 
 
@@ -479,10 +522,22 @@ NUMBERS = rows_task(np.ones((ROWS, 2), np.float32), 2, criterion=l2o.squared_err
         (lambda: l2o.noisy_labels(ROWS_TASK, low=-0.1), r"at least 0 and at most 1; got low=-0.1"),
         (lambda: l2o.noisy_labels(BOWL), r"one of l2o.supervised; got bowl"),
         (lambda: l2o.noisy_labels(l2o.noisy_gradients(ROWS_TASK)), r"Apply noisy_labels first"),
-        (lambda: l2o.noisy_labels(NUMBERS), r"class indices as targets; got rows, .* float32"),
+        (lambda: l2o.noisy_labels(NUMBERS), r"as targets; got rows, .* float32.* from 1.0"),
+        (lambda: l2o.noisy_labels(IGNORED), r"integers from 0, .* int32\[200\] from -1 to 4\. L"),
+        (lambda: l2o.noisy_labels(flipped(ROWS_TASK)), r"batches are otherwise. Apply noisy_la"),
+        (lambda: l2o.noisy_labels(doubled(ROWS_TASK)), r"batches are otherwise. Apply noisy_la"),
         (lambda: l2o.scaled_loss(BOWL, offset=-1.0), r"`offset` must be at least 0 .* got -1.0"),
+        (lambda: l2o.scaled_loss(BOWL, offset="1"), r"`offset` must be a number; got '1'. Try"),
+        (lambda: l2o.reduced_batch(ROWS_TASK, low="0.1"), r"`low` must be a number; got '0.1'. T"),
+        (lambda: l2o.noisy_gradients(BOWL, high=None), r"`high` must be a number; got None. Try"),
+        (lambda: l2o.noisy_gradients("digits_mlp"), r"must be a Task; got str digits_mlp. Try \["),
+        (lambda: l2o.stale_gradients(BOWL, delay=3), r"a LearnedOptimizer; got Task bowl. Try"),
+        (lambda: l2o.stale_gradients(l2o.celo(), delay=2.5), r"`delay` must be an integer.* 2.5"),
         (lambda: l2o.scaled_loss(BOWL, high=0.01), r"got low=0.1, high=0.01"),
-        (lambda: l2o.stale_gradients(l2o.celo(), delay=0), r"`delay` must be at least 1; got 0"),
+        (
+            lambda: l2o.stale_gradients(l2o.celo(), delay=0),
+            r"`delay` must be an integer, at least 1; got 0",
+        ),
     ],
 )
 def test_mistakes_are_one_line_errors(make, message):
