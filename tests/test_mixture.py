@@ -60,6 +60,27 @@ def test_the_number_of_tasks_is_bounded_and_weights_stay(num_tasks, counts):
     assert sum(w for n, w in shares.items() if n.startswith("a")) == pytest.approx(0.25)
 
 
+def test_the_expected_share_of_a_task_of_a_weighted_family_is_its_weight():
+    weights = np.array([0.5, 0.3, 0.15, 0.05])
+    weighted = family("a", 4, tuple(100.0 * weights))
+    for num_tasks in (1, 2, 3):
+        shares = np.zeros((400, 4))
+        for seed in range(len(shares)):
+            found = l2o.mixture({weighted: 1.0}, num_tasks=num_tasks, seed=seed).task_weights()
+            assert len(found) <= num_tasks and sum(found.values()) == pytest.approx(1.0)
+            shares[seed] = [found.get(f"a_{i}", 0.0) for i in range(4)]
+        error = (weights * (1 - weights) / num_tasks / len(shares)) ** 0.5  # at most
+        assert np.all(np.abs(shares.mean(axis=0) - weights) < 4 * error)
+    whole = l2o.mixture({weighted: 1.0}, num_tasks=4).task_weights()
+    np.testing.assert_allclose([*whole.values()], weights)
+
+
+def test_families_may_share_evaluation_tasks():
+    other = dataclasses.replace(A, name="other", train=(bowl("c"),))
+    mixed = l2o.mixture({A: 1.0, other: 1.0})
+    assert [task.name for task in mixed.evaluation] == ["a_test"]
+
+
 def test_draws_depend_on_the_seed_and_on_the_part_alone():
     names = lambda *args, **kw: [task.name for task in l2o.mixture(*args, **kw).train]
     many = family("many", 20)
@@ -150,6 +171,44 @@ def draws_a_name(key) -> str:
         (lambda: l2o.mixture({A: 1.0, bowl("a_1"): 1.0}), r"tasks that differ; got a_1 in two"),
         (lambda: l2o.mixture({changing: 1.0}, num_tasks=3), r"got same of other shapes"),
         (lambda: l2o.mixture({"digit_mlp": 1.0}), r"`task` must be a known name; got digit_mlp"),
+        (
+            lambda: l2o.mixture({A: 1.0, family("a", 1): 1.0}),
+            r'Drop one, or try dataclasses.replace\(part, name="a_b"\)\.$',
+        ),
+        (lambda: l2o.mixture({A: 1.0, bowl("a_1"): 1.0}), r'\(task, name="a_1_b"\)\.$'),
+        (
+            lambda: l2o.mixture({coin: 1.0, bowl("coin_1"): 1.0, bowl("coin_2"): 1.0}, num_tasks=3),
+            r"got coin_[12] in two\. Drop one, or .*, or seed=1\.$",
+        ),
+        (
+            lambda: l2o.mixture({A: 1.0, dataclasses.replace(family("a", 4), name="b"): 1.0}),
+            r"tasks that differ; got a_0 in two",
+        ),
+        (
+            lambda: l2o.mixture(
+                {
+                    B: 1.0,
+                    dataclasses.replace(
+                        B, name="c", train=A.train, evaluation=family("b", 1).evaluation
+                    ): 1.0,
+                }
+            ),
+            r"evaluation tasks that differ; got b_test in two .*replace\(family, evaluation=\(\)\)",
+        ),
+        (lambda: l2o.mixture({family("none", 0): 1.0}), r"got none, whose `train` is empty\. Drop"),
+        (lambda: l2o.mixture(["digits_mlp"]), r"`parts` must be a mapping .*; got list\. Try"),
+        (lambda: l2o.mixture({A: "2"}), r"positive, finite weights, .*; got {'a': '2'}\. Try"),
+        (lambda: l2o.mixture({A: 1.0}, num_tasks="3"), r"`num_tasks` must be an integer; got '3'"),
+        (
+            lambda: l2o.mixture({A: 1.0}, seed=0.5),
+            r"`seed` must be an integer; got 0.5\. Try",
+        ),
+        (lambda: l2o.mixture({3: 1.0}, num_tasks=1), r"functions that draw tasks; got int 3\. Try"),
+        (lambda: l2o.mixture({l2o.celo(): 1.0}, num_tasks=1), r"got LearnedOptimizer celo\. Try"),
+        (
+            lambda: l2o.mixture({"l2o.tasks.random_mlp:random_digits_mlp": 1.0}, num_tasks=1),
+            r"itself and not its path; got l2o.* Import it and try {random_digits_mlp: 1.0}",
+        ),
         (lambda: l2o.mixture({A: 1.0}, seed=-1), r"`seed` must be between"),
         (
             lambda: l2o.mixture({draws_a_name: 1.0}, num_tasks=1),
