@@ -14,8 +14,9 @@ from l2o.learned_optimizer import LearnedOptimizer
 from l2o.registry import TASKS, task_family
 from l2o.testing import check_optimizer, check_task
 
-NEEDS_A_DOWNLOAD = {name for name in TASKS if name.startswith(("mnist", "fashion"))}
-"""The same function as digits, on files that a test may not fetch."""
+DOWNLOADED = ("mnist", "fashion", "emoji", "union", "moby")
+NEEDS_A_DOWNLOAD = {name for name in TASKS if name.startswith(DOWNLOADED)}
+"""The same functions as others, on files that a test may not fetch."""
 
 
 QUICK = {"quadratic"}

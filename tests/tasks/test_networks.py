@@ -9,7 +9,8 @@ from flax import nnx
 from l2o.tasks.networks.autoencoder import Autoencoder, VariationalAutoencoder
 from l2o.tasks.networks.conv import Conv, ConvNet, ResNet
 from l2o.tasks.networks.mlp import MLP
-from l2o.tasks.networks.transformer import Block, PatchNet
+from l2o.tasks.networks.recurrent import ByteRNN
+from l2o.tasks.networks.transformer import Block, ByteTransformer, PatchNet
 
 
 def rngs(seed: int = 0) -> nnx.Rngs:
@@ -129,3 +130,33 @@ def test_the_code_of_a_variational_autoencoder():
     allowed = 4.0 * np.exp(log_std) / 2000**0.5
     assert np.all(np.abs(drawn.mean(0) - mean) < allowed)
     assert np.all(np.abs(drawn.std(0) - np.exp(log_std)) < allowed)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        ByteTransformer(6, 8, 2, rngs=rngs()),
+        ByteRNN(8, "lstm", rngs=rngs()),
+        ByteRNN(8, "gru", rngs=rngs()),
+    ],
+    ids=["transformer", "lstm", "gru"],
+)
+def test_what_follows_a_byte_is_told_from_those_before_it(net):
+    bytes_ = np.array([[1, 200, 3, 40, 5, 66]], np.uint8)
+    logits = np.asarray(net(bytes_))
+    assert logits.shape == (1, 6, 256)
+    for i in range(6):
+        changed = bytes_.copy()
+        changed[0, i] += 1
+        differs = np.any(np.abs(np.asarray(net(changed)) - logits) > 1e-7, axis=(0, 2))
+        assert differs.tolist() == [j >= i for j in range(6)]
+
+
+def test_a_byte_rnn_is_flax_s_own(key):
+    net = ByteRNN(4, "gru", rngs=rngs())
+    text = jax.random.randint(key, (2, 5), 0, 256)
+    hidden, found = jnp.zeros((2, 4)), []
+    for i in range(5):
+        hidden, _ = net.cell(hidden, net.embed(jax.nn.one_hot(text[:, i], 256)))
+        found.append(net.head(hidden))
+    np.testing.assert_allclose(net(text), jnp.stack(found, axis=1), rtol=1e-4, atol=1e-5)
