@@ -95,6 +95,7 @@ TASKS: Registry[Callable[..., Task | TaskFamily]] = Registry(
         "diabetes_mlp": "l2o.tasks.tabular:diabetes_mlp",
         "factorisation": "l2o.tasks.factorisation:factorisation",
         "poisson": "l2o.tasks.poisson:poisson",
+        "bbob": "l2o.tasks.bbob:bbob",
         "quadratic": "l2o.tasks.quadratic:rotated_quadratic",
         "rosenbrock": "l2o.tasks.quadratic:rosenbrock",
     }

@@ -1,0 +1,56 @@
+"""Functions of BBOB."""
+
+import jax
+import numpy as np
+import pytest
+from evosax.problems import BBOBProblem
+
+from l2o.tasks.bbob import HELD_OUT, META_TRAINED, bbob_function
+
+FUNCTIONS = (*META_TRAINED, *HELD_OUT)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_values_are_evosax_s_over_their_mean_and_gradients_are_finite(function, key):
+    task, problem = (
+        bbob_function("f", function, dim=4),
+        BBOBProblem(function, num_dims=4, f_opt=0.0),
+    )
+    theirs = problem._params
+    instance = {
+        "optimum": theirs.x_opt,
+        "first_rotation": theirs.R,
+        "second_rotation": theirs.Q,
+    }
+    points = jax.random.uniform(key, (64, 4), minval=-4.0, maxval=4.0)
+    values, state, info = problem.eval(key, points, problem._state)
+    del values, state
+    ours = jax.vmap(jax.value_and_grad(lambda x: task.loss({"x": x}, (), instance)))
+    losses, gradients = jax.jit(ours)(points)
+    ratio = np.asarray(info["fn_val"]) / np.asarray(losses)
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-3)
+    assert np.all(np.isfinite(gradients)) and np.all(np.any(gradients != 0.0, axis=1))
+
+    def at_start(k):
+        k_sample, k_init = jax.random.split(k)
+        drawn = task.sample(k_sample)
+        return task.loss(task.init(k_init, drawn), (), drawn)
+
+    starts = np.asarray(jax.jit(jax.vmap(at_start))(jax.random.split(key, 1000)))
+    error = np.std(starts) * (1 / 1000 + 1 / 256) ** 0.5
+    assert abs(np.mean(starts) - task.loss_scale) < 4.0 * error
+
+
+@pytest.mark.parametrize("function", ["sphere", "ellipsoidal_rotated", "discus", "sharp_ridge"])
+def test_the_least_loss_is_at_the_optimum(function, key):
+    task = bbob_function("f", function, dim=3)
+    instance = task.sample(key)
+    assert task.loss({"x": instance["optimum"]}, (), instance) < 1e-6
+    assert task.loss({"x": instance["optimum"] + 1.0}, (), instance) > 1e-6
+
+
+def test_wrong_functions_and_dimensions():
+    with pytest.raises(ValueError, match=r"`function` must be one of BBOB's; got bowl. Try ellip"):
+        bbob_function("f", "bowl")
+    with pytest.raises(ValueError, match=r"`dim` must be at least 2; got 1. Try dim=10."):
+        bbob_function("f", "sphere", dim=1)
