@@ -41,6 +41,7 @@ slow: $(VENV)/.installed-dev
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/update_cost.py
 	$(BIN)/python benchmarks/throughput.py --estimators pes
+	$(BIN)/python benchmarks/families.py --again
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/end_to_end.py
 	$(BIN)/python benchmarks/bars.py

@@ -154,7 +154,7 @@ def load(
 
 
 def optimizer(
-    name_or_path: str | Path, horizon: Horizon = None
+    name_or_path: str | Path, horizon: Horizon = None, *, design: Design | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Make an optax transformation from a release file; see `load`.
 
@@ -172,8 +172,12 @@ def optimizer(
         name_or_path: Name of an optimizer that comes with l2o, path of a release file, or path of a
             run folder.
         horizon: Number of steps of the training run, for designs that follow its progress.
+        design: Constructor, for a design that does not come with l2o.
+
+    Raises:
+        ValueError: As `load`.
     """
-    lopt, theta = load(name_or_path)
+    lopt, theta = load(name_or_path, design=design)
     return lopt.transform(theta, horizon=horizon)
 
 

@@ -49,7 +49,7 @@ def bbob_function(name: str, function: str, *, dim: int = 10, family: str = "") 
         name: Name of the task.
         function: Name of the function in `evosax.problems.bbob.bbob_fns`.
         dim: Number of parameters, at least 2.
-        family: Name that tasks of other functions share; empty for the task's own name.
+        family: Name that variants of the task share; empty for the task's own name.
 
     Raises:
         ValueError: If there is no such function, or `dim` < 2.
@@ -101,6 +101,6 @@ def bbob() -> TaskFamily:
 
     def make(name: str, function: str, varied: bool) -> Task:
         del varied  # every instance is a function of its own
-        return bbob_function(name, function, family="bbob")
+        return bbob_function(name, function, family=f"bbob_{function}")
 
     return sized_family("bbob", make, {f: f for f in META_TRAINED}, {f: f for f in HELD_OUT})

@@ -1,9 +1,9 @@
 """`l2o evaluate`: a learned optimizer beside tuned baselines, on held-out seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -28,10 +28,12 @@ class Evaluate:
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
     """Run folder, release file, or the name of one that comes with the package."""
-    task: tuple[str, ...] = ("digits_mlp",)
-    """Families, their evaluation tasks, or module:attribute."""
-    horizon: int = 1000
-    """Inner steps of each run."""
+    task: tuple[str, ...] = ()
+    """Families, their evaluation tasks, or module:attribute; the families that it was meta-trained
+    on if none is given."""
+    horizon: int | None = None
+    """Inner steps of each run; if not given those of its own evaluation, or the longest that it
+    was meta-trained for."""
     seeds: int = 16
     """Runs of each optimizer on each task."""
     seed: int = 0
@@ -52,12 +54,10 @@ def command(arguments: Sequence[str], console: Console) -> int:
     """`l2o evaluate RUN_OR_FILE --task NAME ...`."""
     check_renamed(arguments, {"--steps": "--horizon"})
     options = parse(Evaluate, "evaluate", arguments)
-    check_positive(horizon=options.horizon, seeds=options.seeds)
+    check_positive(horizon=options.horizon or 1, seeds=options.seeds)
     check_seeds(options.seeds, "seeds")
     check_trials(options.trials, "trials")
     check_seed(options.seed)
-    if not options.task:
-        raise ValueError("`task` must name at least one; got none. Try task=digits_mlp.")
     design = registry.design(options.optimizer) if options.optimizer else None
     baselines = baselines_named(options.baselines)
     check_writable(options.out, "out", "runs/evaluation")
@@ -65,14 +65,15 @@ def command(arguments: Sequence[str], console: Console) -> int:
         check_cache(options.cache)
     lopt, theta = release.load(options.source, design=design)
     summary = release.summary(options.source)
+    families, horizon = what_to_evaluate_on(options, summary)
     Path(options.out).mkdir(parents=True, exist_ok=True)
     comparisons = compare_on(
-        registry.tasks_to_evaluate(options.task),
+        registry.tasks_to_evaluate(families),
         lopt,
         theta,
         first_theta(lopt, summary.get("seed", 0)),
         seen=summary.get("trained_on", []),
-        horizon=options.horizon,
+        horizon=horizon,
         num_seeds=options.seeds,
         seed=options.seed,
         baselines=baselines,
@@ -80,10 +81,33 @@ def command(arguments: Sequence[str], console: Console) -> int:
         cache=options.cache,
         console=console,
     )
-    paths = write_report(options.out, comparisons, config=asdict(options))
+    config = asdict(options) | {"task": families, "horizon": horizon}
+    paths = write_report(options.out, comparisons, config=config)
     console.print(comparison_table([c.summary for c in comparisons]))
     console.print(str(paths["report.html"]), soft_wrap=True, markup=False)
     return 0
+
+
+def what_to_evaluate_on(
+    options: Evaluate, summary: Mapping[str, Any]
+) -> tuple[tuple[str, ...], int]:
+    """The tasks and the horizon: those that were given, or those of meta-training."""
+    families = summary.get("task", ())
+    families = (families,) if isinstance(families, str) else tuple(families)
+    own = summary.get("eval", {}).get("horizon") or summary.get("eval_steps")
+    longest = max(summary.get("horizon", (0,)))
+    task, horizon = options.task or families, options.horizon or own or longest
+    if not task:
+        raise ValueError(
+            f"`task` must name at least one, as {options.source} does not say what it was "
+            "meta-trained on; got none. Try task=digits_mlp."
+        )
+    if not horizon:
+        raise ValueError(
+            f"`horizon` must be given, as {options.source} does not say what it was meta-trained "
+            "for; got none. Try horizon=1000."
+        )
+    return task, horizon
 
 
 def compare_on(

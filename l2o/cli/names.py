@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from l2o import registry
+from l2o import registry, release
 from l2o.cli.methods.estimators import ESTIMATORS
 from l2o.cli.methods.policy_gradients import POLICY_GRADIENTS
 from l2o.cli.methods.strategies import STRATEGIES
@@ -27,6 +27,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
         "tasks": registry.task_lines(),
         "families": families(),
         "optimizers": {k: line(v) for k, v in registry.DESIGNS.items()},
+        "pretrained": {name: pretrained_line(name) for name in release.names()},
         "estimators": {m.name: line(m) for m in ESTIMATORS},
         "policy_gradients": {m.name: line(m) for m in POLICY_GRADIENTS},
         "strategies": {m.name: line(m) for m in STRATEGIES},
@@ -48,6 +49,14 @@ def command(arguments: Sequence[str], console: Console) -> int:
                 about = f"  {'':22} {family_line(found[name])}"
                 console.print(about, style="dim", markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def pretrained_line(name: str) -> str:
+    """What an optimizer that comes with the package is, and what it was meta-trained on."""
+    about = release.summary(name)
+    families = [about["task"]] if isinstance(about["task"], str) else about["task"]
+    steps = f"{min(about['horizon'])} to {max(about['horizon'])}"
+    return f"{about['optimizer']} meta-trained on {', '.join(families)} for {steps} steps."
 
 
 def families() -> Mapping[str, Mapping[str, Any]]:

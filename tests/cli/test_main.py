@@ -13,7 +13,7 @@ from user_module import bowl
 
 from l2o import registry, release
 from l2o.cli import main as cli
-from l2o.cli.evaluate import compare_on
+from l2o.cli.evaluate import Evaluate, compare_on, what_to_evaluate_on
 from l2o.cli.methods.table import METHODS
 from l2o.cli.settings import MetaTraining
 from l2o.evaluation.baselines import BASELINES
@@ -361,7 +361,6 @@ def test_a_flipped_bit_in_a_release_file_is_noticed(finished, capsys):
         ("evaluate digits --seeds 0", "`seeds` must be positive and finite; got 0. Try seeds=16"),
         ("evaluate digits --horizon -5", "`horizon` must be positive and finite; got -5"),
         ("evaluate digits --seed -1", "`seed` must be between 0 and 2**32 - 1; got -1"),
-        ("evaluate digits --task --horizon 5", "`task` must name at least one; got none"),
         (
             "evaluate digits --baselines adam all",
             "`baselines` must be all, or names; got adam all. Try baselines=all.",
@@ -410,12 +409,36 @@ def test_commands_without_options_have_a_help(typed, capsys):
     assert capsys.readouterr().out.startswith("usage: l2o ")
 
 
+@pytest.mark.parametrize(
+    ("given", "summary", "expected"),
+    [
+        ({}, {"task": ["a", "b"], "eval": {"horizon": 30}, "horizon": [5, 9]}, (("a", "b"), 30)),
+        ({}, {"task": ["a"], "eval": {"horizon": None}, "horizon": [5, 9]}, (("a",), 9)),
+        ({}, {"task": "a", "eval_steps": 7, "horizon": [5, 9]}, (("a",), 7)),
+        ({"task": ("c",), "horizon": 3}, {"task": ["a"], "horizon": [5]}, (("c",), 3)),
+    ],
+)
+def test_evaluation_is_of_what_was_meta_trained_unless_told_otherwise(given, summary, expected):
+    assert what_to_evaluate_on(Evaluate("runs/x", **given), summary) == expected
+
+
+def test_evaluation_needs_what_a_release_does_not_say():
+    for given, message in (
+        ({}, "`task` must name at least one, as x.* Try task=digits_mlp."),
+        ({"task": ("c",)}, "`horizon` must be given, as x.* Try horizon=1000."),
+    ):
+        with pytest.raises(ValueError, match=message):
+            what_to_evaluate_on(Evaluate("x", **given), {})
+
+
 def test_list_names_everything(capsys):
     assert cli.main(["list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    ways = {"estimators", "policy_gradients", "strategies"}
-    assert set(listed) == {"tasks", "optimizers", "baselines", "presets", *ways}
+    others = {"baselines", "presets", "estimators", "policy_gradients", "strategies"}
+    assert set(listed) == {"tasks", "families", "optimizers", "pretrained", *others}
     assert all(line for section in listed.values() for line in section.values())
+    # `python benchmarks/families.py` adds what a new family lacks.
+    assert set(listed["families"]) <= set(listed["tasks"]) and len(listed["families"]) >= 4
     assert cli.main(["list"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for section in listed.values() for name in section)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from evosax.problems import BBOBProblem
 
-from l2o.tasks.bbob import HELD_OUT, META_TRAINED, bbob_function
+from l2o.evaluation.seen import task_signature
+from l2o.tasks.bbob import HELD_OUT, META_TRAINED, bbob, bbob_function
 
 FUNCTIONS = (*META_TRAINED, *HELD_OUT)
 
@@ -47,6 +48,11 @@ def test_the_least_loss_is_at_the_optimum(function, key):
     instance = task.sample(key)
     assert task.loss({"x": instance["optimum"]}, (), instance) < 1e-6
     assert task.loss({"x": instance["optimum"] + 1.0}, (), instance) > 1e-6
+
+
+def test_functions_are_no_variants_of_each_other():
+    signatures = {task_signature(task) for task in bbob().evaluation}
+    assert len(signatures) == len(FUNCTIONS)
 
 
 def test_wrong_functions_and_dimensions():
