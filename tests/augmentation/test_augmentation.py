@@ -164,6 +164,7 @@ def composed() -> l2o.Task:
     return l2o.scaled_loss(l2o.normalized_gradients(l2o.noisy_gradients(task)))
 
 
+@pytest.mark.slow
 def test_all_augmentations_at_once_pass_the_common_checks():
     """Each alone does, too, which takes longer to compile."""
     l2o.testing.check_task(composed(), num_steps=30)

@@ -313,9 +313,11 @@ def test_the_page_names_the_baselines_that_were_compared_with(written, tmp_path)
     assert "beside rivals" in empty["report.html"].read_text()
 
 
-def test_a_task_that_was_meta_trained_on_is_marked_in_the_page_and_the_table(tmp_path):
-    found = small("shown", optax.sgd(0.5), seen={"shown"}, allow_seen=True)
-    write_report(tmp_path, [found, small("other", optax.sgd(0.5), seen={"shown"})])
+def test_a_task_that_was_meta_trained_on_is_marked_in_the_page_and_the_table(comparisons, tmp_path):
+    first, second = comparisons
+    found = dataclasses.replace(first, summary={**first.summary, "task": "shown", "seen": True})
+    other = dataclasses.replace(second, summary={**second.summary, "task": "other"})
+    write_report(tmp_path, [found, other])
     text = parsed(tmp_path).text
     assert "shown (meta-trained)" in text and "other (meta-trained)" not in text
     console = Console(width=80, record=True, file=io.StringIO())

@@ -91,15 +91,27 @@ def test_release_files_with_names_alone_still_tell_what_was_seen():
 
 
 DOWNLOADED = ("mnist", "fashion", "emoji", "union", "moby")
+QUICK = ("digits_mlp", "digits_conv", "python_gru", "wine", "factorisation", "poisson", "bbob")
 
 
-@pytest.mark.parametrize("name", [n for n in TASKS if not n.startswith(DOWNLOADED)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=() if n.startswith((*QUICK, "quadratic")) else pytest.mark.slow)
+        for n in TASKS
+        if not n.startswith(DOWNLOADED)
+    ],
+)
 def test_built_in_tasks_name_their_family(name):
     family = task_family(name)
+    assert family.name in (name, "quadratic_10")
+    tasks = (*family.train, *family.evaluation)
     expected = "quadratic" if name == "quadratic" else family.name
-    names = {t.family or t.name for t in (*family.train, *family.evaluation)}
     # BBOB's functions are no variants of each other.
-    assert names == {expected} or name == "bbob"
+    assert {t.family or t.name for t in tasks} == {expected} or name == "bbob"
+    assert all(task.name == name or task.name.startswith(f"{name}_") for task in tasks)
+    trained = {task.name.removesuffix("_varied") for task in family.train}
+    assert trained <= {task.name for task in tasks}
 
 
 def test_a_variant_of_what_was_meta_trained_on_is_refused_or_marked():

@@ -9,9 +9,13 @@ from l2o.evaluation.seen import task_signature
 from l2o.tasks.bbob import HELD_OUT, META_TRAINED, bbob, bbob_function
 
 FUNCTIONS = (*META_TRAINED, *HELD_OUT)
+QUICK = {"ellipsoidal", "rosenbrock_rotated", "lunacek"}
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize(
+    "function",
+    [pytest.param(f, marks=() if f in QUICK else pytest.mark.slow) for f in FUNCTIONS],
+)
 def test_values_are_evosax_s_over_their_mean_and_gradients_are_finite(function, key):
     task, problem = (
         bbob_function("f", function, dim=4),

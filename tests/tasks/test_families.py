@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from l2o.registry import TASKS, task_family
-from l2o.task import TaskFamily
 from l2o.tasks import digits, images
 from l2o.tasks.factorisation import NOISE, matrix_completion
 from l2o.tasks.families import sized_family
@@ -27,15 +25,6 @@ def test_varied_tasks_are_trained_on_and_plain_ones_of_all_sizes_reported_on():
     with pytest.raises(ValueError, match="quadratic_2 twice"):
         sized_family("f", make, {"a": 2}, {"b": 3})
     assert asked == [("f_a_varied", 2, True), ("f_a", 2, False), ("f_b", 3, False)]
-
-
-@pytest.mark.parametrize("name", [n for n in TASKS if n.startswith(("digits", "wine", "poisson"))])
-def test_names_and_parts_of_families(name):
-    family = task_family(name)
-    assert isinstance(family, TaskFamily) and family.name == name
-    trained = [task.name.removesuffix("_varied") for task in family.train]
-    assert set(trained) < {task.name for task in family.evaluation} or name == "wine_logistic"
-    assert all(t.name.startswith(f"{name}_") for t in (*family.train, *family.evaluation))
 
 
 @pytest.mark.parametrize("name", ["breast_cancer", "wine", "diabetes"])
