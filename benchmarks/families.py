@@ -6,10 +6,12 @@ meta-trained on, inner steps a second of 32 runs under `optax.adam` and in outer
 AdafacMLP on 16 antithetic pairs. On the first task that is reported on Adam trains for 200 steps
 at seven rates on four seeds; at the best of them the median final loss of four other seeds stands
 beside the median first loss. Everything goes to `tasks/families.json`, family by family, so a run
-that was stopped goes on where it was; `l2o list` shows it.
+that was stopped goes on where it was; `l2o list` shows it. On a machine that does other things
+`--no-speeds` leaves out what is timed.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,8 @@ class Options:
     """Turns of each program that is timed."""
     seconds: float = 0.5
     """About how long a turn is."""
+    speeds: bool = True
+    """Whether to time training, which asks for a machine that does nothing else."""
     again: bool = False
     """Whether to measure anew what the file holds."""
 
@@ -67,7 +71,7 @@ def speeds(task: Task, options: Options) -> dict[str, float]:
     outer, _ = meta_training(*learner_of("pes", "adafac_mlp", setting))
     programs = {name: lasting(p, options.seconds) for name, p in ((ADAM, plain), (PES, outer))}
     times = take_turns(programs, options.rounds)
-    return {f"{name}_steps_per_second": 1.0 / times[name].median for name in programs}
+    return {name: 1.0 / times[name].median for name in programs}
 
 
 def tuned_adam(task: Task) -> dict[str, float]:
@@ -83,29 +87,34 @@ def tuned_adam(task: Task) -> dict[str, float]:
     }
 
 
-def describe(family: TaskFamily, options: Options) -> dict[str, Any]:
-    """Everything about one family."""
+def describe(family: TaskFamily, before: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    """Everything about one family; what was measured before stays."""
     reported = family.evaluation or family.train
     sizes = [num_parameters(task) for task in reported]
-    return {
+    facts = {
         "source": family.source,
         "licence": family.licence,
         "tasks": len(reported),
         "parameters": [min(sizes), max(sizes)],
-        **speeds(family.train[0], options),
-        "tuned_adam": tuned_adam(reported[0]),
     }
+    trained = before.get("tuned_adam") or tuned_adam(reported[0])
+    timed = before.get("inner_steps_per_second")
+    if options.speeds and not timed:
+        timed = speeds(family.train[0], options)
+    return facts | {"tuned_adam": trained, "inner_steps_per_second": timed}
 
 
 def main(options: Options) -> None:
     """Measures, and writes JSON after each family."""
     console: Console = wide_console()
+    processes.use_cpu_cores(len(processes.cores()))
     about = environment() | {"cores": len(processes.cores())}
     before = json.loads(options.out.read_text())["families"] if options.out.is_file() else {}
     for name in options.families:
-        if name in before and not options.again:
+        kept = {} if options.again else before.get(name, {})
+        if kept.get("inner_steps_per_second") or (kept and not options.speeds):
             continue
-        before[name] = describe(task_family(name), options)
+        before[name] = describe(task_family(name), kept, options)
         jax.clear_caches()
         ordered = {k: before[k] for k in TASKS if k in before}
         content = {"environment": about, "families": ordered}

@@ -357,6 +357,11 @@ def import_by_path(argument: str, path: str, known: Iterable[str]) -> Any:
 
 
 def _call(argument: str, name: str, make: Any) -> Any:
+    if inspect.isclass(make):
+        raise ValueError(
+            f"`{argument}` must not be a class; got {name}. Try a function that returns what is "
+            "made of it."
+        )
     try:
         inspect.signature(make).bind()
     except (TypeError, ValueError) as error:

@@ -108,9 +108,14 @@ def validate_task(task: Task) -> None:
         task: Task to validate.
 
     Raises:
-        ValueError: If parameters are not all floating point, the loss is not a float scalar, or
-            `loss_cap` or `loss_scale` is not positive.
+        ValueError: If it is no task, parameters are not all floating point, the loss is not a float
+            scalar, or `loss_cap` or `loss_scale` is not positive.
     """
+    if not isinstance(task, Task):
+        raise ValueError(
+            f"`task` must be a Task; got {type(task).__name__} {getattr(task, 'name', task)}. "
+            "Try a task of a family, for instance digits_mlp().train[0]."
+        )
 
     def trial(key: Key, data: Data) -> tuple[optax.Params, jax.Array]:
         k_sample, k_init, k_batch = jax.random.split(key, 3)

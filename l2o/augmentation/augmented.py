@@ -99,7 +99,7 @@ def check_is_task(task: Task, augment: Callable[..., Task]) -> None:
         given = getattr(task, "name", task)
         raise ValueError(
             f"`task` must be a Task; got {type(task).__name__} {given}. "
-            f"Try [l2o.{augment.__name__}(t) for t in family.train]."
+            f"Try [l2o.{augment.__name__}(t) for t in family.train] of a family."
         )
 
 
@@ -107,7 +107,7 @@ def check_numbers(**values: Any) -> None:
     """Raise a `ValueError` that says what to type unless arguments are numbers."""
     for name, value in values.items():
         if not isinstance(value, Real):
-            raise ValueError(f"`{name}` must be a number; got {value!r}. Try {name}=1.0.")
+            raise ValueError(f"`{name}` must be a number; got {value!r}. Try {name}=0.1.")
 
 
 def check_range(low: float, high: float, tried: tuple[float, float], *, above: bool = True) -> None:

@@ -58,7 +58,7 @@ def reparametrized(
     check_is_task(task, reparametrized)
     if level not in get_args(Level):
         raise ValueError(
-            f"`level` must be one of {', '.join(get_args(Level))}; got {level}. Try global."
+            f'`level` must be one of {", ".join(get_args(Level))}; got {level}. Try level="tensor".'
         )
     check_range(low, high, (1e-3, 1e3))
     kind = "reparametrized" if level == "global" else f"reparametrized_{level}"

@@ -57,7 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(
+            "interrupted: what was finished is kept; type the same again to go on, with --resume "
+            "where a command has it",
+            file=sys.stderr,
+        )
         return 130
 
 

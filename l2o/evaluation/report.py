@@ -206,10 +206,10 @@ def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> "Table":
 
     table = plain_table("Final training loss and speed-up: median, 95 % interval")
     for column in ("task", "learned", "best baseline", "speed-up"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, overflow="fold")
     for row in comparisons:
         by_name = dict(zip(COMPARISON, comparison_cells(row), strict=True))
-        controls = [f"{label(c)}: {number(c['final_loss'])}" for c in row["controls"]]
+        controls = [f"{label(c)}:\n{number(c['final_loss'])}" for c in row["controls"]]
         lines = (
             f"{two_lines(by_name['task'], '(')}\n{row['steps']} steps, {row['num_seeds']} seeds\n"
             f"{row['learned_diverged']:.0%} diverged",

@@ -214,9 +214,14 @@ def test_cells(row: Row) -> list[list[str]]:
 def shortfalls(row: Row) -> list[str]:
     """Write a sentence for every rival that ends lower than the learned optimizer."""
     ours = row["learned_final_loss"]
+
+    def overlap(other: Row) -> str:
+        is_apart = other["final_loss_high"] < row["learned_final_loss_low"]
+        return "" if is_apart else "; their intervals overlap"
+
     return [
         f"On {row['task']} the learned optimizer loses to {label(other)}: its median final loss "
-        f"is {number(ours)}, against {number(other['final_loss'])}."
+        f"is {number(ours)}, against {number(other['final_loss'])}{overlap(other)}."
         for other in (*row["controls"], *row["baselines"])
         if other["final_loss"] < ours
     ]

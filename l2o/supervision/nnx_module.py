@@ -48,8 +48,13 @@ def supervised_nnx(
         family: Name that variants of the task share; empty for the task's own name.
 
     Raises:
-        ValueError: As `supervised`, or if the module has no parameters.
+        ValueError: As `supervised`, or if the module was made already or has no parameters.
     """
+    if isinstance(module, nnx.Module):
+        raise ValueError(
+            f"`module` of task {name} must be a function of rngs; got a {type(module).__name__}. "
+            "Try its class, or lambda rngs: ... that makes it."
+        )
     # Only shapes, as drawing initial weights would compile a program for each shape.
     training = nnx.eval_shape(lambda: module(nnx.Rngs(0)))
     training.train()

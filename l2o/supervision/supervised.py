@@ -1,6 +1,7 @@
 """Supervised tasks: from data and a network to loss, metrics, batches and varied instances."""
 
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -96,8 +97,19 @@ def supervised(
         family: Name that variants of the task share; empty for the task's own name.
 
     Raises:
-        ValueError: If a split is missing, is empty or has not as many inputs as targets.
+        ValueError: If a split is missing, is empty or has not as many inputs as targets, or the
+            criterion or the size of a batch is none.
     """
+    if not isinstance(criterion, Criterion | None):
+        raise ValueError(
+            f"`criterion` of task {name} must be a Criterion; got {criterion!r}. "
+            "Try l2o.cross_entropy(), or l2o.squared_error()."
+        )
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ValueError(
+            f"`batch_size` of task {name} must be a whole number above 0; got {batch_size!r}. "
+            "Try batch_size=64."
+        )
     rows = {split: rows_of(name, data, split) for split in SPLITS}
     train_rows = num_rows(rows["train"])
     by = criterion or cross_entropy()

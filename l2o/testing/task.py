@@ -40,6 +40,8 @@ def check_task(task: Task, *, num_steps: int = 100, seed: int = 0) -> None:
     not where a network draws in training; `shrink` must keep shapes and leave rows out; and Adam
     must train all parameters to a lower loss at one of three learning rates.
 
+    It compiles a dozen programs: seconds for a small MLP, minutes for deep networks.
+
     Args:
         task: Task to check.
         num_steps: Number of steps for which Adam trains it.

@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 import l2o
-from l2o.tasks.digits import digits
+from l2o.registry import task_family
+from l2o.tasks.digits import digits, digits_mlp
 
 KEY = jax.random.key(0)
 
@@ -187,3 +188,37 @@ def test_data_that_does_not_fit_is_a_one_line_error(data, message):
 def test_a_module_without_parameters_is_a_one_line_error():
     with pytest.raises(ValueError, match=r"`module` of task nothing must have parameters"):
         l2o.supervised_nnx("nothing", digits(), lambda rngs: nnx.Dropout(0.5, rngs=rngs))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: l2o.supervised_nnx("t", digits(), ConvNet, "cross_entropy"),  # pyright: ignore
+            "`criterion` of task t must be a Criterion; got 'cross_entropy'. Try l2o.cross_ent",
+        ),
+        (
+            lambda: l2o.supervised_nnx("t", digits(), ConvNet, l2o.cross_entropy),  # pyright: ignore
+            "`criterion` of task t must be a Criterion; got <function cross_entropy",
+        ),
+        (
+            lambda: l2o.supervised_nnx("t", digits(), ConvNet, batch_size="64"),  # pyright: ignore
+            "`batch_size` of task t must be a whole number above 0; got '64'. Try batch_size=64.",
+        ),
+        (
+            lambda: l2o.supervised_nnx("t", digits(), ConvNet(nnx.Rngs(0))),  # pyright: ignore
+            "`module` of task t must be a function of rngs; got a ConvNet. Try its class",
+        ),
+        (
+            lambda: l2o.testing.check_task(digits_mlp()),  # pyright: ignore
+            r"`task` must be a Task; got TaskFamily digits_mlp. Try .* digits_mlp\(\).train\[0\].",
+        ),
+        (
+            lambda: task_family("l2o.tasks.networks.mlp:MLP"),
+            "`task` must not be a class; got l2o.tasks.networks.mlp:MLP. Try a function",
+        ),
+    ],
+)
+def test_what_is_easily_given_in_place_of_another_thing(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
