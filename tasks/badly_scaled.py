@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from l2o import Key, Task, TaskFamily, log_uniform
-from l2o.tasks.digits import digits
+from l2o.tasks.digits import digits, of_digits
 from l2o.tasks.image_mlp import image_mlp
 
 SPAN = 8.0
@@ -75,8 +75,10 @@ def badly_scaled_mlp() -> TaskFamily:
     """
     name = "badly_scaled_mlp"
     mlp = lambda variant: image_mlp(f"{name}_{variant}", digits(), HIDDEN, family=name)
-    return TaskFamily(
-        name=name,
-        train=(badly_scaled(mlp("varied"), varied=True),),
-        evaluation=(badly_scaled(mlp("alternating"), varied=False),),
+    return of_digits(
+        TaskFamily(
+            name=name,
+            train=(badly_scaled(mlp("varied"), varied=True),),
+            evaluation=(badly_scaled(mlp("alternating"), varied=False),),
+        )
     )

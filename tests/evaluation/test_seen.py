@@ -110,6 +110,8 @@ def test_built_in_tasks_name_their_family(name):
     # BBOB's functions are no variants of each other.
     assert {t.family or t.name for t in tasks} == {expected} or name == "bbob"
     assert all(task.name == name or task.name.startswith(f"{name}_") for task in tasks)
+    has_data = bool(jax.tree.leaves(tasks[0].data))
+    assert bool(family.source) == bool(family.licence) == has_data
     trained = {task.name.removesuffix("_varied") for task in family.train}
     assert trained <= {task.name for task in tasks}
 
