@@ -100,7 +100,7 @@ def describe(family: TaskFamily, before: Mapping[str, Any], options: Options) ->
     trained = before.get("tuned_adam") or tuned_adam(reported[0])
     timed = before.get("inner_steps_per_second")
     if options.speeds and not timed:
-        timed = speeds(family.train[0], options)
+        timed = {**speeds(family.train[0], options), **environment()}
     return facts | {"tuned_adam": trained, "inner_steps_per_second": timed}
 
 
@@ -114,7 +114,12 @@ def main(options: Options) -> None:
         kept = {} if options.again else before.get(name, {})
         if kept.get("inner_steps_per_second") or (kept and not options.speeds):
             continue
-        before[name] = describe(task_family(name), kept, options)
+        try:
+            family = task_family(name)
+        except ValueError as error:  # data that are not there
+            console.print(f"{name} is left out: {error}", highlight=False, markup=False)
+            continue
+        before[name] = describe(family, kept, options)
         jax.clear_caches()
         ordered = {k: before[k] for k in TASKS if k in before}
         content = {"environment": about, "families": ordered}

@@ -37,7 +37,11 @@ def _images(folder: Path) -> Mapping[Split, Images]:
 
 def _on_emoji(family: TaskFamily) -> TaskFamily:
     source = SOURCES["emoji"]
-    return replace(family, source=f"emoji, 16x16, npm {source.package}", licence=source.licence)
+    return replace(
+        family,
+        source=f"emoji, 16x16, npm {source.package}, sha256 {source.sha256[:12]}",
+        licence=source.licence,
+    )
 
 
 def emoji_conv() -> TaskFamily:

@@ -110,7 +110,10 @@ def autoencoding(name: str, data: Data) -> TaskFamily:
 
 
 def variational(name: str, data: Data) -> TaskFamily:
-    """Variational autoencoders; nats per pixel by which the evidence is bounded."""
+    """Variational autoencoders; nats per pixel by which the evidence is bounded.
+
+    On validation and test images the code is its mean, so the loss there is no bound.
+    """
     images, pixels = to_itself(data), num_pixels(data)
 
     def make(task: str, sizes: tuple[int, ...], varied: bool) -> Task:

@@ -98,7 +98,7 @@ def _family(
     """Make a family of networks on a data set at `size` pixels a side."""
     source = SOURCES[dataset]
     family = make(name, _images(dataset_folder(dataset), size), **options)
-    described = f"{dataset}, {size}x{size}, npm {source.package}"
+    described = f"{dataset}, {size}x{size}, npm {source.package}, sha256 {source.sha256[:12]}"
     return replace(family, source=described, licence=source.licence)
 
 

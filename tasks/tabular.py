@@ -69,7 +69,14 @@ def table(name: Literal["breast_cancer", "wine", "diabetes"]) -> Mapping[Split, 
     return {split: Table(inputs[rows], targets[rows]) for split, rows in parts.items()}
 
 
-def network(name: str, data: Mapping[Split, Table], hidden: tuple[int, ...], varied: bool) -> Task:
+def network(
+    name: str,
+    data: Mapping[Split, Table],
+    hidden: tuple[int, ...],
+    family: str,
+    *,
+    varied: bool,
+) -> Task:
     """An MLP on a table, or a linear model without hidden layers."""
     inputs, targets = data["train"]
     outputs = 1 if targets.ndim > 1 else int(targets.max()) + 1
@@ -78,7 +85,6 @@ def network(name: str, data: Mapping[Split, Table], hidden: tuple[int, ...], var
         return MLP((inputs.shape[1], *hidden, outputs), rngs=rngs)
 
     criterion = l2o.squared_error() if targets.ndim > 1 else l2o.cross_entropy()
-    family = name.removesuffix("_varied").rsplit("_", 1)[0]
     return l2o.supervised_nnx(
         name, data, module, criterion, varied=varied, family=family, batch_size=32
     )
@@ -87,17 +93,15 @@ def network(name: str, data: Mapping[Split, Table], hidden: tuple[int, ...], var
 def networks(name: str, data: Mapping[Split, Table]) -> TaskFamily:
     """MLPs on a table."""
 
-    family = sized_family(
-        name, lambda task, hidden, varied: network(task, data, hidden, varied), HIDDEN, HELD_OUT
-    )
+    make = lambda task, hidden, varied: network(task, data, hidden, name, varied=varied)
+    family = sized_family(name, make, HIDDEN, HELD_OUT)
     return replace(family, source=SOURCE, licence=LICENCE)
 
 
 def linear(name: str, data: Mapping[Split, Table]) -> TaskFamily:
     """Linear regression or logistic regression on a table."""
-    family = sized_family(
-        name, lambda task, hidden, varied: network(task, data, hidden, varied), {"plain": ()}, {}
-    )
+    make = lambda task, hidden, varied: network(task, data, hidden, name, varied=varied)
+    family = sized_family(name, make, {"plain": ()}, {})
     return replace(family, source=SOURCE, licence=LICENCE)
 
 

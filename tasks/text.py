@@ -25,7 +25,7 @@ from flax import nnx
 import l2o
 from l2o import Split, Task, TaskFamily
 from l2o.datasets.fetch import SOURCES, dataset_folder
-from l2o.datasets.python_source import python_source
+from l2o.datasets.python_source import python_source, python_source_sha256
 from l2o.datasets.text import read_text
 from l2o.tasks.families import sized_family
 from l2o.tasks.networks.recurrent import ByteRNN
@@ -147,13 +147,18 @@ def _byte_model(
 
 
 def _on_python(family: TaskFamily) -> TaskFamily:
-    source = f"standard library of Python {platform.python_version()}"
+    sha256 = python_source_sha256()[:12]
+    source = f"standard library of Python {platform.python_version()}, sha256 {sha256}"
     return replace(family, source=source, licence="PSF-2.0")
 
 
 def _on(dataset: str, family: TaskFamily) -> TaskFamily:
     source = SOURCES[dataset]
-    return replace(family, source=f"{dataset}, npm {source.package}", licence=source.licence)
+    return replace(
+        family,
+        source=f"{dataset}, npm {source.package}, sha256 {source.sha256[:12]}",
+        licence=source.licence,
+    )
 
 
 def python_transformer() -> TaskFamily:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 from rich.console import Console
 
@@ -54,7 +55,9 @@ def command(arguments: Sequence[str], console: Console) -> int:
     """`l2o evaluate RUN_OR_FILE --task NAME ...`."""
     check_renamed(arguments, {"--steps": "--horizon"})
     options = parse(Evaluate, "evaluate", arguments)
-    check_positive(horizon=options.horizon or 1, seeds=options.seeds)
+    check_positive(seeds=options.seeds)
+    if options.horizon is not None:
+        check_positive(horizon=options.horizon)
     check_seeds(options.seeds, "seeds")
     check_trials(options.trials, "trials")
     check_seed(options.seed)
@@ -92,11 +95,14 @@ def what_to_evaluate_on(
     options: Evaluate, summary: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], int]:
     """The tasks and the horizon: those that were given, or those of meta-training."""
-    families = summary.get("task", ())
-    families = (families,) if isinstance(families, str) else tuple(families)
-    own = summary.get("eval", {}).get("horizon") or summary.get("eval_steps")
-    longest = max(summary.get("horizon", (0,)))
-    task, horizon = options.task or families, options.horizon or own or longest
+    task, horizon = options.task, options.horizon
+    if not task:
+        families = summary.get("task") or ()
+        task = (families,) if isinstance(families, str) else tuple(families)
+    if horizon is None:
+        own = summary.get("eval") or {}
+        steps = own.get("horizon") or summary.get("eval_steps") or summary.get("horizon") or 0
+        horizon = int(np.max(steps))
     if not task:
         raise ValueError(
             f"`task` must name at least one, as {options.source} does not say what it was "

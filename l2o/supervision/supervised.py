@@ -203,7 +203,8 @@ def supervised(
 
 def log_uniform(key: Key, low: float, high: float, shape: tuple[int, ...] = ()) -> jax.Array:
     """A float32 scalar, or an array of a shape, log-uniform between `low` and `high`."""
-    return jnp.exp(jax.random.uniform(key, shape, minval=jnp.log(low), maxval=jnp.log(high)))
+    ends = jnp.log(jnp.float32(low)), jnp.log(jnp.float32(high))
+    return jnp.exp(jax.random.uniform(key, shape, jnp.float32, *ends))
 
 
 def rows_of(task: str, data: Mapping[Split, tuple[Arrays, Arrays]], split: Split) -> Rows:

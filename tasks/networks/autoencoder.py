@@ -11,7 +11,7 @@ from l2o.tasks.networks.mlp import MLP
 
 
 class Autoencoder(nnx.Module):
-    """An MLP down to a code and its mirror image back up, with tanh (Hinton, Salakhutdinov 2006).
+    """An MLP down to a code and back up, tanh throughout (after Hinton and Salakhutdinov 2006).
 
     Args:
         sizes: Numbers of pixels, hidden units and numbers of the code.

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from l2o.tasks.networks.mlp import SMALL
+
 
 class Conv(nnx.Module):
     """A convolution as a matrix that patches are multiplied by, which vmapped CPUs do faster.
@@ -23,8 +25,8 @@ class Conv(nnx.Module):
     ):
         inputs, outputs = channels
         init = nnx.initializers.he_normal(in_axis=(0, 1, 2), out_axis=3)
-        self.kernel = nnx.Param(init(rngs.params(), (width, width, inputs, outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.kernel = nnx.Param(init(rngs.params(), (width, width, inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
         self.width, self.stride = width, stride
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -90,7 +92,8 @@ class ConvNet(nnx.Module):
         self.norms = nnx.List([nnx.BatchNorm(m, rngs=rngs) for m in channels[1:] if normalized])
         for _ in pairs:
             side = -(-side // 2)
-        self.head = nnx.Linear(side * side * channels[-1], classes, rngs=rngs)
+        features = side * side * channels[-1]
+        self.head = nnx.Linear(features, classes, kernel_init=SMALL, rngs=rngs)
         self.channels = channels[0]
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -117,7 +120,8 @@ class ResNet(nnx.Module):
         self.stem = Conv(channels, stride=2, rngs=rngs)
         self.norms = nnx.List([nnx.LayerNorm(width, rngs=rngs) for _ in range(2 * blocks)])
         self.convs = nnx.List([Conv((width, width), rngs=rngs) for _ in range(2 * blocks)])
-        self.head = nnx.Linear(width, classes, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.head = nnx.Linear(width, classes, kernel_init=SMALL, rngs=rngs)
         self.channels = inputs
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -128,4 +132,4 @@ class ResNet(nnx.Module):
             for j in (i, i + 1):
                 y = self.convs[j](nnx.relu(self.norms[j](y)))
             x = x + y
-        return self.head(jnp.mean(x, axis=(1, 2)))
+        return self.head(jnp.mean(nnx.relu(self.norm(x)), axis=(1, 2)))

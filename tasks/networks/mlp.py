@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 import jax
 from flax import nnx
 
+SMALL = nnx.initializers.variance_scaling(0.02, "fan_in", "normal")
+"""A tenth of He's standard deviation, for outputs: a network begins near guessing."""
+
 Activation = Callable[[jax.Array], jax.Array]
 
 
@@ -28,9 +31,9 @@ class MLP(nnx.Module):
         normalized: bool = False,
         rngs: nnx.Rngs,
     ):
-        he, small = (nnx.initializers.variance_scaling(v, "fan_in", "normal") for v in (2.0, 0.02))
+        he = nnx.initializers.he_normal()
         pairs = list(itertools.pairwise(sizes))
-        inits = [he] * (len(pairs) - 1) + [small]
+        inits = [he] * (len(pairs) - 1) + [SMALL]
         self.layers = nnx.List(
             [
                 nnx.Linear(*pair, kernel_init=init, rngs=rngs)

@@ -25,7 +25,9 @@ class ByteRNN(nnx.Module):
     def __call__(self, text: jax.Array) -> jax.Array:
         """Map bytes (rows, length) to logits (rows, length, 256) of those that follow."""
         # `nnx.RNN` would keep a key, though nothing here is random.
-        inputs = jnp.swapaxes(self.embed(jax.nn.one_hot(text, 256)), 0, 1)
+        inputs = jnp.swapaxes(
+            self.embed(jax.nn.one_hot(text, 256, dtype=self.embed.kernel.dtype)), 0, 1
+        )
         start: Any = self.cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0))
         step: Any = self.cell
         _, states = jax.lax.scan(step, start, inputs)

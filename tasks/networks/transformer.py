@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from l2o.tasks.networks.conv import as_images
+from l2o.tasks.networks.mlp import SMALL
 
 
 class Block(nnx.Module):
@@ -88,18 +89,22 @@ class PatchNet(nnx.Module):
     ):
         tokens = (side // patch) ** 2
         self.embed = nnx.Linear(patch * patch, width, rngs=rngs)
-        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (tokens, width)))
+        if mixer == "attention":  # a Mixer tells positions apart by itself
+            positions = jax.random.normal(rngs.params(), (tokens, width), jnp.float32)
+            self.positions = nnx.Param(0.02 * positions)
         self.blocks = nnx.List([Block(width, tokens, mixer, rngs=rngs) for _ in range(depth)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.head = nnx.Linear(width, classes, rngs=rngs)
-        self.patch = patch
+        self.head = nnx.Linear(width, classes, kernel_init=SMALL, rngs=rngs)
+        self.patch, self.mixer = patch, mixer
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Map flat images (rows, pixels) to logits (rows, classes)."""
         images = as_images(inputs)[..., 0]
         rows, side, n = len(images), images.shape[1] // self.patch, self.patch
         cut = images.reshape(rows, side, n, side, n).swapaxes(2, 3).reshape(rows, side * side, -1)
-        x = self.embed(cut) + self.positions[...]
+        x = self.embed(cut)
+        if self.mixer == "attention":
+            x = x + self.positions[...]
         for block in self.blocks:
             x = block(x)
         return self.head(jnp.mean(self.norm(x), axis=1))
@@ -116,15 +121,20 @@ class ByteTransformer(nnx.Module):
     """
 
     def __init__(self, length: int, width: int, depth: int, *, rngs: nnx.Rngs):
-        self.table = nnx.Param(0.02 * jax.random.normal(rngs.params(), (256, width)))
-        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (length, width)))
+        self.table = nnx.Param(0.02 * jax.random.normal(rngs.params(), (256, width), jnp.float32))
+        self.positions = nnx.Param(
+            0.02 * jax.random.normal(rngs.params(), (length, width), jnp.float32)
+        )
         self.blocks = nnx.List([Block(width, length, "causal", rngs=rngs) for _ in range(depth)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
 
     def __call__(self, text: jax.Array) -> jax.Array:
         """Map bytes (rows, length) to logits (rows, length, 256) of those that follow."""
         # A product with a one-hot matrix: a gather's gradient is a scatter, slow under vmap.
-        x = jax.nn.one_hot(text, 256) @ self.table[...] + self.positions[...]
+        x = (
+            jax.nn.one_hot(text, 256, dtype=self.table.dtype) @ self.table[...]
+            + self.positions[...]
+        )
         for block in self.blocks:
             x = block(x)
         return self.norm(x) @ self.table[...].T

@@ -416,6 +416,8 @@ def test_commands_without_options_have_a_help(typed, capsys):
         ({}, {"task": ["a"], "eval": {"horizon": None}, "horizon": [5, 9]}, (("a",), 9)),
         ({}, {"task": "a", "eval_steps": 7, "horizon": [5, 9]}, (("a",), 7)),
         ({"task": ("c",), "horizon": 3}, {"task": ["a"], "horizon": [5]}, (("c",), 3)),
+        ({"task": ("c",), "horizon": 3}, {"eval": None, "horizon": []}, (("c",), 3)),
+        ({}, {"task": ["a"], "eval": None, "horizon": 200}, (("a",), 200)),
     ],
 )
 def test_evaluation_is_of_what_was_meta_trained_unless_told_otherwise(given, summary, expected):

@@ -76,7 +76,7 @@ def test_attention_does_not_know_the_order_of_tokens(key):
 
 
 def test_tokens_are_the_patches_of_an_image(key):
-    net = PatchNet(6, 2, 4, 0, 3, "mlp", rngs=rngs())
+    net = PatchNet(6, 2, 4, 0, 3, "attention", rngs=rngs())
     pixels = jax.random.normal(key, (1, 36))
     image = np.asarray(pixels).reshape(6, 6)
     cut = [image[i : i + 2, j : j + 2].ravel() for i in (0, 2, 4) for j in (0, 2, 4)]
@@ -91,7 +91,18 @@ def test_a_residual_network_whose_blocks_give_nothing_is_its_stem(key):
         net.convs[i].kernel[...] *= 0.0
     x = jax.random.normal(key, (2, 16))
     stem = net.stem(x.reshape(2, 4, 4, 1))
-    np.testing.assert_allclose(net(x), net.head(jnp.mean(stem, axis=(1, 2))), rtol=1e-5)
+    expected = net.head(jnp.mean(nnx.relu(net.norm(stem)), axis=(1, 2)))
+    np.testing.assert_allclose(net(x), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_colours_are_channels(key):
+    """Flat pixels have colours last; a kernel that reads one colour alone is a plain conv net."""
+    net, grey = ConvNet(4, (3, 2), 5, rngs=rngs()), ConvNet(4, (1, 2), 5, rngs=rngs())
+    pixels = jax.random.normal(key, (2, 4, 4, 3))
+    net.convs[0].kernel[...] = jnp.zeros((3, 3, 3, 2)).at[:, :, 1:2].set(grey.convs[0].kernel[...])
+    net.head = grey.head
+    found, expected = net(pixels.reshape(2, -1)), grey(pixels[..., 1].reshape(2, -1))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_batch_normalisation_makes_channels_alike(key):
