@@ -25,7 +25,7 @@ lint: $(VENV)/.installed-dev
 
 # Doctests run beside the tests, and with the options of tests/conftest.py.
 unit: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --doctest-modules --ignore=l2o/tasks tests l2o tasks
+	$(BIN)/python -m pytest -n 2 --dist loadfile --doctest-modules --ignore=l2o/tasks --ignore=tests/golden tests l2o tasks
 
 notebook: $(VENV)/.installed-dev
 	L2O_FAST=1 XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 notebooks

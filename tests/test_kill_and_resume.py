@@ -93,7 +93,9 @@ def test_twenty_five_kills(start, tmp_path):
     kill_and_compare(start, tmp_path, "pes", num_kills=25, num_steps=2500, seed=1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_signals_stop_with_a_checkpoint(start, tmp_path, number):
     folder = tmp_path / "run"
     child = start(folder, 100_000, "pes")

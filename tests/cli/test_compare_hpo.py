@@ -122,6 +122,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 def test_a_comparison_from_end_to_end_and_continued(tmp_path, capsys):
     out = tmp_path / "hpo"
     arguments = [*TINY, "--policies", "ppo", "--out", str(out)]

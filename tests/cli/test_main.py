@@ -118,7 +118,10 @@ def one_line(capsys) -> str:
 POLICY = "--optimizer scheduler --horizon 50 --window 25 ppo --num-pairs 2 --minibatches 1"
 REINFORCE = "--optimizer scheduler --horizon 50 --window 25 reinforce --num-groups 2"
 MISTAKES = {
-    "task": ("--task digts", "`task` must be a known name; got digts. Try digits_mlp"),
+    "task": (
+        "--task digts",
+        "`task` must be a known name; got digts. Try digits_vit, digits_vae, digits_mlp",
+    ),
     "design": ("--optimizer adafac", "got adafac. Try adafac_mlp"),
     "preset": ("digitz", "`PRESET` must be a known name; got digitz. Try digits"),
     "method": ("pse", "`PRESET` must be a known name; got pse. Try pes"),
@@ -485,10 +488,8 @@ def test_trackers_get_the_run(tmp_path, monkeypatch):
     assert list((tmp_path / "run").rglob("*.wandb"))
 
 
-@pytest.mark.parametrize(
-    "baseline",
-    [*(pytest.param(b, marks=pytest.mark.slow) for b in ("antithetic", "leave_one_out")), "value"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("baseline", ["antithetic", "leave_one_out", "value"])
 def test_reinforce_from_the_command_line(baseline, tmp_path):
     arguments = [*REINFORCE.split(), "--baseline", baseline, "--group-size", "2"]
     assert cli.main(["meta-train", *RUN, "--steps", "5", "--run-dir", "a", *arguments]) == 0

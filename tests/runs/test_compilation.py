@@ -48,6 +48,7 @@ def cached_run(cache: Path, *arguments: str) -> int:
 
 
 def test_the_cache_lies_beside_the_data_unless_the_environment_says_where(tmp_path, monkeypatch):
+    monkeypatch.delenv("L2O_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     before = jax.config.jax_compilation_cache_dir
     try:

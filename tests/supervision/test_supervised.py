@@ -162,7 +162,9 @@ def test_batch_normalisation_goes_by_the_batch_on_every_split():
     assert varied.shrink is None and set(np.asarray(sizes).tolist()) == {16}
 
 
-@pytest.mark.parametrize("options", [{"drops": True}, {"normalizes": True}])
+@pytest.mark.parametrize(
+    "options", [pytest.param({"drops": True}, marks=pytest.mark.slow), {"normalizes": True}]
+)
 def test_modules_pass_the_common_checks(options):
     l2o.testing.check_task(conv_net(**options), num_steps=30)
 
