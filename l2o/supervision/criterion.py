@@ -33,12 +33,14 @@ class Criterion:
     metric_caps: Mapping[str, float] = field(default_factory=dict)
 
 
-def cross_entropy() -> Criterion:
+def cross_entropy(*, sequences: bool = False) -> Criterion:
     """Cross-entropy in nats, of logits and class indices, with accuracy and macro-F1.
 
-    Outputs have shape (rows, ..., classes) and targets (rows, ...): of a sequence the mean over its
-    positions counts, and there is no macro-F1. A run that diverged counts as 1.5 times the loss of
-    guessing among all classes.
+    A run that diverged counts as 1.5 times the loss of guessing among all classes.
+
+    Args:
+        sequences: Whether a row has several targets: outputs of shape (rows, ..., classes) and
+            targets of shape (rows, ...). The mean over them counts, and there is no macro-F1.
     """
 
     def losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -50,11 +52,11 @@ def cross_entropy() -> Criterion:
         predicted = jnp.argmax(logits, axis=-1)
         is_right = mean_of_row((predicted == labels).astype(jnp.float32))
         found = {"accuracy": jnp.sum(jnp.where(counts, is_right, 0.0)) / jnp.sum(counts)}
-        if labels.ndim == 1:
+        if not sequences:
             found["macro_f1"] = macro_f1(predicted, labels, counts, logits.shape[-1])
         return found
 
-    names = ("accuracy", "macro_f1")
+    names = ("accuracy",) if sequences else ("accuracy", "macro_f1")
     return Criterion(
         losses,
         scale=lambda logits, labels: math.log(logits.shape[-1]),

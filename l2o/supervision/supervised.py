@@ -87,7 +87,8 @@ def supervised(
         init: Function `(key) -> params` that draws initial parameters.
         apply: Function `(params, inputs) -> outputs`, or `(params, inputs, key) -> outputs` of a
             network that `is_stochastic`.
-        criterion: Loss and metrics; `cross_entropy()` if None.
+        criterion: Loss and metrics; if None `cross_entropy()`, of sequences where a row has several
+            targets.
         batch_size: Number of rows of a batch; fewer count in a varied instance.
         varied: Whether instances differ.
         is_stochastic: Whether `apply` takes a key: of the batch, or None off the training split.
@@ -112,7 +113,8 @@ def supervised(
         )
     rows = {split: rows_of(name, data, split) for split in SPLITS}
     train_rows = num_rows(rows["train"])
-    by = criterion or cross_entropy()
+    targets = jax.tree.leaves(rows["train"].targets)
+    by = criterion or cross_entropy(sequences=np.ndim(targets[0]) > 1)
 
     def sample(key: Key) -> Instance:
         if not varied:
