@@ -128,9 +128,6 @@ def load(
 ) -> tuple[LearnedOptimizer, Theta]:
     """Load a learned optimizer and its theta from a release file.
 
-    >>> lopt, theta = load("digits")
-    >>> transform = lopt.transform(theta, horizon=100)
-
     >>> import l2o
     >>> lopt, theta = l2o.load("digits")
     >>> lopt.name
@@ -157,8 +154,6 @@ def optimizer(
     name_or_path: str | Path, horizon: Horizon = None, *, design: Design | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Make an optax transformation from a release file; see `load`.
-
-    >>> transform = optimizer("digits", horizon=100)
 
     >>> import jax.numpy as jnp
     >>> import l2o

@@ -1,5 +1,7 @@
 """Functions of the benchmark BBOB, as evosax has them, by their gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from evosax.problems.bbob.bbob_fns import bbob_fns
@@ -24,8 +26,39 @@ RANGE = 4.0
 NUM_STARTS = 256
 """Starting points whose mean value is the unit of a function."""
 
-units: dict[tuple[str, int], float] = {}
-"""Units that were computed, by function and dimension."""
+
+def draw_instance(key: Key, dim: int) -> dict[str, jax.Array]:
+    """Draw an optimum, shape (dim,), and two rotations, shape (dim, dim)."""
+    k_optimum, k_first, k_second = jax.random.split(key, 3)
+    return {
+        "optimum": jax.random.uniform(k_optimum, (dim,), minval=-RANGE, maxval=RANGE),
+        "first_rotation": random_rotation(k_first, dim),
+        "second_rotation": random_rotation(k_second, dim),
+    }
+
+
+def draw_start(key: Key, dim: int) -> dict[str, jax.Array]:
+    """Draw where a run starts, shape (dim,)."""
+    return {"x": jax.random.uniform(key, (dim,), minval=-RANGE, maxval=RANGE)}
+
+
+def value(function: str, x: jax.Array, instance: dict[str, jax.Array]) -> jax.Array:
+    """The value of a function at x, shape (dim,), above that at its optimum; a scalar."""
+    rotations = instance["first_rotation"], instance["second_rotation"]
+    return bbob_fns[function](x, instance["optimum"], *rotations, len(x))[0]
+
+
+@functools.cache
+def mean_at_starts(function: str, dim: int) -> float:
+    """The unit of a function: its mean over `NUM_STARTS` instances and starts."""
+
+    def at_start(key: Key) -> jax.Array:
+        k_instance, k_start = jax.random.split(key)
+        start = draw_start(k_start, dim)["x"]
+        return value(function, start, draw_instance(k_instance, dim))
+
+    keys = jax.random.split(jax.random.key(0), NUM_STARTS)
+    return float(jnp.mean(jax.jit(jax.vmap(at_start))(keys)))
 
 
 def bbob_function(name: str, function: str, *, dim: int = 10, family: str = "") -> Task:
@@ -55,36 +88,19 @@ def bbob_function(name: str, function: str, *, dim: int = 10, family: str = "") 
     if dim < 2:
         raise ValueError(f"`dim` must be at least 2; got {dim}. Try dim=10.")
 
-    def sample(key: Key):
-        k_optimum, k_first, k_second = jax.random.split(key, 3)
-        return {
-            "optimum": jax.random.uniform(k_optimum, (dim,), minval=-RANGE, maxval=RANGE),
-            "first_rotation": random_rotation(k_first, dim),
-            "second_rotation": random_rotation(k_second, dim),
-        }
+    unit = mean_at_starts(function, dim)
 
-    def init(key: Key, instance):
-        del instance
-        return {"x": jax.random.uniform(key, (dim,), minval=-RANGE, maxval=RANGE)}
+    def loss(params, batch, instance):
+        del batch
+        return value(function, params["x"], instance) / unit
 
-    def value(params, instance) -> jax.Array:
-        rotations = instance["first_rotation"], instance["second_rotation"]
-        return bbob_fns[function](params["x"], instance["optimum"], *rotations, dim)[0]
-
-    def mean_at_starts() -> jax.Array:
-        keys = jax.random.split(jax.random.key(0), 2 * NUM_STARTS).reshape(2, NUM_STARTS)
-        instances, params = jax.vmap(sample)(keys[0]), jax.vmap(init, (0, None))(keys[1], None)
-        return jnp.mean(jax.vmap(value)(params, instances))
-
-    unit = units.get((function, dim)) or float(jax.jit(mean_at_starts)())
-    units[function, dim] = unit
     return Task(
         name=name,
         family=family,
-        sample=sample,
-        init=init,
+        sample=lambda key: draw_instance(key, dim),
+        init=lambda key, instance: draw_start(key, dim),
         batch=lambda key, instance, data, split: (),
-        loss=lambda params, batch, instance: value(params, instance) / unit,
+        loss=loss,
         loss_cap=10.0,
         loss_scale=1.0,
     )

@@ -2,9 +2,9 @@
 
 Run it where rliable is installed, which l2o does not depend on:
 
-    python3.11 -m venv /tmp/rliable
-    /tmp/rliable/bin/pip install rliable==1.2.0 arch==7.2.0 'pandas<3'
-    /tmp/rliable/bin/python tests/golden/make_rliable.py
+    python3.11 -m venv rliable-venv
+    rliable-venv/bin/pip install rliable==1.2.0 arch==7.2.0 'pandas<3'
+    rliable-venv/bin/python tests/golden/make_rliable.py
 """
 
 import json
