@@ -54,6 +54,7 @@ from .release import save as save
 from .rng import stream as stream
 from .runs.folder import RunError as RunError
 from .runs.folder import RunFolder as RunFolder
+from .suite.suite_task import SuiteTask as SuiteTask
 from .supervision.criterion import Criterion as Criterion
 from .supervision.criterion import cross_entropy as cross_entropy
 from .supervision.criterion import squared_error as squared_error

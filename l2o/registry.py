@@ -15,6 +15,7 @@ from l2o.task import Task, TaskFamily
 
 if TYPE_CHECKING:
     from l2o.estimators.estimator import Estimator
+    from l2o.suite.suite_task import SuiteTask
 
 T = TypeVar("T")
 
@@ -101,6 +102,11 @@ TASKS: Registry[Callable[..., Task | TaskFamily]] = Registry(
     }
 )
 """Tasks and families that come with l2o."""
+
+SUITES: "Registry[Callable[..., Sequence[SuiteTask]]]" = Registry(
+    {"suite-1": "l2o.tasks.suite:suite_1"}
+)
+"""Suites of tasks to compare optimizers on."""
 
 POLICIES: Registry[Callable[..., LearnedOptimizer]] = Registry(
     {

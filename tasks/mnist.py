@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -87,17 +88,30 @@ def split_images(
     }
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=4)
 def _images(folder: Path, size: int) -> Mapping[Split, Images]:
     return split_images(read_images(folder), size)
 
 
+def images(dataset: Literal["mnist", "fashion_mnist"], size: int) -> Mapping[Split, Images]:
+    """Read a data set at `size` pixels a side; one copy for all tasks.
+
+    Raises:
+        ValueError: If it has not been fetched, with the command that does.
+    """
+    return _images(dataset_folder(dataset), size)
+
+
 def _family(
-    make: Callable[..., TaskFamily], name: str, dataset: str, size: int, **options: int
+    make: Callable[..., TaskFamily],
+    name: str,
+    dataset: Literal["mnist", "fashion_mnist"],
+    size: int,
+    **options: int,
 ) -> TaskFamily:
     """Make a family of networks on a data set at `size` pixels a side."""
     source = SOURCES[dataset]
-    family = make(name, _images(dataset_folder(dataset), size), **options)
+    family = make(name, images(dataset, size), **options)
     described = f"{dataset}, {size}x{size}, npm {source.package}, sha256 {source.sha256[:12]}"
     return replace(family, source=described, licence=source.licence)
 

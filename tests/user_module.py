@@ -131,3 +131,5 @@ def momentum_rate() -> l2o.LearnedOptimizer:
 
 
 configured = l2o.learnable_sgd(learning_rate=0.2)
+
+suite = (l2o.SuiteTask("bowl", bowl, kind="function", horizon=5, solved=0.01),)

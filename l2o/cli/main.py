@@ -16,6 +16,7 @@ USAGE = """usage: l2o COMMAND ...
   meta-train [PRESET] [options] [METHOD [options]]
                                   meta-train a learned optimizer, compare it, write a report
   evaluate RUN_OR_FILE [options]  compare a released one with tuned baselines
+  suite [options]                 optimizers on many tasks, and what that adds up to
   tune-baselines [options]        search for the baselines' settings, kept for comparisons
   report RUN [--png]              make report.html again from report.json
   compare-hpo [options]           policies beside engines for hyperparameter optimization
@@ -29,6 +30,7 @@ USAGE = """usage: l2o COMMAND ...
 COMMANDS = {
     "meta-train": "l2o.cli.meta_train",
     "evaluate": "l2o.cli.evaluate",
+    "suite": "l2o.cli.suite",
     "tune-baselines": "l2o.cli.tune_baselines",
     "report": "l2o.cli.report",
     "compare-hpo": "l2o.cli.compare_hpo",

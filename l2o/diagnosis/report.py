@@ -68,7 +68,7 @@ def png(diagnosis: Diagnosis, title: str) -> bytes:
     windows = [row.window for row in rows if row.window]
     if not windows:
         panels = [[panel(rows, used, "horizon", "variance", "noise over whole runs")]]
-        return plots.png(panels, title=title, has_shared_legend=True)
+        return plots.image(panels, title=title, has_shared_legend=True)
     longest, shortest = max(row.horizon for row in rows), min(windows)
     by_window = [row for row in rows if row.horizon == longest]
     by_horizon = [row for row in rows if row.window in (None, shortest)]
@@ -87,7 +87,7 @@ def png(diagnosis: Diagnosis, title: str) -> bytes:
             ),
         ],
     ]
-    return plots.png(panels, title=title, has_shared_legend=True)
+    return plots.image(panels, title=title, has_shared_legend=True)
 
 
 def panel(

@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -24,7 +24,9 @@ LEGEND: Mapping[str, Any] = {"frameon": False, "fontsize": "small"}
 Draw = Callable[["Axes"], None]
 
 
-def training_curves(task: str, curves: Mapping[str, Any]) -> Draw:
+def training_curves(
+    task: str, curves: Mapping[str, Any], *, y_label: str = "training loss (fixed batches)"
+) -> Draw:
     """Draw the median probe loss of every entrant, with its quartiles as a band."""
 
     def draw(axes: "Axes") -> None:
@@ -35,7 +37,7 @@ def training_curves(task: str, curves: Mapping[str, Any]) -> Draw:
             color = COLORS[role][index % len(COLORS[role])]
             band(axes, curves["steps"], entrant, color, DASHES[index % len(DASHES)])
         axes.set_yscale("log")
-        label(axes, task, "inner step", "training loss (fixed batches)")
+        label(axes, task, "inner step", y_label)
         axes.legend(**LEGEND)
 
     return draw
@@ -128,12 +130,12 @@ def save(
     title: str = "",
     has_shared_legend: bool = False,
 ) -> None:
-    """Draw rows of panels and write them as "svg" or "png".
+    """Draw rows of panels and write them to a file.
 
     Args:
         rows: Rows of panels.
         target: File to write to.
-        kind: Format, "svg" or "png".
+        kind: Format, "svg", "png" or "pdf".
         title: Title above all panels.
         has_shared_legend: Whether the first panel's legend, which holds for all, goes below them.
     """
@@ -164,13 +166,18 @@ def save(
                 ncols=4,
                 frameon=False,
             )
-        figure.savefig(target, format=kind, dpi=100)
+        undated = {"CreationDate": None} if kind == "pdf" else None  # equal figures, equal files
+        figure.savefig(target, format=kind, dpi=100, metadata=undated)
 
 
-def png(
-    rows: Sequence[Sequence[Draw]], *, title: str = "", has_shared_legend: bool = False
+def image(
+    rows: Sequence[Sequence[Draw]],
+    kind: Literal["png", "pdf"] = "png",
+    *,
+    title: str = "",
+    has_shared_legend: bool = False,
 ) -> bytes:
-    """Draw rows of panels as a PNG file's content; see `save`."""
+    """Draw rows of panels as the content of a PNG or PDF file; see `save`."""
     buffer = io.BytesIO()
-    save(rows, buffer, "png", title=title, has_shared_legend=has_shared_legend)
+    save(rows, buffer, kind, title=title, has_shared_legend=has_shared_legend)
     return buffer.getvalue()

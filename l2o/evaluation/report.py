@@ -95,7 +95,7 @@ def render_report(folder: str | Path, *, png: bool = False) -> dict[str, Path]:
             f"{error} is missing or of another type. Run `l2o evaluate` again."
         ) from error
     if png and rows:
-        files["report.png"] = plots.png(rows)
+        files["report.png"] = plots.image(rows)
     for name, data in files.items():
         atomic_write(Path(folder) / name, data)
     return {name: Path(folder) / name for name in files}

@@ -1,7 +1,7 @@
 """Which tasks an optimizer was meta-trained on: by family, data and shape."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
 import jax
@@ -9,6 +9,9 @@ import numpy as np
 
 from l2o.augmentation.augmented import plain_name
 from l2o.task import Task
+
+SOURCE = "source:"
+"""What a signature of family and data begins with."""
 
 
 def task_signature(task: Task) -> str:
@@ -35,18 +38,43 @@ def task_signature(task: Task) -> str:
     for leaf in jax.tree.leaves(jax.eval_shape(params, jax.random.key(0))):
         # All are floats; files of before this was so hold signatures of float32 tasks.
         digest.update(f"\nparam float32{leaf.shape}".encode())
+    for chunk in _content(task):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def source_signature(task: Task) -> str:
+    """Hash a task's family and the content of its data, whatever the shapes of its parameters.
+
+    Tasks of one signature are networks of one kind on the same data, of any size.
+
+    >>> from l2o.tasks.quadratic import rotated_quadratic
+    >>> source_signature(rotated_quadratic(2)) == source_signature(rotated_quadratic(3))
+    True
+
+    Returns:
+        "source:" and a sha256 in hexadecimal.
+    """
+    digest = hashlib.sha256((task.family or task.name).encode())
+    for chunk in _content(task):
+        digest.update(chunk)
+    return f"{SOURCE}{digest.hexdigest()}"
+
+
+def _content(task: Task) -> Iterator[bytes]:
+    """The data of a task as bytes, each array after its dtype and shape."""
     for leaf in jax.tree.leaves(task.data):
         if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         array = np.asarray(leaf)
-        digest.update(f"\ndata {array.dtype}{array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+        yield f"\ndata {array.dtype}{array.shape}\n".encode()
+        yield array.tobytes()
 
 
 def names_and_signatures(tasks: Sequence[Task]) -> list[str]:
     """List what `seen` takes of the tasks that an optimizer was meta-trained on."""
-    return [task.name for task in tasks] + sorted(set(map(task_signature, tasks)))
+    signatures = {sign(task) for task in tasks for sign in (task_signature, source_signature)}
+    return [task.name for task in tasks] + sorted(signatures)
 
 
 def is_seen(task: Task, seen: AbstractSet[str]) -> bool:
@@ -62,6 +90,17 @@ def is_seen(task: Task, seen: AbstractSet[str]) -> bool:
     if not {plain_name(other) for other in seen}.isdisjoint({name, f"{name}_varied"}):
         return True
     return bool(seen) and task_signature(task) in seen
+
+
+def shares_source(task: Task, seen: AbstractSet[str]) -> bool:
+    """Tell whether an optimizer was meta-trained on a task's family and data, at any size.
+
+    Args:
+        task: Task to evaluate on.
+        seen: As for `is_seen`; files of before there were signatures of sources are told by names
+            and shapes alone.
+    """
+    return is_seen(task, seen) or (bool(seen) and source_signature(task) in seen)
 
 
 def check_unseen(task: Task, seen: AbstractSet[str], allow_seen: bool) -> None:

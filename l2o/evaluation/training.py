@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -31,8 +31,8 @@ class Start(NamedTuple):
         instance: The sampled problem.
         params: Its initial parameters.
         probes: Fixed training batches, `NUM_BATCHES` stacked.
-        valids: Validation batches, `NUM_BATCHES` stacked; () for a task with `all_rows`.
-        tests: Test batches, likewise.
+        valids: Validation batches, `NUM_BATCHES` stacked.
+        tests: Test batches, likewise; () for a task with `all_rows`.
         key: Key that the batches of the training run derive from, step by step.
     """
 
@@ -64,6 +64,8 @@ class Curves:
         seconds_per_step: Wall-clock seconds per inner step and seed, with all seeds run together,
             without compilation and probes: the median of three runs of up to `TIMED_STEPS` steps
             of the compiled program. `nan` if it was not timed.
+        valid_loss: Shape (seeds, probes), mean loss on the seed's fixed validation batches at each
+            probe; nothing unless it was asked for.
     """
 
     steps: np.ndarray
@@ -73,6 +75,7 @@ class Curves:
     valid: Mapping[str, np.ndarray]
     test: Mapping[str, np.ndarray]
     seconds_per_step: float
+    valid_loss: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
 
     @property
     def final_loss(self) -> np.ndarray:
@@ -111,7 +114,7 @@ def compiled_draw(task: Task) -> Callable[[Key, jax.Array, Data], Start]:
             instance=instance,
             params=task.init(k_params, instance),
             probes=batches(k_probes, "train"),
-            valids=() if task.all_rows else batches(key_of(k_tests, "valid"), "valid"),
+            valids=batches(key_of(k_tests, "valid"), "valid"),
             tests=() if task.all_rows else batches(k_tests, "test"),
             key=k_train,
         )
@@ -178,6 +181,9 @@ class Trainer:
         def probe(carry, start: Start) -> jax.Array:
             return mean_loss(task, judged_params(*carry), start.probes, start.instance)
 
+        def validate(carry, start: Start) -> jax.Array:
+            return mean_loss(task, judged_params(*carry), start.valids, start.instance)
+
         def test(carry, starts: Start, data: Data) -> list[dict[str, jax.Array]]:
             judged = over_settings_and_seeds(lambda c, start: judged_params(*c), carry=True)
             params = judged(carry, starts)
@@ -193,10 +199,17 @@ class Trainer:
             )
         )
         self._probe = jax.jit(over_settings_and_seeds(probe, carry=True))
+        self._validate = jax.jit(over_settings_and_seeds(validate, carry=True))
         self._test = jax.jit(test)
 
     def train(
-        self, settings: Settings, starts: Start, *, timed: bool = False, tested: bool = True
+        self,
+        settings: Settings,
+        starts: Start,
+        *,
+        timed: bool = False,
+        tested: bool = True,
+        validated: bool = False,
     ) -> list[Curves]:
         """Train every start with every setting.
 
@@ -205,36 +218,34 @@ class Trainer:
             starts: Starts of the runs, from `draw_starts`.
             timed: Whether to measure `seconds_per_step`, which trains some more.
             tested: Whether to measure `valid` and `test`, which are empty otherwise.
+            validated: Whether to measure `valid_loss` at every probe, too.
 
         Returns:
             Curves of each setting, in order.
         """
         stacked = as_float32(settings)
-        fresh = carry = self._begin(stacked, starts)
+        carry = self._begin(stacked, starts)
+        steps, losses, probes, valids = [0], [], [], []
 
-        def train_all(carry: Any, first: int, count: int) -> Any:
-            return self._train(
-                stacked, carry, starts, self.task.data, np.int32(first), np.int32(count)
-            )
+        def probe() -> None:
+            probes.append(np.asarray(self._probe(carry, starts)))
+            if validated:
+                valids.append(np.asarray(self._validate(carry, starts)))
 
-        def seconds_per_step() -> float:
-            count = min(self.horizon, TIMED_STEPS)
-            began = time.perf_counter()
-            jax.block_until_ready(train_all(fresh, 0, count))
-            return (time.perf_counter() - began) / (count * raw[..., 0].size)
-
-        steps, probes, losses = [0], [np.asarray(self._probe(carry, starts))], []
+        probe()
         while steps[-1] < self.horizon:
             count = min(self.stride, self.horizon - steps[-1])
-            carry, step_losses = train_all(carry, steps[-1], count)
+            carry, step_losses = self._steps(stacked, carry, starts, steps[-1], count)
             steps.append(steps[-1] + count)
             losses.append(np.asarray(step_losses)[..., :count])
-            probes.append(np.asarray(self._probe(carry, starts)))
+            probe()
         ends = jax.device_get(self._test(carry, starts, self.task.data)) if tested else ({}, {})
 
         raw, train_loss = np.stack(probes, axis=-1), np.concatenate(losses, axis=-1)
-        seconds = float(np.median([seconds_per_step() for _ in range(3)])) if timed else np.nan
         cap = finite_cap(self.task)
+        valid_loss = np.stack(valids, axis=-1) if validated else np.empty((*raw.shape[:-1], 0))
+        timers = [self.timer(settings, starts)] * 3 if timed else []
+        seconds = float(np.median([timer() for timer in timers])) if timed else np.nan
 
         def at_end(of_split: Mapping[str, np.ndarray], i: int) -> Mapping[str, np.ndarray]:
             return capped_end(self.task, {k: v[i] for k, v in of_split.items()}) if tested else {}
@@ -248,9 +259,33 @@ class Trainer:
                 valid=at_end(ends[0], i),
                 test=at_end(ends[1], i),
                 seconds_per_step=seconds,
+                valid_loss=capped_losses(valid_loss[i], cap),
             )
             for i in range(len(raw))
         ]
+
+    def timer(self, settings: Settings, starts: Start) -> Callable[[], float]:
+        """Make a function that trains for up to `TIMED_STEPS` steps, which must be compiled.
+
+        It returns seconds per inner step, setting and seed.
+        """
+        stacked = as_float32(settings)
+        fresh = self._begin(stacked, starts)
+        runs = len(jax.tree.leaves(stacked)[0]) * len(starts.key)
+        count = min(self.horizon, TIMED_STEPS)
+
+        def seconds_per_step() -> float:
+            began = time.perf_counter()
+            jax.block_until_ready(self._steps(stacked, fresh, starts, 0, count))
+            return (time.perf_counter() - began) / (count * runs)
+
+        return seconds_per_step
+
+    def _steps(self, settings: Any, carry: Any, starts: Start, first: int, count: int) -> Any:
+        """Train for `count` steps after `first` ones; returns the carry and the losses."""
+        return self._train(
+            settings, carry, starts, self.task.data, np.int32(first), np.int32(count)
+        )
 
     def program(self, settings: Settings, starts: Start) -> str:
         """The text of what training compiles to, which tells one method or task from another."""

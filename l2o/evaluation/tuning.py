@@ -142,12 +142,12 @@ def choose(trials: Trials, again: Trials) -> tuple[Trial, Trial]:
     return min(pairs, key=lambda pair: (pair[1].median, pair[0].median))
 
 
-def tune_one(search: Search, *, num_random: int = TRIALS) -> Tuning:
+def tune_one(search: Search, *, num_random: int = TRIALS, fewest_rates: int = RATES) -> Tuning:
     """Search for the best setting: rates, random settings, rates around the best, finalists."""
     name, baseline, trials = search.name, search.baseline, search.trials
     trials.attempt([{"learning_rate": rate} for rate in baseline.learning_rates])
     if baseline.is_tuned:
-        refine(trials, fewest=RATES)
+        refine(trials, fewest=fewest_rates)
         first = trials.best
         draw_around(trials, baseline, num_random)
         if trials.best is not first:

@@ -66,7 +66,7 @@ def write_results(
     paths = [folder / "hpo.json", folder / "hpo.png"]
     write_json(paths[0], content)
     atomic_write(
-        paths[1], plots.png([[panel(result)] for result in results], has_shared_legend=True)
+        paths[1], plots.image([[panel(result)] for result in results], has_shared_legend=True)
     )
     return paths
 

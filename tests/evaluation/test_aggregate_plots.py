@@ -119,4 +119,4 @@ def test_names_are_shown_as_they_are_on_every_panel():
     assert texts.count(TEXT) == 3
     assert sum("_&lt;untrained&gt;" in text for text in texts) == 3
     assert {f"P({TEXT} &gt; rival)", "$x$ and $y$", "$convs$", "$v$"} <= set(texts)
-    assert plots.png([panels[:2], panels[2:]]).startswith(b"\x89PNG")
+    assert plots.image([panels[:2], panels[2:]]).startswith(b"\x89PNG")

@@ -1,0 +1,175 @@
+"""`l2o suite`: optimizers on many tasks, and what that adds up to."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from rich.console import Console
+
+from l2o import registry
+from l2o.cli.arguments import Flag, Names, baselines_named, check_writable, parse
+from l2o.datasets.fetch import data_rows
+from l2o.evaluation.report import plain_table
+from l2o.rng import check_seed
+from l2o.suite.entrant import Entrant, find_entrants
+from l2o.suite.report import progress_line, read_suite_report, write_suite_report
+from l2o.suite.run import BUDGETS, run_suite
+from l2o.suite.suite_task import SuiteTask, check_names, selected
+from l2o.suite.summary import summarise
+from l2o.suite.tables import aggregate_cells, findings, heading
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Runs optimizers on a suite of tasks, tuned where they can be; what is done is kept."""
+
+    optimizer: Names = ()
+    """Baselines, pretrained optimizers, release files, run folders, or module:attribute;
+    NAME=WORD gives one a name of its own, and all stands for every baseline."""
+    reference: str = "nadamw"
+    """Tuned baseline whose final losses are the targets of all."""
+    suite: str = "suite-1"
+    """Name of the suite, or module:attribute of a sequence of l2o.SuiteTask."""
+    tasks: Names = ()
+    """Tasks of the suite; all of the budget if none."""
+    budget: Literal["quick", "full"] = "quick"
+    """Quick: some small tasks, 8 seeds, learning rates alone. Full: all tasks, 16 seeds, all
+    hyperparameters."""
+    seed: int = 0
+    """Seed of everything random."""
+    allow_seen: Flag = False
+    """Accept, and mark, tasks whose family and data an optimizer was meta-trained on."""
+    out: str = "runs/suite"
+    """Folder for results and the report; what is there of the same settings is not run again."""
+    list: Flag = False
+    """List the tasks and stop."""
+    json: Flag = False
+    """Print JSON: the tasks with --list, else the report."""
+
+
+def command(arguments: Sequence[str], console: Console) -> int:
+    """`l2o suite --optimizer NAME ...`."""
+    options = parse(Suite, "suite", arguments)
+    check_seed(options.seed)
+    suite = find_suite(options.suite)
+    if options.list:
+        list_tasks(selected(suite, options.tasks), console, as_json=options.json)
+        return 0
+    budget = BUDGETS[options.budget]
+    if budget.is_quick and not options.tasks:
+        quick = tuple(entry for entry in suite if entry.is_quick)
+        suite = quick or suite
+    suite = selected(suite, options.tasks)
+    reference = find_reference(options.reference)
+    entrants = find_all(options.optimizer)
+    check_writable(options.out, "out", "runs/suite")
+    others = [entrant for entrant in entrants if entrant.name != reference.name]
+    total = len(suite) * (1 + len(others))
+    quiet = Console(quiet=True) if options.json else console
+    found = []
+    for result in run_suite(
+        suite,
+        others,
+        reference=reference,
+        budget=budget,
+        folder=options.out,
+        seed=options.seed,
+        allow_seen=options.allow_seen,
+    ):
+        found.append(result)
+        quiet.print(progress_line(found, total), soft_wrap=True, markup=False, highlight=False)
+    config = asdict(options) | {"command": shlex.join(["l2o", "suite", *arguments])}
+    summary = summarise(suite, found, reference.name, [*others, reference])
+    config |= asdict(budget) | {"seconds": sum(result.seconds for result in found)}
+    paths = write_suite_report(options.out, summary, suite=options.suite, config=config)
+    if options.json:
+        print(paths["suite.json"].read_text())
+    else:
+        show(options.out, console)
+        console.print(str(paths["report.html"]), soft_wrap=True, markup=False)
+    return 0
+
+
+def find_suite(name: str) -> tuple[SuiteTask, ...]:
+    """The suite of this name or path.
+
+    Raises:
+        ValueError: if there is none, or it is no sequence of suite tasks.
+    """
+    known = registry.SUITES
+    found = known[name] if name in known else registry.import_by_path("suite", name, known)
+    suite = found() if callable(found) else found
+    if not isinstance(suite, list | tuple) or not all(isinstance(e, SuiteTask) for e in suite):
+        raise ValueError(
+            f"`suite` must be a sequence of l2o.SuiteTask, or a function that returns one; got "
+            f"{name}, which gives {type(suite).__name__}. Try suite=suite-1."
+        )
+    if not suite:
+        raise ValueError(f"`suite` must have tasks; got {name}, which is empty. Try suite=suite-1.")
+    check_names(suite)
+    return tuple(suite)
+
+
+def find_reference(name: str) -> Entrant:
+    """The baseline that is the reference.
+
+    Raises:
+        ValueError: if it is none, or nothing of it is tuned.
+    """
+    (entrant,) = find_entrants((name,))
+    if not entrant.baseline.is_tuned:
+        raise ValueError(
+            f"`reference` must be a baseline that is tuned; got {name}, of which nothing is. "
+            "Try reference=nadamw."
+        )
+    return entrant
+
+
+def find_all(words: Sequence[str]) -> tuple[Entrant, ...]:
+    """The optimizers that take part; "all" stands for every baseline.
+
+    Raises:
+        ValueError: if there are none, or one is unknown.
+    """
+    if not words:
+        raise ValueError(
+            "`optimizer` must name at least one; got none. Try --optimizer digits adam."
+        )
+    every = baselines_named(("all",)) if "all" in words else ()
+    named = [word for word in words if word != "all" and word not in every]
+    return find_entrants((*named, *every))
+
+
+def list_tasks(suite: Sequence[SuiteTask], console: Console, *, as_json: bool) -> None:
+    """Show the tasks of a suite, and which data are not there yet."""
+    missing = {row.name for row in data_rows() if not row.is_present}
+    if as_json:
+        names = ("name", "kind", "horizon", "solved", "axis", "dataset", "is_quick")
+        print(json.dumps([{name: getattr(e, name) for name in names} for e in suite], indent=2))
+        return
+    table = plain_table(f"{len(suite)} tasks")
+    for column in ("task", "model", "steps", "quick", "beyond usual training", "data"):
+        table.add_column(column)
+    for e in suite:
+        data = f"{e.dataset} (not fetched)" if e.dataset in missing else e.dataset or "there"
+        table.add_row(e.name, e.kind, str(e.horizon), "yes" if e.is_quick else "", e.axis, data)
+    console.print(table)
+    needed = [name for name in dict.fromkeys(e.dataset for e in suite) if name in missing]
+    if needed:
+        console.print(f"fetch data by: l2o data fetch {' '.join(needed)}", soft_wrap=True)
+
+
+def show(folder: str, console: Console) -> None:
+    """Show what a suite found: sentences, then a table of aggregates."""
+    content = read_suite_report(folder)
+    console.print(heading(content), style="bold", markup=False, highlight=False)
+    for sentence in findings(content):
+        console.print(f"- {sentence}", markup=False, highlight=False)
+    table = plain_table("Interquartile mean of scores, 95 % interval")
+    for column in ("optimizer", "training", "validation", "failed"):
+        table.add_column(column)
+    for cells in aggregate_cells(content):
+        table.add_row(*cells[:4])
+    console.print(table)

@@ -1,0 +1,71 @@
+"""`l2o suite`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from l2o.cli import main as cli
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_tasks_are_listed_with_the_data_that_they_lack(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("L2O_DATA", str(tmp_path))
+    assert cli.main(["suite", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert "37 tasks" in out and "horizon x25" in out and "emoji (not fetched)" in out
+    assert "fetch data by: l2o data fetch fashion_mnist mnist emoji moby_dick" in out
+    assert cli.main(["suite", "--list", "--json", "--tasks", "poisson"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["name"] == "poisson" and row["dataset"] == "" and row["is_quick"]
+
+
+def test_a_suite_of_ones_own_is_run_reported_and_printed_as_json(capsys):
+    words = [
+        "suite",
+        "--suite",
+        "user_module:suite",
+        "--optimizer",
+        "digits",
+        "--reference",
+        "sgdm",
+    ]
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert "1/2 bowl: sgdm" in out and "2/2 bowl: digits" in out
+    assert "digits beside tuned sgdm on 1 task of user_module:suite" in out
+    first = Path("runs/suite/suite.json").read_text()
+    assert cli.main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["config"]["command"].endswith("--reference sgdm --json")
+    before = json.loads(first)
+    assert found["rows"] == before["rows"] and found["aggregates"] == before["aggregates"]
+    assert cli.main(["report", "runs/suite"]) == 0
+    assert "digits beside tuned sgdm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "`optimizer` must name at least one; got none"),
+        (["--optimizer", "adma"], "`optimizer` must be a known name; got adma. Try adam"),
+        (
+            ["--optimizer", "adam", "--reference", "dog"],
+            "must be a baseline that is tuned; got dog",
+        ),
+        (["--optimizer", "adam", "--suite", "math:pi"], "must be a sequence of l2o.SuiteTask"),
+        (["--optimizer", "adam", "--suite", "suite-2"], "must be a known name; got suite-2"),
+        (["--optimizer", "adam", "--tasks", "poison"], "must be a known name; got poison. Try poi"),
+        (["--optimizer", "adam", "--seed", "-1"], "`seed` must be"),
+    ],
+)
+def test_mistakes_are_one_line(capsys, words, message):
+    assert cli.main(["suite", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not Path("runs").exists()

@@ -1,0 +1,138 @@
+"""Suites that are run: what is kept, who is refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from suite.bowls import bowl, entry
+
+from l2o.evaluation.baselines import BASELINES
+from l2o.evaluation.seen import names_and_signatures
+from l2o.evaluation.training import Trainer
+from l2o.optimizers.learnable import learnable_sgd
+from l2o.suite.entrant import Entrant, as_it_is, find_entrants, learned_entrant
+from l2o.suite.run import Budget, check_data, run_suite
+
+BUDGET = Budget(num_seeds=8, num_random=0, fewest_rates=9, is_quick=True)
+SGDM = Entrant("sgdm", BASELINES["sgdm"])
+
+
+def learned(trained_on=()) -> Entrant:
+    lopt = learnable_sgd(0.25)
+    summary = {"trained_on": list(trained_on), "task": "bowls"}
+    return learned_entrant("ours", lopt, lopt.init(jax.random.key(0)), summary)
+
+
+def run(folder, entrants, suite=None, **options):
+    options = {"reference": SGDM, "budget": BUDGET, "folder": folder, **options}
+    return list(run_suite(suite or [entry()], entrants, **options))
+
+
+def files(folder) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*.json")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("suite")
+    return folder, run(folder, [learned()])
+
+
+def test_every_optimizer_runs_on_every_task(finished):
+    _, (reference, ours) = finished
+    assert (reference.entrant, ours.entrant) == ("sgdm", "ours")
+    # Steps of 0.25 halve the distance to the minimum, and quarter its square.
+    expected = 3.0 * 0.25**ours.best.steps + 0.01
+    np.testing.assert_allclose(ours.best.train, np.tile(expected, (8, 1)), rtol=1e-4)
+    np.testing.assert_allclose(ours.best.valid, 2.0 * ours.best.train, rtol=1e-4)
+    np.testing.assert_allclose(ours.best.test_end["loss"], ours.best.train[:, -1] + 1.0, rtol=1e-4)
+    assert not ours.is_tuned and ours.num_settings == 1 and reference.num_settings >= 12
+    assert ours.num_parameters == 3 and ours.state_per_parameter == 0.0
+    assert reference.state_per_parameter == 1.0  # a trace
+    assert ours.seconds_per_step > 0 and ours.relative_cost > 0
+
+
+def test_what_is_there_is_not_run_again_and_a_newcomer_trains_alone(finished, monkeypatch):
+    folder, (reference, ours) = finished
+    before = files(folder)
+    trained = []
+    train = Trainer.train
+    monkeypatch.setattr(
+        Trainer, "train", lambda self, *args, **kw: trained.append(1) or train(self, *args, **kw)
+    )
+    again = run(folder, [learned()])
+    assert not trained and files(folder) == before
+    assert [r.seconds for r in again] == [reference.seconds, ours.seconds]
+    np.testing.assert_array_equal(again[1].best.train, ours.best.train)
+
+    half = Entrant("half", as_it_is("half", "SGD.", lambda horizon: optax.sgd(0.125)))
+    assert [r.entrant for r in run(folder, [learned(), half])] == ["sgdm", "ours", "half"]
+    assert len(trained) == 1
+    assert before.items() <= files(folder).items()
+
+
+def test_another_optimizer_of_the_same_name_is_run(finished, tmp_path):
+    folder, (_, ours) = finished
+    other = learnable_sgd(0.1)
+    entrant = learned_entrant("ours", other, other.init(jax.random.key(0)), {})
+    for name, content in files(folder).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (_, found) = run(tmp_path, [entrant])
+    assert np.all(found.best.train[:, -1] > ours.best.train[:, -1])
+
+
+@pytest.mark.slow
+def test_a_suite_that_was_stopped_ends_alike(tmp_path, finished):
+    folder, _ = finished
+    for result in run_suite([entry()], [learned()], reference=SGDM, budget=BUDGET, folder=tmp_path):
+        del result
+        break  # stopped after the reference
+    run(tmp_path, [learned()])
+
+    def timeless(name, content):
+        found = json.loads(content)
+        if "result" in found:
+            for field in ("seconds", "seconds_per_step", "relative_cost"):
+                del found["result"][field]
+        return found
+
+    one, other = ({k: timeless(k, v) for k, v in files(f).items()} for f in (folder, tmp_path))
+    assert {k: one[k] for k in other} == other
+
+
+def test_a_task_whose_family_and_data_were_meta_trained_on_is_refused_or_marked(tmp_path, finished):
+    folder, _ = finished
+    larger = dataclasses.replace(bowl("larger", dim=5), family="bowls")
+    trained = learned(names_and_signatures([larger])[1:])  # no names, and other shapes
+    with pytest.raises(ValueError, match=r"`optimizer` must not have been meta-trained on the fam"):
+        run(tmp_path, [trained])
+    assert not list(tmp_path.iterdir())
+    (_, ours) = run(folder, [trained], allow_seen=True)
+    assert ours.is_seen
+
+
+def test_missing_data_are_named_with_the_command_that_fetches_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("L2O_DATA", str(tmp_path))
+    suite = [entry("a"), entry("b", dataset="mnist"), entry("c", dataset="emoji")]
+    with pytest.raises(ValueError, match=r"got b and no mnist in .* l2o data fetch mnist emoji"):
+        check_data(suite)
+    check_data(suite[:1])
+
+
+def test_optimizers_are_found_by_name_path_or_label():
+    digits, mine, adam = find_entrants(["digits", "mine=adam", "adam"])
+    assert digits.is_learned and digits.families == ("digits_mlp",)
+    assert digits.trained_on and not digits.baseline.is_tuned
+    assert (mine.name, mine.baseline) == ("mine", adam.baseline)
+    for words, message in (
+        (["adam", "adam"], "must name each once; got adam twice"),
+        (["adma"], "must be a known name; got adma. Try adam"),
+        (["math:pi"], "must be a Baseline or an Entrant; got math:pi, which is float"),
+    ):
+        with pytest.raises(ValueError, match=f"`optimizer` {message}"):
+            find_entrants(words)
