@@ -72,7 +72,7 @@ def look_closer(task: Task, horizon: int, name: str, num_seeds: int) -> dict[str
 
     def medians_at(rates: np.ndarray, starts: Start) -> list[float]:
         settings = {k: np.full(rates.size, v) for k, v in BASELINES[name].defaults.items()}
-        found = trainer.train(settings | {"learning_rate": rates}, starts, tested=False)
+        found = trainer.train(settings | {"learning_rate": rates}, starts, splits=())
         return [float(np.median(curves.final_loss)) for curves in found]
 
     both = draw_starts(key, task, 2 * num_seeds)

@@ -64,6 +64,7 @@ def fit(
     run: RunFolder | None = None,
     profile: bool = False,
     on_metrics: Callable[[Mapping[str, Any]], None] | None = None,
+    on_checkpoint: Callable[[MetaState], None] | None = None,
     on_best: Callable[[MetaState], None] | None = None,
     on_warning: Callable[[str], None] = warnings.warn,
     should_stop: Callable[[], bool] | None = None,
@@ -107,9 +108,11 @@ def fit(
         profile: Whether the second chunk (or the first, if it is the only one) is traced to the
             run folder's `profile`.
         on_metrics: Function called with each line; the first one also holds `compile_seconds`.
-        on_best: Function called with the state when it has been saved with the lowest score so
-            far: the mean of `meta_loss` since the checkpoint before. When a run continues from its
-            best checkpoint, it is called again. What it is given is overwritten after it returns.
+        on_checkpoint: Function called with each state that has been saved, and with that of the
+            checkpoint that a run continues from. Other processes wait until it returns; what it is
+            given is overwritten then.
+        on_best: Function called likewise, after `on_checkpoint`, if the checkpoint had the lowest
+            score so far: the mean of `meta_loss` since the checkpoint before.
         on_warning: Function called with a line about each damaged checkpoint and each dead task.
         should_stop: Function called between chunks; at True, saves and returns early.
 
@@ -127,7 +130,7 @@ def fit(
     if profile and run is None and processes.is_process_0():
         raise ValueError("`run` is needed for a profile; got None. Pass a RunFolder.")
     if not processes.is_process_0():
-        run = on_metrics = on_best = None
+        run = on_metrics = on_checkpoint = on_best = None
     k_init, k_steps = jax.random.split(key)
     abstract = _strong(jax.eval_shape(learner.init, k_init, theta))
     log = MetricsLog(run.metrics) if run else None
@@ -137,7 +140,8 @@ def fit(
         if run is None:
             return None, 0
         step = Checkpoints(run.checkpoints).find(abstract, on_warning) or 0
-        MetricsLog(run.metrics).truncate_after(step)
+        for path in (run.metrics, run.validation):
+            MetricsLog(path).truncate_after(step)
         return str(run.checkpoints), step
 
     folder, step = processes.from_process_0(find_checkpoint)
@@ -152,9 +156,12 @@ def fit(
             f"Try num_steps={step + max(1, (num_steps - step) // log_every) * log_every}."
         )
 
-    def report_best(state: MetaState) -> None:
-        if on_best:
-            on_best(transfer.local(state))
+    def report_saved(state: MetaState, is_best: bool) -> None:
+        state = transfer.local(state)
+        if on_checkpoint:
+            on_checkpoint(state)
+        if on_best and is_best:
+            on_best(state)
 
     def last_good() -> str:
         if not checkpoints:
@@ -173,8 +180,8 @@ def fit(
     with processes.peer_guard(where):
         if checkpoints and step == num_steps:
             state = checkpoints.read(step, abstract)
-            if run and checkpoints.is_best(step):
-                report_best(state)
+            if run:
+                report_saved(state, checkpoints.is_best(step))
             return state
 
         program = jax.jit(chunk_of(learner, log_every), donate_argnums=1)
@@ -191,8 +198,8 @@ def fit(
         layout = compiled.input_shardings[0]
         if checkpoints and step:
             state = checkpoints.read(step, _placed(abstract, layout[1]))
-            if run and checkpoints.is_best(step):
-                report_best(state)
+            if run:
+                report_saved(state, checkpoints.is_best(step))
         elif state is None:  # no process need hold the population whole
             theta = transfer.broadcast(theta)
             state = jax.jit(init, out_shardings=layout[1])(k_init, theta)
@@ -250,10 +257,10 @@ def fit(
             if is_due and not is_bad:
                 if checkpoints:
                     saving = step
-                    if checkpoints.save(step, state, score=_mean(np.array(losses))):
-                        report_best(state)
+                    is_best = checkpoints.save(step, state, score=_mean(np.array(losses)))
                     if run:
                         last_saved = step
+                        report_saved(state, is_best)
                 losses, is_due = [], False
             if is_stopped:
                 break

@@ -172,23 +172,24 @@ ESTIMATORS: "Registry[Callable[..., Estimator]]" = Registry(
 """Meta-gradient estimators."""
 
 
-def task_family(name: str) -> TaskFamily:
+def task_family(name: str, argument: str = "task") -> TaskFamily:
     """Make the family of this name or path; a single task becomes a family of its own.
 
     Args:
         name: Name in `TASKS`, or `module:attribute` of a task, a family or a function.
+        argument: Argument that held the name, for error messages.
 
     Raises:
         ValueError: If there is none, with the nearest names.
     """
-    found = TASKS[name] if name in TASKS else import_by_path("task", name, TASKS)
-    found = found if isinstance(found, Task | TaskFamily) else _call("task", name, found)
+    found = TASKS[name] if name in TASKS else import_by_path(argument, name, TASKS)
+    found = found if isinstance(found, Task | TaskFamily) else _call(argument, name, found)
     if isinstance(found, Task):
         return TaskFamily(name=found.name, train=(found,), evaluation=())
     if isinstance(found, TaskFamily):
         return found
     raise ValueError(
-        f"`task` must be a Task, a TaskFamily or a function that returns one; got {name}, "
+        f"`{argument}` must be a Task, a TaskFamily or a function that returns one; got {name}, "
         f"which gives {type(found).__name__}. Return l2o.Task(...)."
     )
 
@@ -219,11 +220,12 @@ def evaluation_tasks(
     return tuple(known[name] for name in names) if names else tuple(known.values())
 
 
-def tasks_to_evaluate(names: Sequence[str]) -> tuple[Task, ...]:
+def tasks_to_evaluate(names: Sequence[str], argument: str = "task") -> tuple[Task, ...]:
     """Find the tasks to evaluate on.
 
     Args:
         names: Names of families or of their evaluation tasks, or paths `module:attribute`.
+        argument: Argument that held the names, for error messages.
 
     Raises:
         ValueError: If there is none, with the nearest names.
@@ -232,7 +234,7 @@ def tasks_to_evaluate(names: Sequence[str]) -> tuple[Task, ...]:
     for name in names:
         family = _family_name(name)
         some = [] if family == name else [name]
-        tasks.extend(evaluation_tasks([task_family(family)], some, "task"))
+        tasks.extend(evaluation_tasks([task_family(family, argument)], some, argument))
     return tuple(tasks)
 
 

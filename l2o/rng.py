@@ -8,9 +8,14 @@ import jax
 
 from l2o.task import Key
 
-Purpose = Literal["meta_training", "evaluation", "diagnosis"]
+Purpose = Literal["meta_training", "evaluation", "diagnosis", "validation"]
 
-TAGS: Mapping[Purpose, int] = {"meta_training": 1, "evaluation": 2, "diagnosis": 3}
+TAGS: Mapping[Purpose, int] = {
+    "meta_training": 1,
+    "evaluation": 2,
+    "diagnosis": 3,
+    "validation": 4,
+}
 """Numbers folded into the seed; distinct, so that nothing evaluated on was meta-trained on."""
 
 

@@ -28,7 +28,8 @@ class Evaluate:
     """Compares a released learned optimizer with tuned baselines on held-out seeds."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
-    """Run folder, release file, or the name of one that comes with the package."""
+    """Run folder, for its last theta, release file, for instance a run's validated.safetensors, or
+    the name of one that comes with the package."""
     task: tuple[str, ...] = ()
     """Families, their evaluation tasks, or module:attribute; the families that it was meta-trained
     on if none is given."""
@@ -76,6 +77,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
         theta,
         first_theta(lopt, summary.get("seed", 0)),
         seen=summary.get("trained_on", []),
+        validated=summary.get("validated_on", []),
         horizon=horizon,
         num_seeds=options.seeds,
         seed=options.seed,
@@ -123,6 +125,7 @@ def compare_on(
     theta0: Theta,
     *,
     seen: Sequence[str],
+    validated: Sequence[str],
     horizon: int,
     num_seeds: int,
     seed: int,
@@ -144,6 +147,7 @@ def compare_on(
                 num_seeds=num_seeds,
                 controls={"untrained": lambda *, horizon: lopt.transform(theta0, horizon=horizon)},
                 seen=frozenset(seen),
+                validated=frozenset(validated),
                 allow_seen=True,
                 baselines=baselines,
                 num_random=trials,

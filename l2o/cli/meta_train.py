@@ -23,9 +23,11 @@ from l2o.cli.methods.table import METHODS, alike
 from l2o.cli.presets import PRESETS
 from l2o.cli.settings import MetaTraining, Parts, first_theta
 from l2o.cli.topology import connected
+from l2o.cli.validation import about_validation, best_of_validation
 from l2o.distributed import processes
 from l2o.evaluation.report import comparison_table, write_report
 from l2o.evaluation.seen import names_and_signatures
+from l2o.evaluation.validation import ValidationCurve, validation_cost
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import MetaState
 from l2o.outer_loop import fit, stop_on_signals
@@ -107,7 +109,9 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
         if run:
             theta = save_theta(run.theta, parts, run, about, state)
             if settings.evaluate:
-                evaluate(settings, parts, run, theta, about["trained_on"], trackers, console)
+                evaluate(settings, parts, run, theta, about, trackers, console)
+            if parts.validator:
+                console.print(best_of_validation(run), soft_wrap=True, markup=False)
             console.print(str(run.theta), soft_wrap=True, markup=False)
     return 0
 
@@ -132,15 +136,17 @@ def about_run(
         "provenance": record_provenance(run, user_modules(settings), on_warning=warn_on(console)),
     }
     if settings.init_from is not None:
-        before = release.summary(settings.init_from).get("trained_on", [])
-        about["trained_on"] = list(dict.fromkeys([*before, *seen]))
+        before = settings.before()
+        about["trained_on"] = list(dict.fromkeys([*before.get("trained_on", []), *seen]))
+        if "validated_on" in before:
+            about["validated_on"] = before["validated_on"]
         about["init_from_sha256"] = release.checksum(settings.init_from)
     return about
 
 
 def user_modules(settings: MetaTraining) -> list[str]:
     """Modules of the user's own that the settings name, as `module:attribute`."""
-    paths = (*settings.task, settings.optimizer[0])
+    paths = (*settings.task, *settings.validation.validate_on, settings.optimizer[0])
     return sorted({path.partition(":")[0] for path in paths if ":" in path})
 
 
@@ -177,21 +183,42 @@ def train(
     `run` is None in processes other than 0.
     """
     output = settings.output
+    curve = ValidationCurve(run.validation, parts.validator) if run and parts.validator else None
+    scores: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
         show = stack.enter_context(progress(console, settings.steps, quiet=output.quiet))
         should_stop = stack.enter_context(stop_on_signals())
 
-        def on_best(state: MetaState) -> None:
-            """Write theta of the checkpoint with the lowest meta-loss so far, if it can be."""
+        def save_if_possible(path: Path, about: Mapping[str, Any], state: MetaState) -> None:
             assert run is not None
             try:
-                save_theta(run.best, parts, run, about, state)
+                save_theta(path, parts, run, about, state)
             except ValueError as error:  # the run itself can go on
                 warn_on(console)(str(error))
 
+        def on_best(state: MetaState) -> None:
+            """Write theta of the checkpoint with the lowest meta-loss so far, if it can be."""
+            assert run is not None
+            save_if_possible(run.best, about, state)
+
+        def on_checkpoint(state: MetaState) -> None:
+            """Validate theta when that is due, and write the best so far."""
+            assert run is not None and curve is not None
+            step = int(state.step)
+            if step % parts.validate_every and step != settings.steps:
+                return
+            row, is_best = curve.add(step, parts.unravel(parts.learner.theta(state)))
+            if is_best:
+                found = about_validation(about, curve.validator.tasks, row)
+                save_if_possible(run.validated, found, state)
+            for track in trackers:
+                track({"step": step, **{f"validation/{k}": row[k] for k in row if k != "step"}})
+            scores["validation_score"] = row["score"]
+
         def on_metrics(line: Mapping[str, Any]) -> None:
-            for track in (*trackers, show):
+            for track in trackers:
                 track(line)
+            show({**line, **scores})
 
         _, k_fit = jax.random.split(stream(settings.seed, "meta_training"))
         state = fit(
@@ -204,6 +231,7 @@ def train(
             run=run,
             profile=output.profile and processes.is_process_0(),
             on_metrics=on_metrics,
+            on_checkpoint=on_checkpoint if curve else None,
             on_best=on_best,
             on_warning=warn_on(console),
             should_stop=should_stop,
@@ -221,6 +249,7 @@ def save_theta(
         **about,
         "inner_steps": int(state.step) * parts.learner.steps,
         "compute_seconds": compute_seconds(run.metrics),
+        **validation_cost(run.validation),
     }
     release.save(path, parts.lopt, theta, summary)
     return theta
@@ -231,7 +260,7 @@ def evaluate(
     parts: Parts,
     run: RunFolder,
     theta: Theta,
-    trained_on: Sequence[str],
+    about: Mapping[str, Any],
     trackers: Sequence[Tracker],
     console: Console,
 ) -> None:
@@ -241,7 +270,8 @@ def evaluate(
         parts.lopt,
         theta,
         first_theta(parts.lopt, settings.seed),
-        seen=trained_on,
+        seen=about["trained_on"],
+        validated=about.get("validated_on", []),
         horizon=settings.eval.horizon or settings.horizon[-1],
         num_seeds=settings.eval.seeds,
         seed=settings.seed,

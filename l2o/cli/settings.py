@@ -12,11 +12,13 @@ from l2o import registry, release
 from l2o.cli.arguments import Flag, Flat, Name, Names, Number, Numbers, Steps, baselines_named
 from l2o.cli.methods.estimators import PES
 from l2o.cli.methods.method import Ingredients, Method, check_positive
+from l2o.cli.validation import Validation
 from l2o.distributed import launchers
 from l2o.distributed.mesh import population_mesh
 from l2o.evaluation.baselines import DEFAULT_BASELINES
 from l2o.evaluation.statistics import check_seeds
 from l2o.evaluation.tuning import check_trials
+from l2o.evaluation.validation import Validator
 from l2o.freeze import Unravel, freeze
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import Learner
@@ -50,7 +52,7 @@ class Output:
     """Options of the run folder and of what is shown; they do not change the result."""
 
     run_dir: Name = None
-    """Folder for everything written."""
+    """Folder to write to."""
     resume: Flag = False
     """Continue the run in the run folder."""
     log: Annotated[tuple[Tracker, ...], _NAMES] = ()
@@ -76,7 +78,7 @@ class Processes:
     process_id: Number = None
     """Number of this process, from 0, likewise."""
     connect_timeout: int = 60
-    """Seconds to wait for the other processes."""
+    """Seconds to wait for the others."""
 
     def process(self) -> launchers.ProcessSpec | None:
         """Which process this one is, or None if it is alone.
@@ -120,6 +122,8 @@ class Parts:
         learner: Learner that takes the outer steps.
         log_every: Outer steps of a chunk, the largest divisor of the steps up to the setting.
         checkpoint_every: Outer steps between checkpoints, a multiple of `log_every`.
+        validator: Scores of theta on validation tasks, or None.
+        validate_every: Outer steps between these, a multiple of `checkpoint_every`.
     """
 
     train: Sequence[Task]
@@ -130,6 +134,8 @@ class Parts:
     learner: Learner
     log_every: int
     checkpoint_every: int
+    validator: Validator | None
+    validate_every: int
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,7 @@ class MetaTraining:
     """Outer steps between checkpoints."""
     evaluate: Flag = True
     """Do not compare with the baselines at the end."""
+    validation: Flat[Validation] = field(default_factory=Validation)
     eval: Evaluation = Evaluation()
     output: Flat[Output] = Output()
     processes: Flat[Processes] = Processes()
@@ -172,6 +179,8 @@ class MetaTraining:
         config = dataclasses.asdict(self)
         for name in ("output", "processes", "evaluate"):
             del config[name]
+        if not self.validation.validate_on:
+            del config["validation"]
         config["method"] = {"name": self.method.name, **config["method"]}
         return config
 
@@ -206,16 +215,30 @@ class MetaTraining:
                 check_can_train(lopt, task, self.eval.horizon or self.horizon[-1])
         at_most = min(self.log_every, self.steps)
         log_every = max(n for n in range(1, at_most + 1) if self.steps % n == 0)
+        checkpoint_every = max(1, self.checkpoint_every // log_every) * log_every
+        train = [task for family in families for task in family.train]
         return Parts(
-            train=[task for family in families for task in family.train],
+            train=train,
             evaluation=evaluation,
             lopt=lopt,
             theta=theta,
             unravel=unravel,
             learner=learner,
             log_every=log_every,
-            checkpoint_every=max(1, self.checkpoint_every // log_every) * log_every,
+            checkpoint_every=checkpoint_every,
+            validator=self.validation.build(
+                lopt,
+                train,
+                frozenset(self.before().get("trained_on", ())),
+                horizon=self.horizon[-1],
+                seed=self.seed,
+            ),
+            validate_every=self.validation.steps_between(checkpoint_every),
         )
+
+    def before(self) -> dict[str, Any]:
+        """What is known of the meta-training of the first theta; empty if it was drawn."""
+        return {} if self.init_from is None else release.summary(self.init_from)
 
     def num_devices(self) -> int:
         """The devices asked for, or as many as are present and divide the population.

@@ -75,6 +75,7 @@ def compare(
     num_seeds: int,
     controls: Mapping[str, Optimizer] | None = None,
     seen: AbstractSet[str] = frozenset(),
+    validated: AbstractSet[str] = frozenset(),
     allow_seen: bool = False,
     probe_every: int | None = None,
     learning_rates: Sequence[float] | None = None,
@@ -110,6 +111,7 @@ def compare(
             given a traced `horizon`, a part of it where shorter runs are tried for the speed-up.
         seen: Names, signatures or both of the tasks that an optimizer was meta-trained on; see
             `l2o.evaluation.seen`.
+        validated: The same of tasks by which theta was chosen, as its file's `validated_on` says.
         allow_seen: Whether to accept such a task, and mark it.
         probe_every: Inner steps between probes, as in `evaluate`.
         learning_rates: Rates where tuning begins, in place of each rival's own; at least two.
@@ -121,7 +123,7 @@ def compare(
         ValueError: As `evaluate` and `tune`, if there are fewer than 8 seeds, or if a control has
             the name of another optimizer.
     """
-    check_unseen(task, seen, allow_seen)
+    check_unseen(task, seen | validated, allow_seen)
     check_seeds(num_seeds)
     check_trials(num_random)
     check_baselines(baselines)
@@ -171,6 +173,7 @@ def compare(
         summary={
             "task": task.name,
             "seen": allow_seen and is_seen(task, seen),
+            "validated": allow_seen and is_seen(task, validated),
             "steps": horizon,
             "num_seeds": num_seeds,
             **summarise(ours, rivals, controls.keys()),

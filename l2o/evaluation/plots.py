@@ -83,6 +83,28 @@ def meta_training(metrics: Sequence[Mapping[str, Any]]) -> Draw:
     return draw
 
 
+def validation(rows: Sequence[Mapping[str, Any]]) -> Draw:
+    """Draw the validation score of each task and their mean, whose first maximum is marked."""
+
+    def draw(axes: "Axes") -> None:
+        steps = [row["step"] for row in rows]
+        tasks = [name.removesuffix("/score") for name in rows[0] if name.endswith("/score")]
+        for i, task in enumerate(tasks):
+            color = COLORS["baseline"][i % len(COLORS["baseline"])]
+            dashes = DASHES[i // len(COLORS["baseline"]) % len(DASHES)]
+            scores = [row[f"{task}/score"] for row in rows]
+            (line,) = axes.plot(steps, scores, dashes, color=color, linewidth=1.0)
+            line.set_label(plain(task))
+        mean, color = [row["score"] for row in rows], COLORS["learned"][0]
+        axes.plot(steps, mean, ".-", color=color, linewidth=2.0, label="mean")
+        best = int(np.argmax(mean))
+        axes.plot(steps[best], mean[best], "*", color=color, markersize=14, zorder=4)
+        label(axes, "validation: ★ best", "outer step", "score")
+        axes.legend(**LEGEND)
+
+    return draw
+
+
 def band(
     axes: "Axes",
     x: Sequence[float],
@@ -92,8 +114,6 @@ def band(
     marker: str = "",
 ) -> None:
     """Draw a line at the median in a band from the lower to the upper quartile."""
-    # An even number of dollar signs in a name would start mathematics.
-    name = values["name"].replace("$", r"\$")
     # Zero cannot be drawn on a logarithmic axis, and `None` stands for what is not finite.
     low, median, high = (
         np.maximum(np.array(values[k], np.float64), 1e-30) for k in ("low", "median", "high")
@@ -101,7 +121,13 @@ def band(
     axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
     (line,) = axes.plot(x, median, color=color, linestyle=dashes, marker=marker, markersize=4)
     # Set here, because a label that starts with "_" given to `plot` would hide the line.
-    line.set_label(name if not name.startswith("_") else f"\u200b{name}")
+    line.set_label(plain(values["name"]))
+
+
+def plain(name: str) -> str:
+    """A name as the text of a legend, which neither is mathematics nor hides a line."""
+    name = name.replace("$", r"\$")  # an even number of dollar signs would start mathematics
+    return name if not name.startswith("_") else f"\u200b{name}"
 
 
 def label(axes: "Axes", title: str, x: str, y: str) -> None:

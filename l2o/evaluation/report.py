@@ -13,6 +13,7 @@ from l2o.evaluation import plots
 from l2o.evaluation.compare import Comparison
 from l2o.evaluation.html import page
 from l2o.evaluation.tables import COMPARISON, comparison_cells, label, mark, markdown, number
+from l2o.evaluation.validation import best_row
 from l2o.runs.folder import atomic_write
 from l2o.runs.provenance import provenance
 
@@ -60,6 +61,7 @@ def write_report(
             "config": config or {},
             "environment": environment(),
             "metrics": last_metrics(read_metrics(Path(folder))),
+            "validation": best_row(read_metrics(Path(folder), "validation", "score")) or {},
             "curves": [c.curves for c in comparisons],
             "grids": [c.grids for c in comparisons],
         },
@@ -84,7 +86,9 @@ def render_report(folder: str | Path, *, png: bool = False) -> dict[str, Path]:
     """
     content = read_report(folder)
     try:
-        rows = figures(content, read_metrics(Path(folder)))
+        rows = figures(
+            content, read_metrics(Path(folder)), read_metrics(Path(folder), "validation", "score")
+        )
         files = {
             "report.html": page(content, [plots.svg(row) for row in rows]).encode(),
             "report.md": markdown(content["comparisons"]).encode(),
@@ -130,7 +134,9 @@ def read_report(folder: str | Path) -> dict[str, Any]:
 
 
 def figures(
-    content: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
+    content: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    validation: Sequence[Mapping[str, Any]] = (),
 ) -> list[list[plots.Draw]]:
     """Make rows of panels: two for each task, one if nothing was tuned; then meta-training."""
     rows = []
@@ -143,7 +149,9 @@ def figures(
         if grids:
             panels.append(plots.learning_rate_grid(marked(grids, row)))
         rows.append(panels)
-    return [*rows, [plots.meta_training(metrics)]] if metrics else rows
+    last = [plots.meta_training(metrics)] if metrics else []
+    last += [plots.validation(validation)] if validation else []
+    return [*rows, last] if last else rows
 
 
 def marked(
@@ -154,16 +162,21 @@ def marked(
     return [{**e, "name": e["name"] + marks.get(e["name"], "")} for e in entrants]
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the rows of `metrics.jsonl` that have a meta-loss, without an unfinished line."""
-    path = folder / "metrics.jsonl"
+def read_metrics(
+    folder: Path, name: str = "metrics", field: str = "meta_loss"
+) -> list[dict[str, Any]]:
+    """Read the rows of `metrics.jsonl` that have a meta-loss, without an unfinished line.
+
+    Or those of another such file that have another field.
+    """
+    path = folder / f"{name}.jsonl"
     rows = []
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and "meta_loss" in row and "step" in row:
+        if isinstance(row, dict) and field in row and "step" in row:
             rows.append(row)
     return rows
 

@@ -103,10 +103,32 @@ def shares_source(task: Task, seen: AbstractSet[str]) -> bool:
     return is_seen(task, seen) or (bool(seen) and source_signature(task) in seen)
 
 
+def check_held_out(
+    tasks: Sequence[Task], train: Sequence[Task], seen: AbstractSet[str], argument: str
+) -> None:
+    """Raise a `ValueError` if tasks to validate on are not apart from what is meta-trained on.
+
+    That is stricter than `is_seen`: another shape of the same family and data is refused, too.
+
+    Args:
+        tasks: Tasks to validate on.
+        train: Tasks that are meta-trained on.
+        seen: Names, signatures or both of further tasks that were meta-trained on.
+        argument: Argument that named `tasks`, for the message.
+    """
+    seen = seen | frozenset(names_and_signatures(train))
+    for task in tasks:
+        if shares_source(task, seen):
+            raise ValueError(
+                f"`{argument}` must name held-out tasks; got {task.name}, of a family and data "
+                "that are meta-trained on. Try another family."
+            )
+
+
 def check_unseen(task: Task, seen: AbstractSet[str], allow_seen: bool) -> None:
     """Raise a `ValueError` if a task was meta-trained on, unless that is allowed."""
     if not allow_seen and is_seen(task, seen):
         raise ValueError(
-            f"`task` must not be one that was meta-trained on; got {task.name}. "
-            "Try a held-out variant, or allow_seen=True to have it marked as meta-trained."
+            "`task` must not be one that was meta-trained on or that theta was chosen by; got "
+            f"{task.name}. Try a held-out variant, or allow_seen=True to have it marked."
         )

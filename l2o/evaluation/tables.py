@@ -9,7 +9,8 @@ from l2o.evaluation.transfer import TransferMatrix
 
 DEFINITIONS = {
     "task": "What was trained. “meta-trained” marks a task that the learned optimizer was "
-    "meta-trained on: one of the same family, data and shapes, whatever its instances.",
+    "meta-trained on: one of the same family, data and shapes, whatever its instances; "
+    "“validated” one that its theta was chosen by.",
     "steps": "Inner steps of each training run, and the horizon the optimizers were told.",
     "seeds": "Training runs of each optimizer; a seed's instance, initial parameters and batches "
     "are the same for all of them, and none was used in meta-training or in tuning.",
@@ -110,6 +111,13 @@ def mark(entrant: Row) -> str:
     return " (edge)" if entrant["at_grid_edge"] else ""
 
 
+def seen_mark(row: Row) -> str:
+    """What a reader must know behind a task's name: that it is not held out."""
+    if row["seen"]:
+        return " (meta-trained)"
+    return " (validated)" if row.get("validated") else ""
+
+
 def label(entrant: Row) -> str:
     """Name a rival with the rate that was chosen for it, and its mark."""
     rate = number(entrant["hyperparameters"]["learning_rate"])
@@ -146,7 +154,7 @@ def comparison_cells(row: Row) -> list[str]:
     best = best_baseline(row)
     ours, theirs = row["learned_seconds_per_step"], best["seconds_per_step"]
     return [
-        row["task"] + (" (meta-trained)" if row["seen"] else ""),
+        row["task"] + seen_mark(row),
         str(row["steps"]),
         str(row["num_seeds"]),
         bracketed(row, "learned_final_loss"),

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +22,10 @@ NUM_BATCHES = 8
 
 TIMED_STEPS = 200
 """Most inner steps of a run that is timed."""
+
+
+Held = Literal["valid", "test"]
+"""Split of the data that nothing is trained on."""
 
 
 class Start(NamedTuple):
@@ -123,7 +127,9 @@ def compiled_draw(task: Task) -> Callable[[Key, jax.Array, Data], Start]:
 
 
 Settings = np.ndarray | Mapping[str, np.ndarray]
-"""Settings of an optimizer, stacked along a first axis: numbers, or numbers by name."""
+"""Settings of an optimizer, stacked along a first axis: numbers, or numbers by name.
+
+A tree of arrays such as theta will do as well."""
 
 
 def train_settings(
@@ -184,10 +190,10 @@ class Trainer:
         def validate(carry, start: Start) -> jax.Array:
             return mean_loss(task, judged_params(*carry), start.valids, start.instance)
 
-        def test(carry, starts: Start, data: Data) -> list[dict[str, jax.Array]]:
+        def test(carry, starts: Start, data: Data, splits: Sequence[Held]):
             judged = over_settings_and_seeds(lambda c, start: judged_params(*c), carry=True)
             params = judged(carry, starts)
-            return [on_split(task, params, starts, data, split) for split in ("valid", "test")]
+            return {split: on_split(task, params, starts, data, split) for split in splits}
 
         self.task, self.horizon, self.stride = task, horizon, stride
         self._begin = jax.jit(over_settings_and_seeds(begin))
@@ -200,7 +206,14 @@ class Trainer:
         )
         self._probe = jax.jit(over_settings_and_seeds(probe, carry=True))
         self._validate = jax.jit(over_settings_and_seeds(validate, carry=True))
-        self._test = jax.jit(test)
+        self._test = jax.jit(test, static_argnames="splits")
+
+    def compile(self, settings: Settings, starts: Start, *, splits: tuple[Held, ...]) -> None:
+        """Compile what `train` runs, by a run of no steps."""
+        stacked = as_float32(settings)
+        carry, _ = self._steps(stacked, self._begin(stacked, starts), starts, 0, 0)
+        tested = self._test(carry, starts, self.task.data, splits)
+        jax.block_until_ready((self._probe(carry, starts), tested))
 
     def train(
         self,
@@ -208,7 +221,7 @@ class Trainer:
         starts: Start,
         *,
         timed: bool = False,
-        tested: bool = True,
+        splits: tuple[Held, ...] = ("valid", "test"),
         validated: bool = False,
     ) -> list[Curves]:
         """Train every start with every setting.
@@ -217,7 +230,7 @@ class Trainer:
             settings: Settings, stacked along a first axis.
             starts: Starts of the runs, from `draw_starts`.
             timed: Whether to measure `seconds_per_step`, which trains some more.
-            tested: Whether to measure `valid` and `test`, which are empty otherwise.
+            splits: Which of `valid` and `test` to measure; what is not measured is empty.
             validated: Whether to measure `valid_loss` at every probe, too.
 
         Returns:
@@ -239,7 +252,7 @@ class Trainer:
             steps.append(steps[-1] + count)
             losses.append(np.asarray(step_losses)[..., :count])
             probe()
-        ends = jax.device_get(self._test(carry, starts, self.task.data)) if tested else ({}, {})
+        ends = jax.device_get(self._test(carry, starts, self.task.data, splits)) if splits else {}
 
         raw, train_loss = np.stack(probes, axis=-1), np.concatenate(losses, axis=-1)
         cap = finite_cap(self.task)
@@ -247,8 +260,9 @@ class Trainer:
         timers = [self.timer(settings, starts)] * 3 if timed else []
         seconds = float(np.median([timer() for timer in timers])) if timed else np.nan
 
-        def at_end(of_split: Mapping[str, np.ndarray], i: int) -> Mapping[str, np.ndarray]:
-            return capped_end(self.task, {k: v[i] for k, v in of_split.items()}) if tested else {}
+        def at_end(split: Held, i: int) -> Mapping[str, np.ndarray]:
+            measured = {k: v[i] for k, v in ends.get(split, {}).items()}
+            return capped_end(self.task, measured) if measured else {}
 
         return [
             Curves(
@@ -256,8 +270,8 @@ class Trainer:
                 probe_loss=capped_losses(raw[i], cap),
                 train_loss=train_loss[i],
                 diverged=is_diverged(raw[i, :, -1], cap),
-                valid=at_end(ends[0], i),
-                test=at_end(ends[1], i),
+                valid=at_end("valid", i),
+                test=at_end("test", i),
                 seconds_per_step=seconds,
                 valid_loss=capped_losses(valid_loss[i], cap),
             )
@@ -367,7 +381,7 @@ def on_split(
     params: optax.Params,
     starts: Start,
     data: Data,
-    split: Literal["valid", "test"],
+    split: Held,
 ) -> dict[str, jax.Array]:
     """Measure loss and metrics on a split, each of shape (settings, seeds).
 

@@ -77,7 +77,7 @@ class Trials:
         if missing:
             padded = [*missing, *[missing[-1]] * (AT_ONCE - len(missing))]
             settings = {name: np.array([c[name] for c in padded]) for name in missing[0]}
-            found = self.trainer.train(settings, self.starts, tested=False)
+            found = self.trainer.train(settings, self.starts, splits=())
             for config, curves in zip(missing, found, strict=False):
                 known[key_of(config)] = Trial(
                     config,

@@ -97,6 +97,16 @@ class RunFolder:
         return self.path / "best.safetensors"
 
     @property
+    def validation(self) -> Path:
+        """Scores on validation tasks, one JSON object a line."""
+        return self.path / "validation.jsonl"
+
+    @property
+    def validated(self) -> Path:
+        """Release file of the checkpoint with the highest validation score."""
+        return self.path / "validated.safetensors"
+
+    @property
     def provenance(self) -> Path:
         """Versions and device with which the run began."""
         return self.path / "provenance.json"

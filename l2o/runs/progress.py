@@ -12,10 +12,12 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 def describe(line: Mapping[str, Any]) -> str:
-    """Describe a line of metrics in words."""
+    """Describe a line of metrics in words, with the last validation score if it has one."""
+    score = line.get("validation_score")
     return (
         f"meta-loss {line['meta_loss']:.4g}  finite {line['finite']:.0%}  "
-        f"{line['inner_steps_per_second']:,.0f} inner steps/s"
+        + ("" if score is None else f"validation {score:.4g}  ")
+        + f"{line['inner_steps_per_second']:,.0f} inner steps/s"
     )
 
 

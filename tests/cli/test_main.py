@@ -449,7 +449,7 @@ def test_list_names_everything(capsys):
     assert all(name in shown for section in listed.values() for name in section)
 
 
-GROUPS = {"eval", "output", "processes", "method", "reward"}
+GROUPS = {"eval", "output", "processes", "method", "reward", "validation"}
 """Fields that hold options of their own."""
 ONE_OPTION = {
     **{"evaluate": "--horizon", "report": "--png", "compare-hpo": "--engines"},

@@ -130,14 +130,14 @@ def test_an_optimizer_under_two_names_is_no_faster_than_itself(name):
     settings = {name: np.array([value]) for name, value in config.items()}
     starts = draw_starts(KEY, task, repetitions * seeds)
     again = starts._replace(key=jax.vmap(lambda key: jax.random.fold_in(key, 1))(starts.key))
-    (one,) = trainer.train(settings, starts, tested=False)
-    (other,) = trainer.train(settings, again, tested=False)
+    (one,) = trainer.train(settings, starts, splits=())
+    (other,) = trainer.train(settings, again, splits=())
     assert not np.allclose(one.final_loss, other.final_loss)
     # Six curves of three rivals at that setting, of which tuning has chosen one.
     curves = []
     for fold in range(2, 7):
         keys = jax.vmap(lambda key, fold=fold: jax.random.fold_in(key, fold))(starts.key)
-        curves += trainer.train(settings, starts._replace(key=keys), tested=False)
+        curves += trainer.train(settings, starts._replace(key=keys), splits=())
 
     def part(curves, i):
         """A repetition's runs."""
