@@ -44,8 +44,8 @@ def finish(child: subprocess.Popen) -> None:
     assert child.returncode == 0, errors
 
 
-def untimed(folder: Path) -> list[dict]:
-    lines = read_metrics(RunFolder(folder).metrics)
+def untimed(path: Path) -> list[dict]:
+    lines = read_metrics(path)
     return [{k: v for k, v in line.items() if k not in TIMING_FIELDS} for line in lines]
 
 
@@ -72,10 +72,14 @@ def kill_and_compare(
     assert kills == num_kills
     finish(start(killed, num_steps, learner))
 
-    assert RunFolder(killed).theta.read_bytes() == RunFolder(whole).theta.read_bytes()
-    assert RunFolder(killed).best.read_bytes() == RunFolder(whole).best.read_bytes()
-    assert untimed(killed) == untimed(whole)
-    assert [line["step"] for line in untimed(killed)] == list(range(5, num_steps + 1, 5))
+    ours, theirs = RunFolder(killed), RunFolder(whole)
+    assert ours.theta.read_bytes() == theirs.theta.read_bytes()
+    assert ours.best.read_bytes() == theirs.best.read_bytes()
+    assert ours.validated.read_bytes() == theirs.validated.read_bytes()
+    for path, every in (("metrics", 5), ("validation", 20)):
+        lines = untimed(getattr(ours, path))
+        assert lines == untimed(getattr(theirs, path))
+        assert [line["step"] for line in lines] == list(range(every, num_steps + 1, every))
     for folder in (whole, killed):
         assert Checkpoints(RunFolder(folder).checkpoints).steps() == [
             num_steps - 10,

@@ -307,6 +307,34 @@ def test_the_best_state_is_handed_over_and_again_after_a_kill(tmp_path, killed_a
     assert run.checkpoints.exists() and len(Checkpoints(run.checkpoints).steps()) == 2
 
 
+def test_each_checkpoint_is_handed_over_before_the_best_and_the_one_that_a_run_continues_from(
+    tmp_path,
+):
+    learner = scored_learner({10: 1.0, 20: 3.0, 30: 2.0, 40: 0.5})
+    run, calls = RunFolder.open(tmp_path / "run", {}), []
+    told = {
+        "on_checkpoint": lambda state: calls.append(("saved", int(state.step))),
+        "on_best": lambda state: calls.append(("best", int(state.step))),
+    }
+
+    def kill(line):
+        if line["step"] == 35:
+            raise Killed
+
+    schedule = {"num_steps": 40, "log_every": 5, "checkpoint_every": 10}
+    with pytest.raises(Killed):
+        fit(KEY, learner, THETA, **schedule, run=run, on_metrics=kill, **told)
+    assert calls == [("saved", 10), ("best", 10), ("saved", 20), ("saved", 30)]
+    run.validation.write_text("".join(f'{{"step": {step}}}\n' for step in (20, 30, 40)) + '{"st')
+    calls.clear()
+    fit(KEY, learner, THETA, **schedule, run=run, **told)
+    assert calls == [("saved", 30), ("saved", 40), ("best", 40)]
+    assert [line["step"] for line in read_metrics(run.validation)] == [20, 30]
+    calls.clear()
+    fit(KEY, learner, THETA, **schedule, run=run, **told)
+    assert calls == [("saved", 40), ("best", 40)]
+
+
 def test_signals_are_left_alone_outside_the_main_thread():
     before, stopped = signal.getsignal(signal.SIGTERM), []
 

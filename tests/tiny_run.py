@@ -5,10 +5,11 @@ import sys
 import jax
 import optax
 from jax.sharding import Mesh
-from user_module import bowl
+from user_module import bowl, two_bowls
 
 from l2o import release
 from l2o.estimators.pes import pes
+from l2o.evaluation.validation import ValidationCurve, Validator
 from l2o.learner import Learner, MetaState, gradient_learner
 from l2o.optimizers.learnable import learnable_sgd
 from l2o.outer_loop import fit, stop_on_signals
@@ -16,6 +17,7 @@ from l2o.policies.scheduler import scheduler
 from l2o.problem import inner_problem
 from l2o.rl.environment import training_environment
 from l2o.rl.ppo import ppo_learner
+from l2o.rng import stream
 from l2o.runs.folder import RunFolder
 
 LOPT = learnable_sgd(learning_rate=0.05)
@@ -56,8 +58,17 @@ def main(folder: str, num_steps: int, name: str, *, resume: bool) -> None:
     lopt, make = LEARNERS[name]
     learner = make()
 
+    key = stream(1, "validation")
+    validator = Validator(key, [two_bowls()], lopt, horizon=8, num_seeds=2)
+    curve = ValidationCurve(run.validation, validator)
+
     def save_best(state: MetaState) -> None:
         release.save(run.best, lopt, learner.theta(state), {"step": int(state.step)})
+
+    def validate(state: MetaState) -> None:
+        step = int(state.step)
+        if step % 20 == 0 and curve.add(step, learner.theta(state))[1]:
+            release.save(run.validated, lopt, learner.theta(state), {"step": step})
 
     with stop_on_signals() as should_stop:
         state = fit(
@@ -68,6 +79,7 @@ def main(folder: str, num_steps: int, name: str, *, resume: bool) -> None:
             log_every=5,
             checkpoint_every=10,
             run=run,
+            on_checkpoint=validate,
             on_best=save_best,
             on_metrics=lambda line: print(line["step"], flush=True),
             should_stop=should_stop,

@@ -52,7 +52,7 @@ class Output:
     """Options of the run folder and of what is shown; they do not change the result."""
 
     run_dir: Name = None
-    """Folder to write to."""
+    """Folder for everything written."""
     resume: Flag = False
     """Continue the run in the run folder."""
     log: Annotated[tuple[Tracker, ...], _NAMES] = ()
@@ -68,7 +68,7 @@ class Processes:
     """Options of devices, processes and hosts; they change the result by rounding at most."""
 
     devices: Number = None
-    """Devices of all processes, CPU cores included; as many as divide the population if none."""
+    """Devices, CPU cores included; as many as fit if none."""
     distributed: Flag = False
     """Be one of several processes of a run."""
     coordinator: Name = None
@@ -78,7 +78,7 @@ class Processes:
     process_id: Number = None
     """Number of this process, from 0, likewise."""
     connect_timeout: int = 60
-    """Seconds to wait for the others."""
+    """Seconds to wait for the other processes."""
 
     def process(self) -> launchers.ProcessSpec | None:
         """Which process this one is, or None if it is alone.
@@ -159,11 +159,11 @@ class MetaTraining:
     steps: int = 1000
     """Outer steps."""
     ema_decay: float = 0.98
-    """Decay rate of theta's average, which is released."""
+    """Decay rate of the released average."""
     seed: int = 0
     """Seed of everything random."""
     log_every: int = 10
-    """Outer steps of a chunk, and of a line of metrics."""
+    """Outer steps of a chunk and its metrics."""
     checkpoint_every: int = 100
     """Outer steps between checkpoints."""
     evaluate: Flag = True

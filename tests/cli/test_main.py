@@ -231,6 +231,28 @@ MISTAKES = {
     ),
     "run dir": ("--run-dir /proc/no/run", "`run_dir` must be a folder that can be written"),
     "resume": ("--resume --run-dir nothing", "`resume` needs a run to continue"),
+    "validation task": ("--validate-on bowk", "`validate_on` must be a known name; got bowk. Try"),
+    "seen validation task": (
+        "--validate-on user_module:bowl",
+        "`validate_on` must name held-out tasks; got bowl, of a family and data that are meta-",
+    ),
+    "other shape of a seen family": (
+        "--task digits_mlp --validate-on digits_mlp_128x128",
+        "got digits_mlp_128x128, of a family and data that are meta-trained on. Try another family",
+    ),
+    "validation task twice": (
+        "--validate-on rosenbrock rosenbrock",
+        "`validate_on` must name tasks that differ; got rosenbrock twice. Drop one.",
+    ),
+    "validation task without a loss": (
+        "--validate-on user_module:always_nan",
+        "must have a positive, finite validation loss at the start of a run, by which",
+    ),
+    "validation seeds": (
+        "--validate-on rosenbrock --validate-seeds 0",
+        "`validate_seeds` must be positive and finite; got 0. Try validate_seeds=8",
+    ),
+    "validation of nothing": ("--validate-every 5", "`validate_every` goes with --validate-on"),
     "old name": ("--averaging 0.9", "`--averaging` has another name; got --averaging. Type --ema"),
     "old estimator": ("--estimator nres", "Type the method's own name"),
     "old evaluation": ("--eval-seeds=3", "`--eval-seeds` has another name; got --eval-seeds=3."),
@@ -512,6 +534,22 @@ def test_all_are_all_baselines(monkeypatch):
     assert names == list(BASELINES)
 
 
+def test_the_comparison_is_told_what_theta_was_chosen_by(monkeypatch):
+    """And the file is taken by its path."""
+    told = {}
+    lopt = learnable_sgd()
+    summary = {"trained_on": ["a"], "validated_on": ["b"]}
+    release.save("validated.safetensors", lopt, lopt.init(jax.random.key(0)), summary)
+
+    def compare_on(*tasks_and_theta, seen, validated, **options):
+        told.update(seen=seen, validated=validated)
+        return []
+
+    monkeypatch.setattr("l2o.cli.evaluate.compare_on", compare_on)
+    assert cli.main(["evaluate", "validated.safetensors", *SHORT]) == 0
+    assert told == {"seen": ["a"], "validated": ["b"]}
+
+
 def test_a_seed_changes_theta_and_what_is_frozen_stays(tmp_path):
     """And what is evaluated is what was released, against where it began."""
     evaluated, released = {}, {}
@@ -544,7 +582,7 @@ def test_an_evaluation_draws_from_its_own_stream(monkeypatch):
     monkeypatch.setattr("l2o.cli.evaluate.compare", lambda key, *a, **k: keys.append(key))
     lopt = learnable_sgd()
     theta = lopt.init(jax.random.key(0))
-    options = dict(seen=[], horizon=1, num_seeds=8, seed=3, baselines=["adam"])
+    options = dict(seen=[], validated=[], horizon=1, num_seeds=8, seed=3, baselines=["adam"])
     options |= dict(trials=0, cache=None)
     console = Console(quiet=True)
     compare_on([bowl()], lopt, theta, theta, **options, console=console)

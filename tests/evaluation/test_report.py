@@ -103,6 +103,11 @@ def written(tmp_path_factory, comparisons):
     ]
     text = "\n".join(map(json.dumps, lines)) + '\n{"step": 30, "meta'
     (folder / "metrics.jsonl").write_text(text)
+    scores = [
+        {"step": 10, "score": 0.25, "_$other/score": 0.125, "wine/score": 0.375},
+        {"step": 20, "score": 0.125, "_$other/score": 0.0, "wine/score": 0.25},
+    ]
+    (folder / "validation.jsonl").write_text("\n".join(map(json.dumps, scores)) + '\n{"st')
     config = {"task": "<script>alert(1)</script>", "rate": float("nan")}
     write_report(folder, comparisons, config=config)
     return folder
@@ -133,6 +138,7 @@ def test_report_json_is_strict_and_has_the_agreed_keys(folder):
     assert {"python", "jax", "device", "platform"} <= content["environment"].keys()
     assert content["config"] == {"task": "<script>alert(1)</script>", "rate": None}
     assert content["metrics"]["last"] == {"step": 20, "meta_loss": 1.0, "finite": 1.0}
+    assert content["validation"]["step"] == 10 and content["validation"]["score"] == 0.25
 
 
 def test_an_optimizer_that_returns_nan_is_in_the_report(folder):
@@ -170,6 +176,16 @@ def test_report_html_is_well_formed_and_refers_to_nothing_outside(folder):
     assert "http" not in text
     assert not re.search(r"@import|url\((?!#)", text)
     assert all(value.startswith("#") for value in re.findall(r'href="([^"]*)"', text))
+
+
+def test_the_curve_of_validation_is_drawn_for_each_task_beside_that_of_meta_training(folder):
+    text = parsed(folder).text
+    assert {"meta-training", "validation: ★ best", "_$other", "wine", "mean"} <= {
+        line.strip().removeprefix("\u200b") for line in text.splitlines()
+    }
+    (folder / "validation.jsonl").unlink()
+    render_report(folder)
+    assert "meta-training" in (text := parsed(folder).text) and "★ best" not in text
 
 
 def test_user_strings_are_escaped(folder):
@@ -316,10 +332,12 @@ def test_the_page_names_the_baselines_that_were_compared_with(written, tmp_path)
 def test_a_task_that_was_meta_trained_on_is_marked_in_the_page_and_the_table(comparisons, tmp_path):
     first, second = comparisons
     found = dataclasses.replace(first, summary={**first.summary, "task": "shown", "seen": True})
-    other = dataclasses.replace(second, summary={**second.summary, "task": "other"})
+    chosen_by = {**second.summary, "task": "other", "validated": True}
+    other = dataclasses.replace(second, summary=chosen_by)
     write_report(tmp_path, [found, other])
     text = parsed(tmp_path).text
     assert "shown (meta-trained)" in text and "other (meta-trained)" not in text
+    assert "other (validated)" in text and "shown (validated)" not in text
     console = Console(width=80, record=True, file=io.StringIO())
     long = {**found.summary, "task": "digits_mlp_64x64x64x64"}
     console.print(comparison_table([long]))

@@ -9,7 +9,12 @@ import pytest
 
 from l2o import release
 from l2o.evaluation.compare import compare
-from l2o.evaluation.seen import is_seen, names_and_signatures, task_signature
+from l2o.evaluation.seen import (
+    check_held_out,
+    is_seen,
+    names_and_signatures,
+    task_signature,
+)
 from l2o.registry import TASKS, task_family
 from l2o.task import Task
 from l2o.tasks.digits import digits, digits_mlp, imbalanced_digits
@@ -120,7 +125,23 @@ def test_a_variant_of_what_was_meta_trained_on_is_refused_or_marked():
     shape = task(loss=lambda params, batch, instance: jnp.sum(jnp.square(params["x"] - 1.0)))
     seen = {task_signature(task(name="varied"))}
     sizes = dict(horizon=3, num_seeds=8, num_random=0, baselines=("sgdm",))
-    with pytest.raises(ValueError, match="`task` must not be one that was meta-trained on; got a"):
+    with pytest.raises(ValueError, match="`task` must not be one that was meta-trained on or"):
         compare(jax.random.key(0), shape, optax.sgd(0.1), seen=seen, **sizes)
+    with pytest.raises(ValueError, match="or that theta was chosen by; got a"):
+        compare(jax.random.key(0), shape, optax.sgd(0.1), validated=seen, **sizes)
     found = compare(jax.random.key(0), shape, optax.sgd(0.1), seen=seen, allow_seen=True, **sizes)
-    assert found.summary["seen"] is True
+    assert found.summary["seen"] is True and found.summary["validated"] is False
+
+
+def test_what_is_validated_on_is_of_another_family_or_data_than_what_is_meta_trained_on():
+    train = [task()]
+    other_data = task(name="b", data={"rows": jnp.zeros(4), "labels": jnp.arange(4)})
+    apart = [task(name="b", family="g"), other_data]
+    check_held_out(apart, train, frozenset(), "validate_on")
+    wider = task(name="b", init=lambda key, instance: {"x": jnp.zeros(9), "y": jnp.zeros(3)})
+    assert not is_seen(wider, frozenset(names_and_signatures(train)))
+    seen_before = frozenset({task_signature(apart[0])})
+    cases = ((wider, frozenset()), (task(name="b"), frozenset()), (apart[0], seen_before))
+    for refused, seen in cases:
+        with pytest.raises(ValueError, match="`validate_on` must name held-out tasks; got b, of a"):
+            check_held_out([other_data, refused], train, seen, "validate_on")

@@ -1,6 +1,7 @@
 """Validation while theta is meta-trained: scores known in closed form, and the best theta kept."""
 
 import dataclasses
+import io
 import math
 import shutil
 from pathlib import Path
@@ -12,15 +13,15 @@ from rich.console import Console
 
 import l2o
 from l2o import release
-from l2o.cli.meta_train import meta_train, train
+from l2o.cli.meta_train import about_run, meta_train, train
 from l2o.cli.methods.estimators import PES
 from l2o.cli.settings import MetaTraining, Output, Processes
-from l2o.cli.validation import Validation
+from l2o.cli.validation import Validation, about_validation, best_of_validation
 from l2o.evaluation.validation import ValidationCurve, Validator, best_row, read_rows
 from l2o.learner import Learner, MetaState
 from l2o.rng import stream
 from l2o.runs.folder import RunFolder
-from l2o.runs.logging import TIMING_FIELDS
+from l2o.runs.logging import TIMING_FIELDS, Tracker
 
 KEY = stream(0, "validation")
 
@@ -225,6 +226,38 @@ def test_lines_after_the_checkpoint_are_made_again(ascent, ascended, tmp_path):
     with open(run.validation, "a") as file:
         file.write('{"torn')
     assert files(ascend(run.path, ascent, resume=True)) == files(ascended)
+
+
+def test_what_theta_has_seen_and_was_chosen_by_goes_on_with_it(ascent, ascended, tmp_path):
+    settings = dataclasses.replace(SETTINGS, init_from=str(ascended.validated))
+    run = RunFolder.open(tmp_path / "run", settings.recorded(), resume=False)
+    about = about_run(settings, ascent, run, QUIET)
+    assert about["validated_on"][0] == "two_bowls" and about["trained_on"][0] == "bowl"
+    assert (
+        about_validation(about, ascent.validator.tasks, {})["validated_on"]
+        == (about["validated_on"])
+    )
+    elsewhere = dataclasses.replace(
+        settings, task=("rosenbrock",), validation=Validation(validate_on=("user_module:bowl",))
+    )
+    with pytest.raises(ValueError, match="`validate_on` must name held-out tasks; got bowl"):
+        elsewhere.build()
+
+
+def test_the_score_is_shown_while_the_run_goes_on(ascent, tmp_path):
+    shown = io.StringIO()
+    run = RunFolder.open(tmp_path / "run", SETTINGS.recorded(), resume=False)
+    console = Console(file=shown, width=80)
+    tracked = []
+    tracker = Tracker("mine", tracked.append)
+    train(SETTINGS, ascent, run, {"trained_on": []}, [tracker], console)
+    rows = read_rows(run.validation)
+    last = shown.getvalue().splitlines()[-1]
+    assert last.startswith("step 8/8") and f"  validation {rows[-2]['score']:.4g}  " in last
+    assert [line["step"] for line in tracked if "validation/score" in line] == [2, 4, 6, 8]
+    assert best_of_validation(run) == (
+        f"best validation score {rows[1]['score']:.4g} at step 4: {run.validated}"
+    )
 
 
 def test_validation_changes_neither_theta_nor_what_is_said_of_a_run_without(tmp_path):
