@@ -123,7 +123,8 @@ def compare(
         ValueError: As `evaluate` and `tune`, if there are fewer than 8 seeds, or if a control has
             the name of another optimizer.
     """
-    check_unseen(task, seen | validated, allow_seen)
+    check_unseen(task, seen, allow_seen)
+    check_unseen(task, validated, allow_seen, "validated on")
     check_seeds(num_seeds)
     check_trials(num_random)
     check_baselines(baselines)

@@ -98,7 +98,8 @@ def validation(rows: Sequence[Mapping[str, Any]]) -> Draw:
         mean, color = [row["score"] for row in rows], COLORS["learned"][0]
         axes.plot(steps, mean, ".-", color=color, linewidth=2.0, label="mean")
         best = int(np.argmax(mean))
-        axes.plot(steps[best], mean[best], "*", color=color, markersize=14, zorder=4)
+        if mean[best] > 0.0:  # otherwise none is kept
+            axes.plot(steps[best], mean[best], "*", color=color, markersize=14, zorder=4)
         label(axes, "validation: ★ best", "outer step", "score")
         axes.legend(**LEGEND)
 

@@ -125,10 +125,19 @@ def check_held_out(
             )
 
 
-def check_unseen(task: Task, seen: AbstractSet[str], allow_seen: bool) -> None:
-    """Raise a `ValueError` if a task was meta-trained on, unless that is allowed."""
+def check_unseen(
+    task: Task, seen: AbstractSet[str], allow_seen: bool, how: str = "meta-trained on"
+) -> None:
+    """Raise a `ValueError` if a task is among those seen, unless that is allowed.
+
+    Args:
+        task: Task to evaluate on.
+        seen: Names, signatures or both of those tasks; see `is_seen`.
+        allow_seen: Whether it may be.
+        how: What was done on those tasks, for the message: "meta-trained on" or "validated on".
+    """
     if not allow_seen and is_seen(task, seen):
         raise ValueError(
-            "`task` must not be one that was meta-trained on or that theta was chosen by; got "
-            f"{task.name}. Try a held-out variant, or allow_seen=True to have it marked."
+            f"`task` must not be one that was {how}; got {task.name}. "
+            f"Try a held-out variant, or allow_seen=True to have it marked as {how.split()[0]}."
         )

@@ -524,3 +524,16 @@ def test_the_end_of_a_process_in_the_middle_of_a_checkpoint_is_no_full_disk(monk
     with pytest.raises(RunError, match="Free space"):
         with processes.peer_guard(lambda: "go on there"):
             checkpoint("RESOURCE_EXHAUSTED: no space left on device")
+
+
+@pytest.mark.slow
+def test_process_0_validates_while_the_others_wait(start, tmp_path):
+    validated = (*SMALL, "--checkpoint-every", 10, "--validate-on", "user_module:two_bowls")
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish(start(*validated, "--devices", 1, "--run-dir", one))
+    finish_two(start_two(start, *validated, "--run-dir", two))
+    ours, theirs = (read_metrics(RunFolder(folder).validation) for folder in (two, one))
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs] == [10, 20, 30, 40, 50]
+    scores = [[row["score"] for row in rows] for rows in (ours, theirs)]
+    np.testing.assert_allclose(*scores, rtol=1e-3)
+    assert RunFolder(two).validated.exists()
