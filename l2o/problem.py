@@ -241,7 +241,7 @@ def inner_problem(
 def is_differentiable(objective: Objective, task: Task) -> bool:
     """Whether backpropagation gives the gradient of an objective's cost of runs of a task."""
     is_modified = task.modifies_gradients and objective.measure_on == "train"
-    return objective.is_differentiable and not is_modified
+    return objective.is_differentiable and task.is_differentiable and not is_modified
 
 
 def check_can_train(lopt: LearnedOptimizer, task: Task, horizon: int) -> None:

@@ -80,6 +80,9 @@ class Task:
         modifies_gradients: Whether the gradient of the loss on a training batch is another than the
             loss has, as of `l2o.noisy_gradients`. Backpropagation then gives no gradient of losses
             on fresh training batches, and estimators refuse it.
+        is_differentiable: Whether backpropagation gives the gradient of losses at all. It does not
+            where the loss is an outcome, as a return is, and has the gradient of another objective
+            for the optimizer; estimators then refuse it.
     """
 
     name: str
@@ -97,6 +100,7 @@ class Task:
     shrink: Callable[[Batch, jax.Array], Batch] | None = None
     family: str = ""
     modifies_gradients: bool = False
+    is_differentiable: bool = True
 
 
 def validate_task(task: Task) -> None:

@@ -174,10 +174,10 @@ def check_differentiable(problem: Problem) -> None:
     """Raise a `ValueError` that says what to type if backpropagation finds no gradient."""
     if not problem.is_differentiable:
         raise ValueError(
-            "`estimator` must be an evolution strategy for a metric, for steps_to_target, and for "
-            "measure_on=train where the task modifies gradients, as backpropagation would not give "
-            "the gradient; got one that backpropagates. Try estimator=nres, or measure=loss, "
-            "measure_on=step."
+            "`estimator` must be an evolution strategy for a metric, for steps_to_target, for a "
+            "task whose loss has no derivative, and for measure_on=train where the task modifies "
+            "gradients, as backpropagation would not give the gradient; got one that "
+            "backpropagates. Try estimator=nres, or measure=loss, measure_on=step."
         )
 
 
