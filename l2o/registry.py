@@ -97,6 +97,8 @@ TASKS: Registry[Callable[..., Task | TaskFamily]] = Registry(
         "factorisation": "l2o.tasks.factorisation:factorisation",
         "poisson": "l2o.tasks.poisson:poisson",
         "bbob": "l2o.tasks.bbob:bbob",
+        "ppo_cartpole": "l2o.tasks.reinforcement:ppo_cartpole",
+        "ppo_breakout": "l2o.tasks.reinforcement:ppo_breakout",
         "quadratic": "l2o.tasks.quadratic:rotated_quadratic",
         "rosenbrock": "l2o.tasks.quadratic:rosenbrock",
     }
