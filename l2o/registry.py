@@ -99,6 +99,7 @@ TASKS: Registry[Callable[..., Task | TaskFamily]] = Registry(
         "bbob": "l2o.tasks.bbob:bbob",
         "ppo_cartpole": "l2o.tasks.reinforcement:ppo_cartpole",
         "ppo_breakout": "l2o.tasks.reinforcement:ppo_breakout",
+        "meta_training": "l2o.tasks.meta_training:meta_training",
         "quadratic": "l2o.tasks.quadratic:rotated_quadratic",
         "rosenbrock": "l2o.tasks.quadratic:rosenbrock",
     }
