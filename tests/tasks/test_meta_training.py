@@ -90,10 +90,10 @@ def test_an_inner_loss_needs_a_cap_and_a_gradient_of_its_own(changes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("optimizer", "rate", "share"),
-    [(l2o.learnable_sgdm(), 0.1, 0.25), (l2o.mlp_lopt(4, step_mult=0.1), 0.03, 0.75)],
+    ("optimizer", "rate"),
+    [(l2o.learnable_sgdm(), 0.1), (l2o.mlp_lopt(4, step_mult=0.1), 0.03)],
 )
-def test_adam_meta_trains(optimizer, rate, share):
+def test_adam_meta_trains(optimizer, rate):
     """200 steps of Adam on four seeds; the last twenty losses beside the first."""
     task = meta_training_task("m", optimizer, rotated_quadratic(10))
 
@@ -113,4 +113,4 @@ def test_adam_meta_trains(optimizer, rate, share):
 
     losses = jax.jit(jax.vmap(train))(jax.random.split(jax.random.key(0), 4))
     first, last = losses[:, 0].mean(), losses[:, -20:].mean()
-    assert last < share * first
+    assert last < 0.25 * first
