@@ -13,6 +13,9 @@ constants. As every batch is played anew, it is good for one update, at which ρ
 does nothing, and the first part has the gradient of -mean Â ln π. So this is PPO with one epoch of
 one minibatch, which is advantage actor-critic (Mnih et al. 2016). More epochs would need what an
 earlier policy played, and a batch that is drawn without parameters cannot hold that.
+
+Returns change in jumps: where two policies are close, the same seeds often play the same episodes.
+An evolution strategy sees no difference then, so its perturbations must not be too small.
 """
 
 import math

@@ -68,7 +68,8 @@ def dormancy(weights: Weights, inputs: jax.Array) -> list[jax.Array]:
 
     For a layer of H neurons and the mean magnitude aⱼ of the output of neuron j it is
     H aⱼ / Σₖ aₖ (Sokar et al. 2023): 0 of a neuron that is never active, 1 in the mean. It is the
-    feature of that name of OPEN (Goldie et al. 2024), of the layer's weights and bias alike.
+    feature of that name of OPEN (Goldie et al. 2024), of the layer's weights and bias alike. The
+    optimizers of l2o do not read it: `update` is not given what a network computes.
 
     >>> weights = {"w0": jnp.eye(2), "b0": jnp.array([0.0, 2.0])}
     >>> print(dormancy(weights, jnp.array([[1.0, 1.0], [1.0, -1.0]]))[0])
