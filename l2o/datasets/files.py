@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import tarfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -61,3 +62,31 @@ def is_present(folder: Path, names: Iterable[str]) -> bool:
 def open_file(path: Path) -> BinaryIO:
     """Open a file, plain or gzipped, for reading."""
     return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else open(path, "rb")
+
+
+def read_checked(folder: Path, name: str) -> bytes:
+    """Read a file, plain or gzipped, which must be the one that `SOURCE.json` tells of, if any.
+
+    Raises:
+        ValueError: If it is missing, empty, broken or another.
+    """
+    hint = f"Try `l2o data fetch {folder.name}`."
+    path = find(folder, name)
+    if path is None:
+        raise ValueError(f"`folder` {folder} must hold {name} or {name}.gz; got neither. {hint}")
+    try:
+        with open_file(path) as file:
+            content = file.read()
+        source = folder / "SOURCE.json"
+        files = json.loads(source.read_bytes())["files"] if source.is_file() else {}
+        expected = files.get(name, {}).get("sha256")
+    except (OSError, EOFError, zlib.error, ValueError, LookupError) as error:
+        raise ValueError(
+            f"`folder` {folder} must hold a whole {path.name}; got a broken one ({error}). {hint}"
+        ) from error
+    if not content or expected not in (None, hashlib.sha256(content).hexdigest()):
+        raise ValueError(
+            f"`folder` {folder} must hold a whole {path.name}, as SOURCE.json has it; got "
+            f"{len(content)} other bytes. {hint}"
+        )
+    return content

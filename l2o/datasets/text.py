@@ -6,17 +6,14 @@ on. Of Moby Dick's 135 chapters each tenth is in the test split and the one befo
 validation split.
 """
 
-import hashlib
-import json
 import re
 import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from l2o.datasets.files import find, open_file, read_member
+from l2o.datasets.files import read_checked, read_member
 
 FILES = {"train": "train.txt", "valid": "valid.txt", "test": "test.txt"}
 
@@ -30,32 +27,9 @@ def read_text(folder: str | Path) -> dict[str, np.ndarray]:
         ValueError: If a file is missing, empty, broken or another.
     """
     folder = Path(folder).expanduser()
-    hint = f"Try `l2o data fetch {folder.name}`."
-    splits = {}
-    for split, name in FILES.items():
-        path = find(folder, name)
-        if path is None:
-            raise ValueError(
-                f"`folder` {folder} must hold {name} or {name}.gz; got neither. {hint}"
-            )
-        try:
-            with open_file(path) as file:
-                content = file.read()
-            source = folder / "SOURCE.json"
-            files = json.loads(source.read_bytes())["files"] if source.is_file() else {}
-            expected = files.get(name, {}).get("sha256")
-        except (OSError, EOFError, zlib.error, ValueError, LookupError) as error:
-            raise ValueError(
-                f"`folder` {folder} must hold a whole {path.name}; got a broken one ({error}). "
-                f"{hint}"
-            ) from error
-        if not content or expected not in (None, hashlib.sha256(content).hexdigest()):
-            raise ValueError(
-                f"`folder` {folder} must hold a whole {path.name}, as SOURCE.json has it; got "
-                f"{len(content)} other bytes. {hint}"
-            )
-        splits[split] = np.frombuffer(content, np.uint8)
-    return splits
+    return {
+        split: np.frombuffer(read_checked(folder, name), np.uint8) for split, name in FILES.items()
+    }
 
 
 def convert_union(tar: tarfile.TarFile) -> dict[str, bytes]:
