@@ -65,6 +65,7 @@ from .task import Batch as Batch
 from .task import Data as Data
 from .task import Instance as Instance
 from .task import Key as Key
+from .task import Shared as Shared
 from .task import Split as Split
 from .task import Task as Task
 from .task import TaskFamily as TaskFamily

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.task import Batch, Data, Instance, Key, Task
+from l2o.task import Batch, Data, Instance, Key, Shared, Task
 
 Tree = TypeVar("Tree")
 
@@ -96,7 +96,7 @@ def batch_per_member(batch: Tree, params: optax.Params) -> Tree:
 
     Members of an antithetic pair train on one batch. Where it is an operand that they share, XLA
     multiplies it by the weights of both side by side, and copies weights and gradients to and fro
-    for that.
+    for that. What is `Shared` stays so.
 
     Args:
         batch: Tree of arrays of any kind.
@@ -106,4 +106,6 @@ def batch_per_member(batch: Tree, params: optax.Params) -> Tree:
     if not leaves:
         return batch
     either = jnp.ravel(leaves[0])[0] > 0  # XLA drops a selection between equals
-    return jax.tree.map(lambda x: jnp.where(either, x, x), batch)
+    is_shared = lambda x: isinstance(x, Shared)
+    own = lambda x: x if is_shared(x) else jnp.where(either, x, x)
+    return jax.tree.map(own, batch, is_leaf=is_shared)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import optax
@@ -22,6 +22,21 @@ Data = Any
 
 Batch = Any
 """Pytree of arrays; together with the instance it makes the loss deterministic."""
+
+
+class Shared(NamedTuple):
+    """Arrays of the data that every batch holds whole, such as frozen weights of a network.
+
+    Where batches are stacked these are not: they must not depend on a key or the instance.
+    """
+
+    arrays: Any
+
+
+def batch_axes(batch: Batch) -> Any:
+    """Axes for `jax.vmap` of stacked batches: none of what is `Shared`, the first of all else."""
+    is_shared = lambda x: isinstance(x, Shared)
+    return jax.tree.map(lambda x: None if is_shared(x) else 0, batch, is_leaf=is_shared)
 
 
 def no_metrics(params: optax.Params, batch: Batch, instance: Instance) -> dict[str, jax.Array]:

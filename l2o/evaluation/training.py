@@ -15,7 +15,7 @@ import optax.contrib
 from l2o.evaluation.statistics import capped_losses, is_diverged
 from l2o.inner_step import inner_step
 from l2o.rng import key_of
-from l2o.task import Batch, Data, Instance, Key, Split, Task, validate_task
+from l2o.task import Batch, Data, Instance, Key, Split, Task, batch_axes, validate_task
 
 NUM_BATCHES = 8
 """Batches of a probe of the training loss, and of what a task without `all_rows` is tested on."""
@@ -111,8 +111,9 @@ def compiled_draw(task: Task) -> Callable[[Key, jax.Array, Data], Start]:
         instance = task.sample(k_instance)
 
         def batches(key: Key, split: Split) -> Batch:
-            keys = jax.random.split(key, NUM_BATCHES)
-            return jax.vmap(lambda k: task.batch(k, instance, data, split))(keys)
+            draw = lambda k: task.batch(k, instance, data, split)
+            axes = batch_axes(jax.eval_shape(draw, key))
+            return jax.vmap(draw, out_axes=axes)(jax.random.split(key, NUM_BATCHES))
 
         return Start(
             instance=instance,
@@ -417,7 +418,7 @@ def mean_loss(task: Task, params: optax.Params, batches: Batch, instance: Instan
 
 def over_batches(f: Callable[[Batch], Any], batches: Batch) -> Any:
     """Apply `f` to each of the stacked batches, which may be empty trees."""
-    return jax.vmap(f, axis_size=NUM_BATCHES)(batches)
+    return jax.vmap(f, in_axes=(batch_axes(batches),), axis_size=NUM_BATCHES)(batches)
 
 
 def over_settings_and_seeds(f: Callable[..., Any], *, carry: bool = False) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from l2o.supervision.criterion import Criterion, cross_entropy
-from l2o.task import Data, Instance, Key, Split, Task
+from l2o.task import Data, Instance, Key, Shared, Split, Task
 
 Arrays = Any
 """Pytree of arrays, NumPy's or JAX's, whose first axis is that of rows."""
@@ -39,12 +39,14 @@ class Batch(NamedTuple):
         size: Number of rows that count, an int32 scalar.
         key: Key of what is random in a network while it trains; None on the other splits, and of a
             network in which nothing is.
+        frozen: Arrays that the network uses and that are not trained; None without any.
     """
 
     inputs: Arrays
     targets: Arrays
     size: jax.Array
     key: Key | None = None
+    frozen: Shared | None = None
 
 
 def supervised(
@@ -58,6 +60,7 @@ def supervised(
     varied: bool = False,
     is_stochastic: bool = False,
     mixes_rows: bool = False,
+    frozen: Arrays = None,
     family: str = "",
 ) -> Task:
     """Make a task of data and a network.
@@ -95,6 +98,9 @@ def supervised(
         mixes_rows: Whether a row's output depends on the others of its batch, as with batch
             normalisation. Then all rows of a batch count: it does not shrink, and instances do not
             differ in its size.
+        frozen: Arrays that are not trained, such as weights of a pretrained network, if `apply`
+            takes them as `frozen=`. They travel with the data, so that compiled programs do not
+            hold them.
         family: Name that variants of the task share; empty for the task's own name.
 
     Raises:
@@ -144,28 +150,33 @@ def supervised(
 
     def batch(key: Key, instance: Instance, data: Data, split: Split) -> Batch:
         k_rows, k_network = jax.random.split(key) if is_stochastic else (key, None)
+        kept = data.get("frozen")
         uniform = jax.random.uniform(k_rows, (batch_size,))
         if split != "train":
             drawn = take(data[split], (uniform * num_rows(data[split])).astype(jnp.int32))
-            return Batch(drawn.inputs, drawn.targets, jnp.int32(batch_size))
+            return Batch(drawn.inputs, drawn.targets, jnp.int32(batch_size), frozen=kept)
         order = (uniform * instance["num_rows"]).astype(jnp.int32)
         drawn = take(data[split], (instance["first_row"] + order) % train_rows)
-        return Batch(drawn.inputs, drawn.targets, instance["batch_size"], k_network)
+        return Batch(drawn.inputs, drawn.targets, instance["batch_size"], k_network, kept)
 
     def all_rows(instance: Instance, data: Data, split: Split) -> Batch:
         rows, size = data[split], jnp.int32(num_rows(data[split]))
         if split == "train":
             rows = take(rows, (instance["first_row"] + jnp.arange(train_rows)) % train_rows)
             size = instance["num_rows"]
-        return Batch(rows.inputs, rows.targets, size)
+        return Batch(rows.inputs, rows.targets, size, frozen=data.get("frozen"))
 
     def shrink(batch: Batch, fraction: jax.Array) -> Batch:
         size = jnp.maximum(jnp.round(fraction * batch.size), 1.0)
         return batch._replace(size=size.astype(batch.size.dtype))
 
+    def call(params: optax.Params, inputs: Arrays, key: Key | None, kept: Shared | None) -> Any:
+        options = {} if kept is None else {"frozen": kept.arrays}
+        return apply(params, inputs, *([key] if is_stochastic else []), **options)
+
     def outputs(params: optax.Params, batch: Batch, instance: Instance) -> Any:
         used = jax.tree.map(lambda p: instance["scale"] * p, params)
-        return apply(used, batch.inputs, *([batch.key] if is_stochastic else []))
+        return call(used, batch.inputs, batch.key, batch.frozen)
 
     def counts(batch: Batch) -> jax.Array:
         return jnp.arange(num_rows(batch)) < batch.size
@@ -179,10 +190,12 @@ def supervised(
             return {}
         return by.metrics(outputs(params, batch, instance), batch.targets, counts(batch))
 
+    kept = None if frozen is None else Shared(frozen)
     shapes = jax.eval_shape(
-        lambda key, few: apply(init(key), few, *([None] if is_stochastic else [])),
+        lambda key, few, kept: call(init(key), few, None, kept),
         jax.random.key(0),
         take(rows["train"], jnp.arange(1)).inputs,
+        kept,
     )
     scale = by.scale(shapes, rows["train"].targets)
     return Task(
@@ -193,7 +206,7 @@ def supervised(
         batch=batch,
         loss=loss,
         loss_cap=by.cap * scale,
-        data=jax.tree.map(jnp.asarray, rows),
+        data=jax.tree.map(jnp.asarray, rows if kept is None else {**rows, "frozen": kept}),
         metrics=metrics,
         maximized=by.maximized,
         metric_caps=by.metric_caps,

@@ -8,7 +8,10 @@ import pytest
 from flax import nnx
 
 import l2o
+from l2o.evaluation.training import NUM_BATCHES, draw_starts, mean_loss
+from l2o.inner_step import batch_per_member
 from l2o.registry import task_family
+from l2o.task import batch_axes
 from l2o.tasks.digits import digits, digits_mlp
 
 KEY = jax.random.key(0)
@@ -224,3 +227,58 @@ def test_a_module_without_parameters_is_a_one_line_error():
 def test_what_is_easily_given_in_place_of_another_thing(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def frozen_linear():
+    """A trained map behind a frozen one of 4,000 numbers."""
+    data = split_of(lambda i: (rows(40, i), np.arange(40) % 3))
+    init = lambda key: {"w": 0.01 * jax.random.normal(key, (1000, 3))}
+    frozen = {"w": rows(4, 5, width=1000)}
+    apply = lambda params, inputs, frozen: inputs @ frozen["w"] @ params["w"]
+    return l2o.supervised("frozen", data, init, apply, batch_size=8, varied=True, frozen=frozen)
+
+
+def test_frozen_arrays_are_part_of_the_data_and_of_each_batch():
+    task = frozen_linear()
+    params, batch, instance = draw(task, "test")
+    logits = instance["scale"] * batch.inputs @ rows(4, 5, width=1000) @ params["w"]
+    theirs = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets).mean()
+    assert task.loss(params, batch, instance) == pytest.approx(float(theirs), rel=1e-4)
+    assert task.data["frozen"].arrays["w"].shape == (4, 1000)
+    loss = lambda key, data: task.loss(params, task.batch(key, instance, data, "train"), instance)
+    assert len(jax.jit(loss).lower(KEY, task.data).as_text()) < 200_000
+
+
+@pytest.mark.slow
+def test_tasks_with_frozen_arrays_pass_the_common_checks():
+    l2o.testing.check_task(frozen_linear())
+    l2o.testing.check_task(l2o.noisy_labels(frozen_linear()))
+
+
+def test_frozen_arrays_are_not_stacked_with_batches():
+    task = frozen_linear()
+    starts = draw_starts(KEY, task, 2)
+    assert starts.probes.inputs.shape == (2, NUM_BATCHES, 8, 4)
+    assert starts.probes.frozen.arrays["w"].shape == (2, 4, 1000)
+    one = jax.tree.map(lambda x: x[0], starts)
+    losses = [
+        task.loss(
+            one.params,
+            jax.tree.map(lambda x, i=i: x[i], one.probes._replace(frozen=None))._replace(
+                frozen=one.probes.frozen
+            ),
+            one.instance,
+        )
+        for i in range(NUM_BATCHES)
+    ]
+    found = mean_loss(task, one.params, one.probes, one.instance)
+    assert found == pytest.approx(float(np.mean(losses)), rel=1e-5)
+
+
+def test_members_share_what_is_frozen_when_they_have_batches_of_their_own():
+    batch = draw(frozen_linear())[1]
+    params = {"w": jnp.ones((3, 2))}
+    of_each = lambda p: batch_per_member(batch, p)
+    axes = batch_axes(batch)  # of another than None, vmap would refuse it
+    own = jax.vmap(of_each, out_axes=axes)(params)
+    assert own.inputs.shape == (3, 8, 4) and own.frozen.arrays["w"].shape == (4, 1000)
