@@ -95,7 +95,7 @@ def test_release_files_with_names_alone_still_tell_what_was_seen():
     assert marked == ["digits_mlp_32", "digits_mlp_32x32", "digits_mlp_64x32"]
 
 
-DOWNLOADED = ("mnist", "fashion", "emoji", "union", "moby")
+DOWNLOADED = ("mnist", "fashion", "emoji", "union", "moby", "minilm")
 QUICK = ("digits_mlp", "digits_conv", "python_gru", "wine", "factorisation", "poisson", "bbob")
 
 
