@@ -130,14 +130,12 @@ def add_differences(weights: Weights, differences: Weights) -> dict[str, Any]:
     >>> add_differences({"a": {"b": 1.0, "c": 2.0}}, {"a": {"c": 0.5}})
     {'a': {'b': 1.0, 'c': 2.5}}
     """
-    return {
-        name: inner
-        if (moved := differences.get(name)) is None
-        else add_differences(inner, moved)
-        if isinstance(inner, Mapping)
-        else inner + moved
-        for name, inner in weights.items()
-    }
+    moved = dict(weights)
+    for name, difference in differences.items():
+        inner = weights[name]
+        is_nested = isinstance(inner, Mapping)
+        moved[name] = add_differences(inner, difference) if is_nested else inner + difference
+    return moved
 
 
 def add_factors(weights: Weights, factors: Weights) -> dict[str, Any]:
@@ -214,40 +212,45 @@ def classifier(
     )
 
 
-def whole(name: str, weights: Weights, data: Mapping[Split, Rows], **options: Any) -> TaskFamily:
+def whole(
+    name: str, weights: Weights, data: Mapping[Split, Rows], heads: int = HEADS
+) -> TaskFamily:
     """Fine-tuning of all weights.
 
     Args:
         name: Name of the family.
         weights: Pretrained weights.
         data: Rows of each split.
-        **options: Further arguments of `classifier`.
+        heads: Heads of the attention.
     """
-    options |= {"differences": weights, "family": name}
+
+    def make(task: str, varied: bool) -> Task:
+        return classifier(task, weights, data, weights, heads=heads, varied=varied, family=name)
+
     return TaskFamily(
-        name=name,
-        train=(classifier(f"{name}_varied", weights, data, varied=True, **options),),
-        evaluation=(classifier(name, weights, data, **options),),
+        name=name, train=(make(f"{name}_varied", True),), evaluation=(make(name, False),)
     )
 
 
-def lora(name: str, weights: Weights, data: Mapping[Split, Rows], **options: Any) -> TaskFamily:
+def lora(name: str, weights: Weights, data: Mapping[Split, Rows], heads: int = HEADS) -> TaskFamily:
     """Fine-tuning by low-rank factors, labelled by rank; arguments are those of `whole`."""
 
     def make(task: str, rank: int, varied: bool) -> Task:
-        return classifier(task, weights, data, {}, rank=rank, varied=varied, family=name, **options)
+        return classifier(
+            task, weights, data, {}, rank=rank, varied=varied, heads=heads, family=name
+        )
 
     return sized_family(name, make, RANKS, HIGHER_RANKS)
 
 
-def last(name: str, weights: Weights, data: Mapping[Split, Rows], **options: Any) -> TaskFamily:
+def last(name: str, weights: Weights, data: Mapping[Split, Rows], heads: int = HEADS) -> TaskFamily:
     """Fine-tuning of the last layers, labelled by their number; arguments are those of `whole`."""
     layers = weights["layers"]
 
     def make(task: str, number: int, varied: bool) -> Task:
         first = len(layers) - number
         moved = {"layers": {i: layer for i, layer in layers.items() if int(i) >= first}}
-        return classifier(task, weights, data, moved, varied=varied, family=name, **options)
+        return classifier(task, weights, data, moved, heads=heads, varied=varied, family=name)
 
     return sized_family(name, make, LAST_LAYERS, MORE_LAYERS)
 

@@ -1,1 +1,1 @@
-"""Image data sets: where they come from, and where they lie."""
+"""Data sets and pretrained weights: where they come from, and where they lie."""
