@@ -25,7 +25,7 @@ from l2o.task import Data, Key, Split, Task
 
 RATES: Mapping[str, tuple[float, ...]] = {
     "minilm_whole": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3),
-    "minilm_lora_r4": (1e-3, 3e-3, 1e-2, 3e-2),
+    "minilm_lora_r4": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
     "minilm_frozen_last1": (3e-4, 1e-3, 3e-3, 1e-2),
     "minilm_frozen_head": (3e-3, 1e-2, 3e-2, 1e-1),
 }

@@ -231,9 +231,9 @@ def test_what_is_easily_given_in_place_of_another_thing(make, message):
 
 def frozen_linear():
     """A trained map behind a frozen one of 4,000 numbers."""
-    data = split_of(lambda i: (rows(40, i), np.arange(40) % 3))
-    init = lambda key: {"w": 0.01 * jax.random.normal(key, (1000, 3))}
-    frozen = {"w": rows(4, 5, width=1000)}
+    data = split_of(lambda i: (rows(40, i), rows(40, i)[:, :3].argmax(1)))
+    init = lambda key: {"w": 0.3 * jax.random.normal(key, (1000, 3))}
+    frozen = {"w": rows(4, 5, width=1000) / 1000**0.5}
     apply = lambda params, inputs, frozen: inputs @ frozen["w"] @ params["w"]
     return l2o.supervised("frozen", data, init, apply, batch_size=8, varied=True, frozen=frozen)
 
@@ -241,10 +241,10 @@ def frozen_linear():
 def test_frozen_arrays_are_part_of_the_data_and_of_each_batch():
     task = frozen_linear()
     params, batch, instance = draw(task, "test")
-    logits = instance["scale"] * batch.inputs @ rows(4, 5, width=1000) @ params["w"]
+    logits = instance["scale"] * batch.inputs @ batch.frozen.arrays["w"] @ params["w"]
     theirs = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets).mean()
     assert task.loss(params, batch, instance) == pytest.approx(float(theirs), rel=1e-4)
-    assert task.data["frozen"].arrays["w"].shape == (4, 1000)
+    np.testing.assert_array_equal(batch.frozen.arrays["w"], task.data["frozen"].arrays["w"])
     loss = lambda key, data: task.loss(params, task.batch(key, instance, data, "train"), instance)
     assert len(jax.jit(loss).lower(KEY, task.data).as_text()) < 200_000
 
