@@ -26,7 +26,8 @@ from throughput import Setting, lasting, learner_of, meta_training, plain_traini
 
 from l2o.distributed import processes
 from l2o.distributed.mesh import population_mesh
-from l2o.evaluation.training import draw_starts, train_settings
+from l2o.evaluation.starts import draw_starts
+from l2o.evaluation.training import train_settings
 from l2o.registry import TASKS, task_family
 from l2o.rng import stream
 from l2o.runs.folder import atomic_write

@@ -19,8 +19,8 @@ import tyro
 from l2o import registry
 from l2o.evaluation.baselines import BASELINES
 from l2o.evaluation.report import environment
+from l2o.evaluation.starts import Start, draw_starts
 from l2o.evaluation.statistics import median_interval
-from l2o.evaluation.training import Start, draw_starts
 from l2o.evaluation.tuning import Tuning, trainer_of, tune
 from l2o.rng import stream
 from l2o.runs.folder import atomic_write

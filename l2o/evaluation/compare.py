@@ -15,6 +15,7 @@ from l2o.evaluation.baseline import Baseline, scaled
 from l2o.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines
 from l2o.evaluation.evaluate import Optimizer, evaluate
 from l2o.evaluation.seen import check_unseen, is_seen
+from l2o.evaluation.starts import Start, draw_starts
 from l2o.evaluation.statistics import (
     Interval,
     check_seeds,
@@ -24,7 +25,7 @@ from l2o.evaluation.statistics import (
     steps_to,
     targets,
 )
-from l2o.evaluation.training import Curves, Start, Trainer, draw_starts
+from l2o.evaluation.training import Curves, Trainer
 from l2o.evaluation.trials import cache_file
 from l2o.evaluation.tuning import TRIALS, Tuning, check_trials, prepare, tune_one, with_rates
 from l2o.task import Key, Task

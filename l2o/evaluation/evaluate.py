@@ -7,7 +7,8 @@ import numpy as np
 import optax
 
 from l2o.evaluation.seen import check_unseen
-from l2o.evaluation.training import Curves, draw_starts, train_settings
+from l2o.evaluation.starts import draw_starts
+from l2o.evaluation.training import Curves, train_settings
 from l2o.task import Key, Task
 
 Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]

@@ -1,10 +1,9 @@
 """Training of a task by an optimizer, at many settings and from many starts at once."""
 
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +11,10 @@ import numpy as np
 import optax
 import optax.contrib
 
+from l2o.evaluation.starts import NUM_BATCHES, Start
 from l2o.evaluation.statistics import capped_losses, is_diverged
 from l2o.inner_step import inner_step
-from l2o.rng import key_of
-from l2o.task import Batch, Data, Instance, Key, Split, Task, batch_axes, validate_task
-
-NUM_BATCHES = 8
-"""Batches of a probe of the training loss, and of what a task without `all_rows` is tested on."""
+from l2o.task import Batch, Data, Instance, Task, batch_axes
 
 TIMED_STEPS = 200
 """Most inner steps of a run that is timed."""
@@ -26,26 +22,6 @@ TIMED_STEPS = 200
 
 Held = Literal["valid", "test"]
 """Split of the data that nothing is trained on."""
-
-
-class Start(NamedTuple):
-    """A seed's part of a run, the same for every optimizer.
-
-    Attributes:
-        instance: The sampled problem.
-        params: Its initial parameters.
-        probes: Fixed training batches, `NUM_BATCHES` stacked.
-        valids: Validation batches, `NUM_BATCHES` stacked.
-        tests: Test batches, likewise; () for a task with `all_rows`.
-        key: Key that the batches of the training run derive from, step by step.
-    """
-
-    instance: Instance
-    params: optax.Params
-    probes: Batch
-    valids: Batch
-    tests: Batch
-    key: Key
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,46 +61,6 @@ class Curves:
     def final_loss(self) -> np.ndarray:
         """Shape (seeds,), the probe loss after the last step."""
         return self.probe_loss[:, -1]
-
-
-def draw_starts(key: Key, task: Task, num_seeds: int) -> Start:
-    """Draw the starts of `num_seeds` runs, stacked along a first axis.
-
-    Raises:
-        ValueError: If `num_seeds` < 1 or the task is malformed.
-    """
-    if num_seeds < 1:
-        raise ValueError(f"`num_seeds` must be at least 1; got {num_seeds}. Try num_seeds=16.")
-    validate_task(task)
-
-    return compiled_draw(task)(key, jnp.arange(num_seeds), task.data)
-
-
-@functools.lru_cache(maxsize=4)
-def compiled_draw(task: Task) -> Callable[[Key, jax.Array, Data], Start]:
-    """Make `(key, seeds, data) -> starts`; kept, as tuning and reporting draw from one task."""
-
-    def draw(key: Key, seed: jax.Array, data: Data) -> Start:
-        k_instance, k_params, k_probes, k_tests, k_train = jax.random.split(
-            jax.random.fold_in(key, seed), 5
-        )
-        instance = task.sample(k_instance)
-
-        def batches(key: Key, split: Split) -> Batch:
-            draw = lambda k: task.batch(k, instance, data, split)
-            axes = batch_axes(jax.eval_shape(draw, key))
-            return jax.vmap(draw, out_axes=axes)(jax.random.split(key, NUM_BATCHES))
-
-        return Start(
-            instance=instance,
-            params=task.init(k_params, instance),
-            probes=batches(k_probes, "train"),
-            valids=batches(key_of(k_tests, "valid"), "valid"),
-            tests=() if task.all_rows else batches(k_tests, "test"),
-            key=k_train,
-        )
-
-    return jax.jit(jax.vmap(draw, in_axes=(None, 0, None)))
 
 
 Settings = np.ndarray | Mapping[str, np.ndarray]

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from l2o.evaluation.seen import task_signature
-from l2o.evaluation.training import Start, Trainer
+from l2o.evaluation.starts import Start
+from l2o.evaluation.training import Trainer
 from l2o.runs.folder import atomic_write
 from l2o.task import Key, Task
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from l2o.evaluation.baseline import Baseline
 from l2o.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines
+from l2o.evaluation.starts import Start, draw_starts
 from l2o.evaluation.statistics import check_seeds, first_reach, median_interval, targets
-from l2o.evaluation.training import Start, Trainer, draw_starts
+from l2o.evaluation.training import Trainer
 from l2o.evaluation.trials import AT_ONCE, Trial, Trials, beside, cache_file
 from l2o.task import Key, Task
 

@@ -21,7 +21,8 @@ import numpy as np
 import optax
 
 from l2o.evaluation.scores import loss_scores
-from l2o.evaluation.training import Trainer, draw_starts, on_split
+from l2o.evaluation.starts import draw_starts
+from l2o.evaluation.training import Trainer, on_split
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.rng import key_of
 from l2o.runs.logging import MetricsLog, compute_seconds, read_metrics

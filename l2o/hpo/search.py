@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from l2o.evaluation.starts import Start
 from l2o.evaluation.statistics import capped_losses
-from l2o.evaluation.training import Start, finite_cap, mean_loss, train_steps
+from l2o.evaluation.training import finite_cap, mean_loss, train_steps
 from l2o.hpo.schedule import scheduled_sgd
 from l2o.task import Data, Task
 

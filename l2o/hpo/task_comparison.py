@@ -12,7 +12,8 @@ import numpy as np
 from rich.console import Console
 
 from l2o.evaluation.evaluate import evaluate
-from l2o.evaluation.training import Curves, draw_starts, train_settings
+from l2o.evaluation.starts import draw_starts
+from l2o.evaluation.training import Curves, train_settings
 from l2o.hpo.engines import ENGINES
 from l2o.hpo.report import TaskResult
 from l2o.hpo.schedule import scheduled_sgd

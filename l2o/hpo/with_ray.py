@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from l2o.distributed.processes import cores
-from l2o.evaluation.training import Start
+from l2o.evaluation.starts import Start
 from l2o.hpo.schedule import SPACE
 from l2o.hpo.search import Search, Trainer
 from l2o.runs.folder import RunError

@@ -15,8 +15,9 @@ import optax
 from l2o.datasets.fetch import data_rows, dataset_folder
 from l2o.evaluation.baseline import Baseline
 from l2o.evaluation.seen import shares_source
+from l2o.evaluation.starts import Start, draw_starts
 from l2o.evaluation.statistics import check_seeds, first_reach, targets
-from l2o.evaluation.training import Start, Trainer, draw_starts
+from l2o.evaluation.training import Trainer
 from l2o.evaluation.trials import cache_file
 from l2o.evaluation.tuning import RATES, TRIALS, Search, Tuning, prepare, tune_one
 from l2o.rng import stream

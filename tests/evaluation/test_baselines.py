@@ -10,7 +10,8 @@ from parabolas import KEY, noisy
 
 from l2o.evaluation.baseline import Range, half_decades, scaled, schedule
 from l2o.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines
-from l2o.evaluation.training import Trainer, draw_starts, judged_params
+from l2o.evaluation.starts import draw_starts
+from l2o.evaluation.training import Trainer, judged_params
 from l2o.inner_step import inner_step
 
 CONFIG = {"learning_rate": 2.0, "horizon_fraction": 1.0, "warmup": 0.25}

@@ -13,7 +13,8 @@ from l2o.evaluation import compare as module
 from l2o.evaluation.baseline import Baseline, half_decades
 from l2o.evaluation.baselines import BASELINES
 from l2o.evaluation.compare import Rival, compare, summarise
-from l2o.evaluation.training import Curves, Trainer, draw_starts
+from l2o.evaluation.starts import draw_starts
+from l2o.evaluation.training import Curves, Trainer
 from l2o.evaluation.trials import Trial
 from l2o.evaluation.tuning import Tuning
 

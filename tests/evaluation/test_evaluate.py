@@ -13,7 +13,8 @@ from parabolas import KEY, SEEDS, nan_after, noisy, parabola
 from sklearn.metrics import f1_score
 
 from l2o.evaluation.evaluate import evaluate
-from l2o.evaluation.training import draw_starts, train_steps
+from l2o.evaluation.starts import draw_starts
+from l2o.evaluation.training import train_steps
 from l2o.optimizers.learnable import learnable_sgd
 from l2o.optimizers.nominal_mlp import nominal_mlp
 from l2o.rng import TAGS, stream

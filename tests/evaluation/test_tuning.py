@@ -18,8 +18,9 @@ from parabolas import KEY, noisy, parabola
 from l2o.evaluation import tuning
 from l2o.evaluation.baseline import Baseline, half_decades
 from l2o.evaluation.baselines import BASELINES
+from l2o.evaluation.starts import draw_starts
 from l2o.evaluation.statistics import first_reach, median_interval
-from l2o.evaluation.training import Trainer, draw_starts
+from l2o.evaluation.training import Trainer
 from l2o.evaluation.trials import Trial, Trials, beside
 from l2o.evaluation.tuning import (
     Search,

@@ -15,7 +15,8 @@ from l2o.cli import main as cli
 from l2o.cli.methods import strategies
 from l2o.distributed.mesh import population_mesh
 from l2o.evaluation.baseline import half_decades
-from l2o.evaluation.training import draw_starts, train_settings
+from l2o.evaluation.starts import draw_starts
+from l2o.evaluation.training import train_settings
 from l2o.evolution import learner as evolution
 from l2o.evolution.learner import evolution_learner
 from l2o.evolution.strategies import (

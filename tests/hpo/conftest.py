@@ -4,7 +4,7 @@ import jax
 import pytest
 from hpo_search import STEPS
 
-from l2o.evaluation.training import draw_starts
+from l2o.evaluation.starts import draw_starts
 from l2o.hpo.search import Trainer
 from l2o.registry import tasks_to_evaluate
 from l2o.rng import stream

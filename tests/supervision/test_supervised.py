@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 import l2o
-from l2o.evaluation.training import NUM_BATCHES, draw_starts, mean_loss
+from l2o.evaluation.starts import NUM_BATCHES, draw_starts
+from l2o.evaluation.training import mean_loss
 from l2o.inner_step import batch_per_member
 from l2o.registry import task_family
 from l2o.task import batch_axes
