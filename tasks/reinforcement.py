@@ -102,7 +102,7 @@ def actor_critic_agent(
 
     Args:
         name: Name of the task.
-        environment: Name of the environment in gymnax, with discrete actions.
+        environment: Name of an environment in gymnax with discrete actions and no negative rewards.
         hidden_sizes: Widths of the hidden layers of actor and critic.
         good_return: Return at which the loss is 0; rewards are counted in units of it.
         num_envs: Number of environments that a batch plays in.
