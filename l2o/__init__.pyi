@@ -17,6 +17,7 @@ from .estimators.pes import pes as pes
 from .estimators.truncated_es import truncated_es as truncated_es
 from .estimators.truncated_grad import truncated_grad as truncated_grad
 from .estimators.variance_weighted import variance_weighted as variance_weighted
+from .evaluation.baseline import Baseline as Baseline
 from .evaluation.compare import compare as compare
 from .evaluation.evaluate import evaluate as evaluate
 from .evolution.learner import evolution_learner as evolution_learner
@@ -54,6 +55,8 @@ from .release import save as save
 from .rng import stream as stream
 from .runs.folder import RunError as RunError
 from .runs.folder import RunFolder as RunFolder
+from .suite.entrant import Entrant as Entrant
+from .suite.run import run_suite as run_suite
 from .suite.suite_task import SuiteTask as SuiteTask
 from .supervision.criterion import Criterion as Criterion
 from .supervision.criterion import cross_entropy as cross_entropy
