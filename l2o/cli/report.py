@@ -9,9 +9,8 @@ import tyro
 from rich.console import Console
 
 from l2o.cli.arguments import parse
-from l2o.cli.suite import show
 from l2o.evaluation.report import comparison_table, read_report, render_report
-from l2o.suite.report import NAME, render_suite_report
+from l2o.suite.report import NAME, render_suite_report, show
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
@@ -14,11 +15,10 @@ from l2o.datasets.fetch import data_rows
 from l2o.evaluation.report import plain_table
 from l2o.rng import check_seed
 from l2o.suite.entrant import Entrant, find_entrants
-from l2o.suite.report import progress_line, read_suite_report, write_suite_report
+from l2o.suite.report import NAME, progress_line, show, write_suite_report
 from l2o.suite.run import BUDGETS, run_suite
 from l2o.suite.suite_task import SuiteTask, check_names, selected
 from l2o.suite.summary import summarise
-from l2o.suite.tables import aggregate_cells, findings, heading
 
 
 @dataclass(frozen=True)
@@ -65,30 +65,39 @@ def command(arguments: Sequence[str], console: Console) -> int:
     reference = find_reference(options.reference)
     entrants = find_all(options.optimizer)
     check_writable(options.out, "out", "runs/suite")
-    others = [entrant for entrant in entrants if entrant.name != reference.name]
+    others = [entrant for entrant in entrants if entrant.baseline is not reference.baseline]
     total = len(suite) * (1 + len(others))
     quiet = Console(quiet=True) if options.json else console
     found = []
-    for result in run_suite(
-        suite,
-        others,
-        reference=reference,
-        budget=budget,
-        folder=options.out,
-        seed=options.seed,
-        allow_seen=options.allow_seen,
-    ):
-        found.append(result)
-        quiet.print(progress_line(found, total), soft_wrap=True, markup=False, highlight=False)
-    config = asdict(options) | {"command": shlex.join(["l2o", "suite", *arguments])}
-    summary = summarise(suite, found, reference.name, [*others, reference])
-    config |= asdict(budget) | {"seconds": sum(result.seconds for result in found)}
-    paths = write_suite_report(options.out, summary, suite=options.suite, config=config)
+
+    def report() -> Path:
+        config = asdict(options) | {"command": shlex.join(["l2o", "suite", *arguments])}
+        config |= asdict(budget) | {"seconds": sum(result.seconds for result in found)}
+        summary = summarise(suite, found, reference.name, [*others, reference])
+        return write_suite_report(options.out, summary, suite=options.suite, config=config)
+
+    try:
+        for result in run_suite(
+            suite,
+            others,
+            reference=reference,
+            budget=budget,
+            folder=options.out,
+            seed=options.seed,
+            allow_seen=options.allow_seen,
+        ):
+            found.append(result)
+            quiet.print(progress_line(found, total), soft_wrap=True, markup=False, highlight=False)
+    except BaseException:  # what was found before a stop is shown, too
+        if found:
+            quiet.print(f"stopped; so far: {report()}", soft_wrap=True, markup=False)
+        raise
+    page = report()
     if options.json:
-        print(paths["suite.json"].read_text())
+        print((page.parent / NAME).read_text())
     else:
         show(options.out, console)
-        console.print(str(paths["report.html"]), soft_wrap=True, markup=False)
+        console.print(str(page), soft_wrap=True, markup=False)
     return 0
 
 
@@ -159,17 +168,3 @@ def list_tasks(suite: Sequence[SuiteTask], console: Console, *, as_json: bool) -
     needed = [name for name in dict.fromkeys(e.dataset for e in suite) if name in missing]
     if needed:
         console.print(f"fetch data by: l2o data fetch {' '.join(needed)}", soft_wrap=True)
-
-
-def show(folder: str, console: Console) -> None:
-    """Show what a suite found: sentences, then a table of aggregates."""
-    content = read_suite_report(folder)
-    console.print(heading(content), style="bold", markup=False, highlight=False)
-    for sentence in findings(content):
-        console.print(f"- {sentence}", markup=False, highlight=False)
-    table = plain_table("Interquartile mean of scores, 95 % interval")
-    for column in ("optimizer", "training", "validation", "failed"):
-        table.add_column(column)
-    for cells in aggregate_cells(content):
-        table.add_row(*cells[:4])
-    console.print(table)

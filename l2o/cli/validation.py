@@ -24,7 +24,7 @@ class Validation:
     validate_on: Names = ()
     """Held-out families or tasks to score theta on."""
     validate_every: Number = None
-    """Outer steps between scores; a checkpoint's if none."""
+    """Outer steps between scores, in whole checkpoints."""
     validate_seeds: int = 8
     """Runs of each of those tasks."""
 

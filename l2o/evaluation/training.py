@@ -238,6 +238,13 @@ class Trainer:
             settings, carry, starts, self.task.data, np.int32(first), np.int32(count)
         )
 
+    def measures(self, settings: Settings, starts: Start) -> str:
+        """The text of what validation losses and metrics at the end are computed by."""
+        carry = jax.eval_shape(self._begin, as_float32(settings), starts)
+        validate = self._validate.lower(carry, starts)
+        test = self._test.lower(carry, starts, self.task.data, ("valid", "test"))
+        return f"{validate.as_text()}\n{test.as_text()}"
+
     def program(self, settings: Settings, starts: Start) -> str:
         """The text of what training compiles to, which tells one method or task from another."""
         stacked = as_float32(settings)

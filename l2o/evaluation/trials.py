@@ -102,13 +102,11 @@ class Trials:
     def _identity(self, program: str) -> dict[str, str]:
         """What a tuning depends on, by name."""
         task = self.trainer.task
-        starts = hashlib.sha256(repr(float(task.loss_cap)).encode())
-        for leaf in jax.tree.leaves(self.starts._replace(valids=(), tests=())):
-            starts.update(np.asarray(without_key_type(leaf)).tobytes())
+        starts = self.starts._replace(valids=(), tests=())
         return {
             **{name: version(name) for name in ("l2o", "jax", "optax")},
             "data": task_signature(task),
-            "starts": starts.hexdigest(),
+            "starts": hash_of(starts, repr(float(task.loss_cap))),
             "program": program,
         }
 
@@ -154,6 +152,14 @@ def without_key_type(leaf: jax.Array) -> jax.Array:
     """The numbers of a typed random key; another array as it is."""
     is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return jax.random.key_data(leaf) if is_key else leaf
+
+
+def hash_of(tree: Any, text: str = "") -> str:
+    """A sha256 in hexadecimal of a text and of all arrays of a tree, which may be random keys."""
+    digest = hashlib.sha256(text.encode())
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.asarray(without_key_type(leaf)).tobytes())
+    return digest.hexdigest()
 
 
 def cache_file(

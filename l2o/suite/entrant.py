@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,15 @@ class Entrant:
     Attributes:
         name: Name in reports.
         baseline: How it is made, and what is tuned for each task; nothing of a learned optimizer.
-        trained_on: Names and signatures of the tasks that a learned optimizer was meta-trained on
-            (`l2o.evaluation.seen`).
+        seen: Names and signatures of the tasks that a learned optimizer was meta-trained on, or
+            chosen by in validation (`l2o.evaluation.seen`).
         families: Names of their families, for reports.
         is_learned: Whether it is a learned optimizer.
     """
 
     name: str
     baseline: Baseline
-    trained_on: frozenset[str] = frozenset()
+    seen: frozenset[str] = frozenset()
     families: tuple[str, ...] = ()
     is_learned: bool = False
 
@@ -72,7 +72,7 @@ def learned_entrant(
     return Entrant(
         name,
         as_it_is(name, f"Learned: {about}.", functools.partial(lopt.transform, theta)),
-        trained_on=frozenset(summary.get("trained_on", ())),
+        seen=frozenset([*summary.get("trained_on", ()), *summary.get("validated_on", ())]),
         families=families,
         is_learned=True,
     )
@@ -84,15 +84,16 @@ def find_entrants(words: Sequence[str]) -> tuple[Entrant, ...]:
     Args:
         words: Names of baselines; names of optimizers that come with the package, release files and
             run folders; or paths `module:attribute` of a `Baseline` or `Entrant`. `NAME=WORD` gives
-            one a name of its own.
+            one a name of its own, unless there is a file or folder of the whole name.
 
     Raises:
         ValueError: If there is none of a name, or two have the same.
     """
     found = []
     for word in words:
-        label, _, rest = word.rpartition("=")
-        found.append(_find_entrant(rest, label))
+        label, equals, rest = word.partition("=")
+        is_labelled = equals and not Path(word).exists()
+        found.append(_find_entrant(rest, label) if is_labelled else _find_entrant(word, ""))
     names = [entrant.name for entrant in found]
     for name in names:
         if names.count(name) > 1:
@@ -109,7 +110,7 @@ def _find_entrant(word: str, label: str) -> Entrant:
     if ":" in word and not word.endswith(".safetensors"):
         thing = registry.import_by_path("optimizer", word, BASELINES)
         if isinstance(thing, Entrant):
-            return thing
+            return replace(thing, name=label or thing.name)
         if isinstance(thing, Baseline):
             return Entrant(label or word.partition(":")[2], thing)
         raise ValueError(
@@ -122,10 +123,15 @@ def _find_entrant(word: str, label: str) -> Entrant:
     return learned_entrant(label or word.rstrip("/"), lopt, theta, release.summary(word))
 
 
+def has_seen(entrant: Entrant, task: Task) -> bool:
+    """Tell whether an optimizer was meta-trained on, or chosen by, a task's family and data."""
+    return bool(entrant.seen) and shares_source(task, entrant.seen)
+
+
 def check_disjoint(
     entrants: Sequence[Entrant], tasks: Mapping[str, Task], *, allow_seen: bool
 ) -> None:
-    """Raise a `ValueError` if a learned optimizer was meta-trained on a task's family and data.
+    """Raise a `ValueError` if a learned optimizer has seen a task's family and data.
 
     Args:
         entrants: Who takes part.
@@ -134,9 +140,9 @@ def check_disjoint(
     """
     for entrant in entrants:
         for name, task in tasks.items():
-            if not allow_seen and shares_source(task, entrant.trained_on):
+            if not allow_seen and has_seen(entrant, task):
                 raise ValueError(
-                    f"`optimizer` must not have been meta-trained on the family and data of a task "
-                    f"of the suite; got {entrant.name}, which was on those of {name}. Leave "
-                    "the task out with --tasks, or try --allow-seen to have it marked."
+                    f"`optimizer` must not have been meta-trained on, or chosen by, the family and "
+                    f"data of a task of the suite; got {entrant.name}, which was by {name}'s. "
+                    "Leave the task out with --tasks, or try --allow-seen to have it marked."
                 )

@@ -14,6 +14,7 @@ from l2o.suite.tables import (
     aggregate_cells,
     findings,
     heading,
+    left_out,
     result_cells,
     setting_cells,
 )
@@ -79,10 +80,8 @@ def section(title: str, content: str) -> str:
 
 def incomplete(content: Mapping[str, Any]) -> str:
     """Say which tasks aggregates leave out because an optimizer has no result there."""
-    left_out = [r["task"] for r in content["rows"] if r["task"] not in content["aggregated_tasks"]]
-    if not left_out:
-        return ""
-    return f"<p class='note'>Aggregates leave out {html.escape(', '.join(left_out))}.</p>"
+    text = left_out(content)
+    return f"<p class='note'>{html.escape(text)}</p>" if text else ""
 
 
 def task_links(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -149,7 +148,8 @@ for (const table of document.querySelectorAll('table')) {
     const rows = [...table.querySelectorAll('tr')].slice(1);
     const sign = head.dataset.order === 'up' ? -1 : 1;
     head.dataset.order = sign === 1 ? 'up' : 'down';
-    const value = row => row.cells[column].textContent.replace(/^[a-z]+ (?=[-\\d])/, '');
+    const value = row => row.cells[column].textContent
+      .replace(/^[a-z]+ (?=[-\\d])/, '').replace(/,(?=\\d{3})/g, '');
     rows.sort((a, b) => {
       const [x, y] = [value(a), value(b)], [p, q] = [parseFloat(x), parseFloat(y)];
       if (isNaN(p) && isNaN(q)) return sign * x.localeCompare(y);

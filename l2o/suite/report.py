@@ -6,21 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from l2o.evaluation import aggregate_plots, plots
-from l2o.evaluation.report import environment, write_json
+from l2o.evaluation.report import environment, plain_table, write_json
 from l2o.evaluation.statistics import Estimate
 from l2o.runs.folder import atomic_write
 from l2o.suite import pages
+from l2o.suite.result import Result
 from l2o.suite.summary import read_matrix
-from l2o.suite.tables import LOSS_NAMES, heading, markdown
+from l2o.suite.tables import LOSS_NAMES, aggregate_cells, findings, heading, markdown
 
 NAME = "suite.json"
 
 
 def write_suite_report(
     folder: str | Path, summary: Mapping[str, Any], *, suite: str, config: Mapping[str, Any]
-) -> dict[str, Path]:
+) -> Path:
     """Write `suite.json`, `report.html` with a page a task, `report.md`, `report.png` and `.pdf`.
 
     Args:
@@ -30,12 +32,11 @@ def write_suite_report(
         config: Settings to show, the command line among them.
 
     Returns:
-        Paths by file name.
+        Path of `report.html`.
     """
-    path = Path(folder) / NAME
     content = {"suite": suite, **summary, "config": config, "environment": environment()}
-    write_json(path, content)
-    return {path.name: path, **render_suite_report(folder)}
+    write_json(Path(folder) / NAME, content)
+    return render_suite_report(folder)["report.html"]
 
 
 def read_suite_report(folder: str | Path) -> dict[str, Any]:
@@ -152,8 +153,22 @@ def as_estimate(values: Mapping[str, Any]) -> Estimate:
     return Estimate(value, low, high)
 
 
-def progress_line(found: Sequence[Any], total: int) -> str:
+def progress_line(found: Sequence[Result], total: int) -> str:
     """Say how far a suite is and what was last."""
     last = found[-1]
     final = float(np.median(last.best.train[:, -1]))
     return f"{len(found)}/{total} {last.task}: {last.entrant} {final:.3g}, {last.seconds:.0f} s"
+
+
+def show(folder: str | Path, console: Console) -> None:
+    """Show what a suite found: sentences, then a table of aggregates."""
+    content = read_suite_report(folder)
+    console.print(heading(content), style="bold", markup=False, highlight=False)
+    for sentence in findings(content):
+        console.print(f"- {sentence}", markup=False, highlight=False)
+    table = plain_table("Interquartile mean of scores, 95 % interval")
+    for column in ("optimizer", "training", "validation", "failed"):
+        table.add_column(column)
+    for cells in aggregate_cells(content):
+        table.add_row(*cells[:4])
+    console.print(table)

@@ -1,10 +1,12 @@
 """What one optimizer did on one task of a suite, and the file that keeps it."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -88,20 +90,35 @@ class Result:
     seconds: float
 
 
-def result_file(folder: Path, place: str, entrant: str) -> Path:
-    """The file of a result; names of release files may have slashes."""
-    return folder / "results" / place / f"{entrant.replace('/', '_')}.json"
+def result_file(folder: Path, task: str, entrant: str, identity: Mapping[str, str]) -> Path:
+    """The file of a result, whose name tells all that it depends on from anything else.
+
+    Args:
+        folder: Folder of the suite.
+        task: Name of the task.
+        entrant: Name of the optimizer, which may be a path.
+        identity: What the result depends on, by name.
+    """
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return folder / "results" / task / f"{quote(entrant, safe='')}-{digest}.json"
 
 
-def write_result(path: Path, identity: Mapping[str, Any], result: Result) -> None:
-    """Write a result's file, as a whole or not at all."""
+def write_result(path: Path, identity: Mapping[str, str], target: float, result: Result) -> None:
+    """Write a result's file, as a whole or not at all.
+
+    Args:
+        path: File to write.
+        identity: What the result depends on, by name.
+        target: Training loss that others are to be first at, if it is the reference's.
+        result: The result.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"identity": identity, "result": _plain(asdict(result))}
+    content = {"identity": identity, "target": target, "result": _plain(asdict(result))}
     atomic_write(path, f"{json.dumps(content)}\n".encode())
 
 
-def read_result(path: Path) -> tuple[dict[str, Any], Result]:
-    """Read a result's file: its identity and the result.
+def read_result(path: Path) -> tuple[float, Result]:
+    """Read a result's file: the target of others and the result.
 
     Raises:
         ValueError: If it cannot be read.
@@ -110,7 +127,7 @@ def read_result(path: Path) -> tuple[dict[str, Any], Result]:
         content = json.loads(path.read_text())
         found = dict(content["result"])
         found |= {name: _read_runs(found[name]) for name in ("best", "fastest")}
-        return content["identity"], Result(**{f.name: found[f.name] for f in fields(Result)})
+        return float(content["target"]), Result(**{f.name: found[f.name] for f in fields(Result)})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"`out` must hold results of a suite; got {path}, which cannot be read. Delete it."

@@ -4,9 +4,10 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import jax
 import numpy as np
@@ -14,14 +15,13 @@ import optax
 
 from l2o.datasets.fetch import data_rows, dataset_folder
 from l2o.evaluation.baseline import Baseline
-from l2o.evaluation.seen import shares_source
 from l2o.evaluation.starts import Start, draw_starts
 from l2o.evaluation.statistics import check_seeds, first_reach, targets
-from l2o.evaluation.training import Trainer
-from l2o.evaluation.trials import cache_file
+from l2o.evaluation.training import Trainer, mean_loss
+from l2o.evaluation.trials import cache_file, hash_of
 from l2o.evaluation.tuning import RATES, TRIALS, Search, Tuning, prepare, tune_one
 from l2o.rng import stream
-from l2o.suite.entrant import Entrant, check_disjoint
+from l2o.suite.entrant import Entrant, check_disjoint, has_seen
 from l2o.suite.result import Result, Runs, read_result, result_file, runs_of, write_result
 from l2o.suite.suite_task import SuiteTask, check_names
 from l2o.task import Task
@@ -82,24 +82,32 @@ def run_suite(
             data; its result is marked.
 
     Raises:
-        ValueError: If the suite names a task twice, data are missing, an optimizer was meta-trained
-            on a task's family and data, or a number is out of range.
+        ValueError: If the suite names a task twice, data are missing, two optimizers have one name,
+            one was meta-trained on a task's family and data, a task cannot be scored, or a number
+            is out of range.
     """
     check_names(suite)
     check_seeds(budget.num_seeds)
     check_data(suite)
-    others = [entrant for entrant in entrants if entrant.name != reference.name]
+    others = [entrant for entrant in entrants if entrant.baseline is not reference.baseline]
+    names = [entrant.name for entrant in (reference, *others)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"`entrants` must have names of their own; got {name} twice, the reference "
+                f"included. Try other_{name}."
+            )
     made: dict[str, Task] = {}
-    if any(entrant.trained_on for entrant in others):
+    if any(entrant.seen for entrant in others):
         made = {entry.name: entry.make() for entry in suite}
         check_disjoint(others, made, allow_seen=allow_seen)
     for entry in suite:
         task = made.get(entry.name) or entry.make()
-        arena = Arena(entry, task, budget, Path(folder), seed)
-        result, goal = arena.run(reference, None)
+        runner = TaskRunner(entry, task, budget, Path(folder), seed)
+        result, target = runner.run(reference, None)
         yield result
         for entrant in others:
-            yield arena.run(entrant, goal)[0]
+            yield runner.run(entrant, target)[0]
 
 
 def check_data(suite: Sequence[SuiteTask]) -> None:
@@ -116,7 +124,29 @@ def check_data(suite: Sequence[SuiteTask]) -> None:
         )
 
 
-class Arena:
+def check_scored(task: Task, starts: Start) -> None:
+    """Raise a `ValueError` unless losses begin above zero and depend on the parameters."""
+
+    def at_start(start: Start) -> tuple[jax.Array, jax.Array]:
+        loss = lambda params: mean_loss(task, params, start.probes, start.instance)
+        value, gradient = jax.value_and_grad(loss)(start.params)
+        return value, optax.tree.norm(gradient)
+
+    losses, slopes = (np.asarray(x) for x in jax.jit(jax.vmap(at_start))(starts))
+    bad = ~(np.isfinite(losses) & (losses > 0))
+    if np.any(bad):
+        raise ValueError(
+            f"`suite` must have tasks whose training loss begins above zero; got {task.name}, "
+            f"where one begins at {losses[bad][0]}. Add what its loss can be at the least."
+        )
+    if np.any(slopes == 0):
+        raise ValueError(
+            f"`suite` must have tasks whose loss depends on the parameters; got {task.name}, where "
+            f"it is constant at {losses[slopes == 0][0]:g} about a start. Mend or leave it out."
+        )
+
+
+class TaskRunner:
     """One task of a suite, on which optimizers are run one after the other.
 
     Args:
@@ -125,51 +155,48 @@ class Arena:
         budget: How much is spent.
         folder: Folder of results and tunings.
         seed: Seed of everything random.
+
+    Raises:
+        ValueError: If losses of the task do not begin above zero, or are constant.
     """
 
     def __init__(self, entry: SuiteTask, task: Task, budget: Budget, folder: Path, seed: int):
-        self.entry, self.task, self.budget, self.folder = entry, task, budget, folder
-        # As in `l2o evaluate` and `l2o tune-baselines`, whose tunings are the same.
+        # Under its name in the suite, which has each once, as files of tunings go by names.
+        self.task = replace(task, name=entry.name, family=task.family or task.name)
+        self.entry, self.budget, self.folder = entry, budget, folder
         self.k_tuning, k_report = jax.random.split(stream(seed, "evaluation"))
-        self.tuning_starts = draw_starts(self.k_tuning, task, 2 * budget.num_seeds)
-        self.starts = draw_starts(k_report, task, budget.num_seeds)
+        self.tuning_starts = draw_starts(self.k_tuning, self.task, 2 * budget.num_seeds)
+        self.starts = draw_starts(k_report, self.task, budget.num_seeds, validated=True)
+        check_scored(self.task, self.starts)
         self.sgd_timer: Callable[[], float] | None = None
 
-    def run(self, entrant: Entrant, goal: float | None) -> tuple[Result, float]:
+    def run(self, entrant: Entrant, target: float | None) -> tuple[Result, float]:
         """Tune and run an optimizer, or read what it did.
 
         Args:
             entrant: Optimizer.
-            goal: Training loss that its fastest setting is to be first at, on tuning seeds; its own
-                final one if None, as for the reference.
+            target: Training loss that its fastest setting is to be first at, on tuning seeds; its
+                own final one if None, as for the reference.
 
         Returns:
-            The result, and the goal.
+            The result, and the target.
         """
         began = time.perf_counter()
-        entry, baseline = self.entry, entrant.baseline
         search = self._prepare(entrant)
-        identity = search.trials.identity | {
-            "solved": entry.solved,
-            "budget": json.dumps([self.budget.num_random, self.budget.fewest_rates]),
-            "reporting_starts": _hash_starts(self.starts),
-            "goal": goal,
-        }
-        place = f"{entry.name}-{entry.horizon}-{self.budget.num_seeds}"
-        is_seen = bool(entrant.trained_on) and shares_source(self.task, entrant.trained_on)
-        path = result_file(self.folder, place, entrant.name)
+        is_seen = has_seen(entrant, self.task)
+        identity = self._identity(entrant, search, target)
+        path = result_file(self.folder, self.entry.name, entrant.name, identity)
         if path.exists():
-            kept, result = read_result(path)
-            if all(kept.get(name) == value for name, value in identity.items()):
-                return replace(result, is_seen=is_seen), float(kept["own_goal"])
-        own_goal, setting, fastest, tuning = self._settle(search, goal)
+            own_target, result = read_result(path)
+            return replace(result, is_seen=is_seen), own_target
+        own_target, setting, fastest, tuning = self._settle(search, target)
         trainer = search.trials.trainer
         best_runs = self._report(trainer, setting)
         result = Result(
-            task=entry.name,
+            task=self.entry.name,
             entrant=entrant.name,
             is_seen=is_seen,
-            is_tuned=baseline.is_tuned,
+            is_tuned=entrant.baseline.is_tuned,
             num_settings=len(tuning.trials) if tuning else 1,
             at_grid_edge=tuning.at_grid_edge if tuning else False,
             setting=setting,
@@ -177,17 +204,17 @@ class Arena:
             best=best_runs,
             fastest=best_runs if fastest == setting else self._report(trainer, fastest),
             num_parameters=_size(jax.tree.map(lambda x: x[0], self.starts.params)),
-            state_per_parameter=self._state_per_parameter(baseline, setting),
+            state_per_parameter=self._state_per_parameter(entrant.baseline, setting),
             **self._cost(trainer, setting),
             seconds=time.perf_counter() - began,
         )
-        write_result(path, identity | {"own_goal": own_goal}, result)
-        return result, own_goal
+        write_result(path, identity, own_target, result)
+        return result, own_target
 
     def _prepare(self, entrant: Entrant) -> Search:
         """The search for an entrant's settings, with what is kept of it."""
         num_seeds, horizon = self.budget.num_seeds, self.entry.horizon
-        name = entrant.name.replace("/", "_")
+        name = quote(entrant.name, safe="")
         path = cache_file(
             self.folder / "tuning", self.k_tuning, self.task, name, horizon, num_seeds
         )
@@ -195,23 +222,43 @@ class Arena:
             self.task, name, entrant.baseline, self.tuning_starts, horizon=horizon, path=path
         )
 
+    def _identity(self, entrant: Entrant, search: Search, target: float | None) -> dict[str, str]:
+        """What a result depends on, by name."""
+        baseline = entrant.baseline
+        space = {name: asdict(values) for name, values in baseline.space.items()}
+        searched = [baseline.learning_rates, space, baseline.is_scheduled]
+        settings = _stacked({"learning_rate": 1.0, **baseline.defaults})
+        measures = search.trials.trainer.measures(settings, self.starts)
+        device = jax.devices()[0]
+        return search.trials.identity | {
+            "entrant": entrant.name,
+            "solved": repr(self.entry.solved),
+            "budget": json.dumps(asdict(self.budget)),
+            "searched": json.dumps(searched),
+            "target": repr(target),
+            "reporting_starts": hash_of(self.starts),
+            "measures": hashlib.sha256(measures.encode()).hexdigest(),
+            "metric_caps": json.dumps(dict(self.task.metric_caps), sort_keys=True),
+            "device": f"{device.platform} {device.device_kind}",
+        }
+
     def _settle(
-        self, search: Search, goal: float | None
+        self, search: Search, target: float | None
     ) -> tuple[float, dict[str, float], dict[str, float], Tuning | None]:
-        """Own goal, best setting, setting that is first at the goal, and how they were found."""
+        """Own target, best setting, the one that is first at the target, and their search."""
         baseline = search.baseline
-        if goal is not None and not baseline.is_tuned and not baseline.is_scheduled:
+        if target is not None and not baseline.is_tuned and not baseline.is_scheduled:
             only = {"learning_rate": baseline.learning_rates[0], **baseline.defaults}
-            return goal, only, only, None  # there is nothing to choose
+            return target, only, only, None  # there is nothing to choose
         tuning = tune_one(
             search, num_random=self.budget.num_random, fewest_rates=self.budget.fewest_rates
         )
-        (own_goal,) = np.maximum(targets(tuning.best.curve[None]), self.entry.solved)
-        steps = search.trials.steps
-        reached = [first_reach(steps, t.curve, goal or own_goal) for t in tuning.trials]
+        (own,) = np.maximum(targets(tuning.best.curve[None]), self.entry.solved)
+        goal = own if target is None else target
+        reached = [first_reach(search.trials.steps, t.curve, goal) for t in tuning.trials]
         i = int(np.argmin(reached))
         fastest = tuning.trials[i] if np.isfinite(reached[i]) else tuning.best
-        return float(own_goal), dict(tuning.best.config), dict(fastest.config), tuning
+        return float(own), dict(tuning.best.config), dict(fastest.config), tuning
 
     def _report(self, trainer: Trainer, setting: Mapping[str, float]) -> Runs:
         """Runs at a setting on the reporting seeds."""
@@ -245,11 +292,3 @@ def _stacked(setting: Mapping[str, float]) -> dict[str, np.ndarray]:
 
 def _size(tree: Any) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
-
-
-def _hash_starts(starts: Start) -> str:
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(starts):
-        is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        digest.update(np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes())
-    return digest.hexdigest()

@@ -50,7 +50,10 @@ class Figures(NamedTuple):
 
 
 def steps_reaching(result: Result, goals: np.ndarray, losses: str) -> np.ndarray:
-    """Steps to a loss on each seed: at the fastest setting, or at the best where that never is.
+    """Steps to a loss on each seed.
+
+    To a training loss they are those of the setting that was first there on tuning seeds, or of the
+    best where that never gets there; to a validation loss those of the best setting.
 
     Args:
         result: What an optimizer did.
@@ -61,8 +64,8 @@ def steps_reaching(result: Result, goals: np.ndarray, losses: str) -> np.ndarray
     def reached(runs: Runs) -> np.ndarray:
         return steps_to(runs.steps, getattr(runs, losses), goals)
 
-    fast = reached(result.fastest)
-    return np.where(np.isfinite(fast), fast, reached(result.best))
+    best, fast = reached(result.best), reached(result.fastest)
+    return np.where(np.isfinite(fast), fast, best) if losses == "train" else best
 
 
 def figures(result: Result, reference: Result, solved: float, losses: str) -> Figures:
@@ -82,7 +85,7 @@ def figures(result: Result, reference: Result, solved: float, losses: str) -> Fi
         steps=steps,
         speedup=speedup,
         speedup_seconds=speedup * reference.relative_cost / result.relative_cost,
-        score=np.where(result.best.diverged, 0.0, score),
+        score=np.select([result.best.diverged, own[:, -1] <= solved], [0.0, 1.0], score),
     )
 
 
@@ -179,6 +182,7 @@ def row(result: Result, beside: Mapping[str, Figures]) -> dict[str, Any]:
             "by_seed": curves[:, -1].tolist(),
             "steps_by_seed": found.steps.tolist(),
             "score": float(np.mean(found.score)),
+            "failed": float(np.mean(found.score <= 0.0)),
             "curve": quartiles(curves, axis=0),
         }
 
@@ -231,7 +235,7 @@ def aggregate(
 def profiles(
     scores: Mapping[str, Mapping[str, np.ndarray]], table: Any, names: Sequence[str]
 ) -> dict[str, Any]:
-    """Profiles of scores and of steps to the targets, with bands over seeds."""
+    """Profiles of scores, with bands over seeds, and of steps to the targets."""
 
     def of_scores(losses: str) -> dict[str, Any]:
         return {

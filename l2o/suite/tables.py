@@ -17,7 +17,7 @@ AGGREGATES = (
     "better in validation",
     "speed-up in steps",
     "in seconds",
-    "to validation loss",
+    "speed-up to validation loss",
 )
 """Columns of the table with a row for each optimizer."""
 
@@ -51,16 +51,16 @@ DEFINITIONS = {
     "better": "Probability that a run has a higher score than one of the reference on a task "
     "drawn at random, ties counted half.",
     "speed-up": "The reference's steps to its own final loss over the steps that an optimizer "
-    "needs to it, on the same seed: 1 is a draw, 0 means never. Rivals may use the setting that "
-    "was first there on tuning seeds. Medians over seeds, with their 95 % intervals; of all tasks "
-    "the median.",
+    "needs to it, on the same seed: 1 is a draw, 0 means never. To the training loss rivals use "
+    "the setting that was first there on tuning seeds, or else their best; to the validation loss "
+    "their best. Medians over seeds, with their 95 % intervals; of all tasks the median.",
     "in seconds": "The speed-up times the reference's cost of a step over the optimizer's.",
     "cost of a step": "Time of an inner step with all seeds together, over that of plain SGD on "
     "the same task, the median of turns that alternate.",
     "state": "Numbers in the optimizer's state for each parameter.",
     "over the reference's": "Median over seeds of the ratio of final losses, both no less than "
     "what counts as solved, with its 95 % interval.",
-    "(meta-trained)": "The optimizer was meta-trained on the task's family and data.",
+    "(seen)": "The optimizer was meta-trained on, or chosen by, the task's family and data.",
     "(edge)": "The best rate is the lowest or highest that was tried; a better one may lie beyond.",
     "(untuned)": "Used as it is, with one setting for all tasks.",
 }
@@ -130,7 +130,7 @@ def setting_cells(row: Row) -> list[list[str]]:
 
 def marks(found: Row) -> str:
     """What a reader must know behind an optimizer's name."""
-    seen = " (meta-trained)" if found["is_seen"] else ""
+    seen = " (seen)" if found["is_seen"] else ""
     if not found["is_tuned"]:
         return f"{seen} (untuned)"
     return f"{seen} (edge)" if found["at_grid_edge"] else seen
@@ -169,11 +169,8 @@ def findings_of(content: Row, name: str, reference: str) -> list[str]:
     rows = [row for row in content["rows"] if name in row["results"]]
     if not rows:
         return []
-    failing = [
-        row["task"]
-        for row in rows
-        if row["results"][name]["diverged"] > 0 or row["results"][name]["train"]["score"] <= 0.0
-    ]
+    failed = {row["task"]: row["results"][name]["train"]["failed"] for row in rows}
+    failing = [f"{task} ({share:.0%} of runs)" for task, share in failed.items() if share > 0]
     sentences = []
     if failing:
         sentences.append(
@@ -200,6 +197,12 @@ def findings_of(content: Row, name: str, reference: str) -> list[str]:
     return sentences
 
 
+def left_out(content: Row) -> str:
+    """Say which tasks aggregates leave out because an optimizer has no result there."""
+    names = [r["task"] for r in content["rows"] if r["task"] not in content["aggregated_tasks"]]
+    return f"Aggregates leave out {', '.join(names)}: not all were run there." if names else ""
+
+
 def listed(names: Sequence[str], most: int = 8) -> str:
     """List some names in brackets; nothing if there are none."""
     if not names:
@@ -214,6 +217,7 @@ def markdown(content: Row) -> str:
         f"# {heading(content)}\n",
         "".join(f"- {sentence}\n" for sentence in findings(content)),
         markdown_table(AGGREGATES, aggregate_cells(content)) if content["aggregates"] else "",
+        left_out(content) and f"{left_out(content)}\n",
         markdown_table(RESULTS, [cells for row in content["rows"] for cells in result_cells(row)]),
         "".join(f"- *{name}*: {meaning}\n" for name, meaning in DEFINITIONS.items()),
     ]

@@ -45,7 +45,8 @@ class Links(html.parser.HTMLParser):
 
 def test_the_first_lines_say_where_an_optimizer_fails_loses_and_wins(folder):
     found = findings(read_suite_report(folder))
-    assert found[0].startswith("<ours> fails on 1 of 2 tasks") and found[0].endswith(": two.")
+    assert found[0].startswith("<ours> fails on 1 of 2 tasks")
+    assert found[0].endswith("began: two (100% of runs).")
     assert "behind tuned adam on 1 of 2 tasks (two), ahead on 1 (one)" in found[1]
     assert "50% of runs get there" in found[3]
     text = (folder / "report.md").read_text()
@@ -63,7 +64,7 @@ def test_pages_link_to_each_other_and_to_nothing_else(folder):
     assert "&lt;ours&gt;" in index and "<ours>" not in index
     assert "l2o suite --optimizer ours" in index
     assert "prefers-color-scheme: dark" in index
-    assert "(meta-trained)" in index and "(untuned)" in index and "width x8" in index
+    assert "(seen)" in index and "(untuned)" in index and "width x8" in index
 
 
 def test_figures_are_there_as_png_and_pdf(folder):

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,19 +13,20 @@ from suite.bowls import bowl, entry
 
 from l2o.evaluation.baselines import BASELINES
 from l2o.evaluation.seen import names_and_signatures
+from l2o.evaluation.statistics import first_reach
 from l2o.evaluation.training import Trainer
 from l2o.optimizers.learnable import learnable_sgd
 from l2o.suite.entrant import Entrant, as_it_is, find_entrants, learned_entrant
-from l2o.suite.run import Budget, check_data, run_suite
+from l2o.suite.run import Budget, TaskRunner, check_data, run_suite
+from l2o.suite.suite_task import SuiteTask
 
 BUDGET = Budget(num_seeds=8, num_random=0, fewest_rates=9, is_quick=True)
 SGDM = Entrant("sgdm", BASELINES["sgdm"])
 
 
-def learned(trained_on=()) -> Entrant:
+def learned(**summary) -> Entrant:
     lopt = learnable_sgd(0.25)
-    summary = {"trained_on": list(trained_on), "task": "bowls"}
-    return learned_entrant("ours", lopt, lopt.init(jax.random.key(0)), summary)
+    return learned_entrant("ours", lopt, lopt.init(jax.random.key(0)), {"task": "bowls"} | summary)
 
 
 def run(folder, entrants, suite=None, **options):
@@ -108,12 +110,14 @@ def test_a_suite_that_was_stopped_ends_alike(tmp_path, finished):
 def test_a_task_whose_family_and_data_were_meta_trained_on_is_refused_or_marked(tmp_path, finished):
     folder, _ = finished
     larger = dataclasses.replace(bowl("larger", dim=5), family="bowls")
-    trained = learned(names_and_signatures([larger])[1:])  # no names, and other shapes
-    with pytest.raises(ValueError, match=r"`optimizer` must not have been meta-trained on the fam"):
-        run(tmp_path, [trained])
-    assert not list(tmp_path.iterdir())
-    (_, ours) = run(folder, [trained], allow_seen=True)
-    assert ours.is_seen
+    signatures = names_and_signatures([larger])[1:]  # no names, and of other shapes
+    for how in ("trained_on", "validated_on"):
+        seen = learned(**{how: signatures})
+        with pytest.raises(ValueError, match=r"`optimizer` must not have been meta-trained on, or"):
+            run(tmp_path, [seen])
+        assert not list(tmp_path.iterdir())
+        (_, ours) = run(folder, [seen], allow_seen=True)
+        assert ours.is_seen
 
 
 def test_missing_data_are_named_with_the_command_that_fetches_them(monkeypatch, tmp_path):
@@ -127,7 +131,7 @@ def test_missing_data_are_named_with_the_command_that_fetches_them(monkeypatch, 
 def test_optimizers_are_found_by_name_path_or_label():
     digits, mine, adam = find_entrants(["digits", "mine=adam", "adam"])
     assert digits.is_learned and digits.families == ("digits_mlp",)
-    assert digits.trained_on and not digits.baseline.is_tuned
+    assert digits.seen and not digits.baseline.is_tuned
     assert (mine.name, mine.baseline) == ("mine", adam.baseline)
     for words, message in (
         (["adam", "adam"], "must name each once; got adam twice"),
@@ -136,3 +140,86 @@ def test_optimizers_are_found_by_name_path_or_label():
     ):
         with pytest.raises(ValueError, match=f"`optimizer` {message}"):
             find_entrants(words)
+
+
+def test_names_that_differ_in_a_slash_have_files_of_their_own(tmp_path, finished):
+    folder, _ = finished
+    slow, fast = (
+        Entrant(name, as_it_is(name, "SGD.", lambda horizon, rate=rate: optax.sgd(rate)))
+        for name, rate in (("x/y", 0.01), ("x_y", 0.2))
+    )
+    for _ in range(2):
+        _, one, other = run(folder, [slow, fast])
+        assert (one.entrant, other.entrant) == ("x/y", "x_y")
+        assert np.all(one.best.train[:, -1] > other.best.train[:, -1])
+
+
+def test_a_result_is_of_its_search_its_task_and_its_metrics(finished):
+    """Each of these changes what is done, so a result that is there is not taken for it."""
+    folder, _ = finished
+    tuned = Entrant("mine", dataclasses.replace(SGDM.baseline, learning_rates=(0.01, 0.03)))
+    other_rates = Entrant("mine", dataclasses.replace(SGDM.baseline, learning_rates=(0.1, 0.3)))
+    runner = TaskRunner(entry(), bowl(), BUDGET, folder, 0)
+    measured = dataclasses.replace(bowl(), metrics=lambda params, batch, instance: {"one": 1.0})
+
+    def identity(runner=runner, entrant=tuned, target=0.5):
+        return runner._identity(entrant, runner._prepare(entrant), target)
+
+    first = identity()
+    assert identity() == first
+    changed = {
+        "searched": identity(entrant=other_rates),
+        "target": identity(target=0.6),
+        "measures": identity(TaskRunner(entry(), measured, BUDGET, folder, 0)),
+        "solved": identity(TaskRunner(entry(solved=0.5), bowl(), BUDGET, folder, 0)),
+        "budget": identity(
+            TaskRunner(entry(), bowl(), dataclasses.replace(BUDGET, num_random=4), folder, 0)
+        ),
+        "reporting_starts": identity(TaskRunner(entry(), bowl(), BUDGET, folder, 1)),
+    }
+    for name, found in changed.items():
+        assert found[name] != first[name], name
+
+
+def test_the_fastest_setting_is_first_at_the_references_loss_on_tuning_seeds(tmp_path):
+    runner = TaskRunner(entry(), bowl(), BUDGET, tmp_path, 0)
+    for target in (2.0, 0.05):
+        search = runner._prepare(Entrant("mine", BASELINES["sgdm"]))
+        _, _, fastest, tuning = runner._settle(search, target)
+        assert tuning is not None
+        steps = search.trials.steps
+        by_rate = {
+            tuple(t.config.items()): first_reach(steps, t.curve, target) for t in tuning.trials
+        }
+        assert by_rate[tuple(fastest.items())] == min(by_rate.values())
+
+
+def test_costs_are_those_of_a_step_over_one_of_sgd(monkeypatch, tmp_path):
+    runner = TaskRunner(entry(), bowl(), BUDGET, tmp_path, 0)
+    runner.sgd_timer = lambda: 2.0
+    trainer = runner._prepare(SGDM).trials.trainer
+    monkeypatch.setattr(Trainer, "timer", lambda *args: lambda: 6.0)
+    setting = {"learning_rate": 0.1, **SGDM.baseline.defaults}
+    assert runner._cost(trainer, setting) == {"seconds_per_step": 6.0, "relative_cost": 3.0}
+
+
+def test_tasks_that_cannot_be_scored_are_one_line(tmp_path):
+    flat = dataclasses.replace(bowl("flat"), loss=lambda params, batch, instance: jnp.float32(1.0))
+    zero = dataclasses.replace(
+        bowl("zero"), loss=lambda params, batch, instance: jnp.sum(params["x"]) * 0.0
+    )
+    for task, message in (
+        (flat, "depends on the parameters; got flat, where it is constant at 1 about a start"),
+        (zero, r"begins above zero; got zero, where one begins at 0\.0"),
+    ):
+        suite = [SuiteTask(task.name, lambda t=task: t, kind="function", horizon=3, solved=0.1)]
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, [], suite)
+
+
+def test_two_optimizers_of_one_name_are_refused_and_the_reference_runs_once(tmp_path, finished):
+    folder, _ = finished
+    assert [r.entrant for r in run(folder, [SGDM])] == ["sgdm"]
+    other = dataclasses.replace(learned(), name="sgdm")
+    with pytest.raises(ValueError, match="`entrants` must have names of their own; got sgdm twice"):
+        run(tmp_path, [other])

@@ -36,6 +36,9 @@ def test_the_fastest_setting_counts_unless_it_never_gets_there():
     late = result(train=[16.0, 8.0, 4.0], fastest=[16.0, 9.0, 9.0])
     assert figures(fast, REFERENCE, 0.01, "train").steps.tolist() == [1.0] * 8
     assert figures(late, REFERENCE, 0.01, "train").steps.tolist() == [2.0] * 8
+    # It was not chosen by validation losses.
+    found = figures(fast, result(entrant="adam", train=[16.0, 8.0, 4.0]), 0.01, "valid")
+    assert found.steps.tolist() == [2.0] * 8
 
 
 def test_losses_below_what_counts_as_solved_are_equal():
