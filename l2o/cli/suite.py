@@ -3,20 +3,22 @@
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 
 from l2o import registry
-from l2o.cli.arguments import Flag, Names, baselines_named, check_writable, parse
+from l2o.cli.arguments import Flag, Names, Number, baselines_named, check_writable, parse
 from l2o.datasets.fetch import data_rows
 from l2o.evaluation.report import plain_table
+from l2o.evaluation.statistics import check_seeds
+from l2o.evaluation.tuning import check_trials
 from l2o.rng import check_seed
 from l2o.suite.entrant import Entrant, find_entrants
 from l2o.suite.report import NAME, progress_line, show, write_suite_report
-from l2o.suite.run import BUDGETS, run_suite
+from l2o.suite.run import BUDGETS, Budget, run_suite
 from l2o.suite.suite_task import SuiteTask, check_names, selected
 from l2o.suite.summary import summarise
 
@@ -37,6 +39,10 @@ class Suite:
     budget: Literal["quick", "full"] = "quick"
     """Quick: some small tasks, 8 seeds, learning rates alone. Full: all tasks, 16 seeds, all
     hyperparameters."""
+    seeds: Number = None
+    """Runs of each optimizer on each task, at least 8; the budget's if none."""
+    trials: Number = None
+    """Random settings of all hyperparameters of each rival; the budget's if none."""
     seed: int = 0
     """Seed of everything random."""
     allow_seen: Flag = False
@@ -57,7 +63,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
     if options.list:
         list_tasks(selected(suite, options.tasks), console, as_json=options.json)
         return 0
-    budget = BUDGETS[options.budget]
+    budget = budget_of(options)
     if budget.is_quick and not options.tasks:
         quick = tuple(entry for entry in suite if entry.is_quick)
         suite = quick or suite
@@ -99,6 +105,22 @@ def command(arguments: Sequence[str], console: Console) -> int:
         show(options.out, console)
         console.print(str(page), soft_wrap=True, markup=False)
     return 0
+
+
+def budget_of(options: Suite) -> Budget:
+    """The budget of this name, with what is given besides.
+
+    Raises:
+        ValueError: if there are too few seeds or trials.
+    """
+    budget = BUDGETS[options.budget]
+    if options.seeds is not None:
+        check_seeds(options.seeds, "seeds")
+        budget = replace(budget, num_seeds=options.seeds)
+    if options.trials is not None:
+        check_trials(options.trials, "trials")
+        budget = replace(budget, num_random=options.trials)
+    return budget
 
 
 def find_suite(name: str) -> tuple[SuiteTask, ...]:

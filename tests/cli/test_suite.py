@@ -63,6 +63,8 @@ def test_a_report_is_the_same_again_and_printed_as_json(capsys):
         (["--optimizer", "adam", "--suite", "suite-2"], "must be a known name; got suite-2"),
         (["--optimizer", "adam", "--tasks", "poison"], "must be a known name; got poison. Try poi"),
         (["--optimizer", "adam", "--seed", "-1"], "`seed` must be"),
+        (["--optimizer", "adam", "--seeds", "4"], "`seeds` must be at least 8"),
+        (["--optimizer", "adam", "--trials", "-1"], "`trials` must be at least 0"),
     ],
 )
 def test_mistakes_are_one_line(capsys, words, message):
