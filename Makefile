@@ -1,5 +1,5 @@
 # make demo   from nothing to a learned optimizer, compared with tuned Adam (about 8 minutes)
-# make test   format, lint, types, tests, examples in docstrings, notebook and wheel
+# make test   format, lint, types, tests, examples in docstrings, notebooks and wheel
 # make slow   the long tests
 # make bench  how fast updates and meta-training are, each beside Adam, and whether the bars hold
 #
@@ -10,12 +10,12 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint unit notebook wheel slow bench clean
+.PHONY: demo test lint unit wheel slow bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python meta_train.py demo $(if $(wildcard runs/demo/config.json),--resume)
 
-test: lint unit notebook wheel
+test: lint unit wheel
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -23,12 +23,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	PYTHONPATH=. $(BIN)/lint-imports --no-cache
 
-# Doctests run beside the tests, and with the options of tests/conftest.py.
+# Notebooks and doctests run beside the tests, and with the options of tests/conftest.py.
 unit: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --doctest-modules --ignore=l2o/tasks --ignore=tests/golden tests l2o tasks
-
-notebook: $(VENV)/.installed-dev
-	L2O_FAST=1 XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 notebooks
+	L2O_FAST=1 $(BIN)/python -m pytest -n 2 --dist loadfile --doctest-modules --nbmake --nbmake-kernel=python3 --ignore=l2o/tasks --ignore=tests/golden notebooks tests l2o tasks
 
 # The wheel, installed elsewhere, runs outside the checkout.
 wheel: $(VENV)/.installed-dev

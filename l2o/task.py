@@ -27,7 +27,8 @@ Batch = Any
 class Shared(NamedTuple):
     """Arrays of the data that every batch holds whole, such as frozen weights of a network.
 
-    Where batches are stacked these are not: they must not depend on a key or the instance.
+    Where batches of a run are stacked these are not: they must not depend on a key or the instance.
+    Each seed of an evaluation still holds one copy for each kind of batch.
     """
 
     arrays: Any

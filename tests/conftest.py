@@ -20,6 +20,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"
 
 import jax
 import pytest
+from slow_cases import is_slow_case
 
 # The tests of one run, its workers and the command lines that they start share what is compiled.
 COMPILED = tempfile.TemporaryDirectory(prefix="l2o-compiled-")
@@ -31,6 +32,13 @@ gc.set_threshold(100_000, 20, 20)
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.devices()  # from here on the number is fixed, whatever a command line asks for
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_slow_case(item.nodeid):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_unconfigure() -> None:
