@@ -18,7 +18,7 @@ def test_tasks_are_listed_with_the_data_that_they_lack(capsys, monkeypatch, tmp_
     monkeypatch.setenv("L2O_DATA", str(tmp_path))
     assert cli.main(["suite", "--list"]) == 0
     out = capsys.readouterr().out
-    assert "37 tasks" in out and "horizon x25" in out and "emoji (not fetched)" in out
+    assert "38 tasks" in out and "horizon x25" in out and "emoji (not fetched)" in out
     assert "fetch data by: l2o data fetch fashion_mnist mnist emoji moby_dick" in out
     assert cli.main(["suite", "--list", "--json", "--tasks", "poisson"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
