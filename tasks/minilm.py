@@ -268,17 +268,17 @@ def _on_speeches(family: TaskFamily) -> TaskFamily:
 
 
 def minilm_whole() -> TaskFamily:
-    """All weights of MiniLM on passages of speeches, of which time they are; 22.6 million."""
+    """All weights of MiniLM on passages of speeches, 22.4 million; see docs/fine_tuning.md."""
     return _on_speeches(whole("minilm_whole", *_pretrained()))
 
 
 def minilm_lora() -> TaskFamily:
-    """Low-rank factors of MiniLM's attention, and a head, on passages of speeches."""
+    """Low-rank factors of MiniLM's attention, and a head; see docs/fine_tuning.md."""
     return _on_speeches(lora("minilm_lora", *_pretrained()))
 
 
 def minilm_frozen() -> TaskFamily:
-    """A head and the last layers of MiniLM, the others frozen, on passages of speeches."""
+    """A head and the last layers of MiniLM, the others frozen; see docs/fine_tuning.md."""
     return _on_speeches(last("minilm_frozen", *_pretrained()))
 
 

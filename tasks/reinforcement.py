@@ -263,7 +263,7 @@ def generalized_advantages(played: Played, values: jax.Array, discount: jax.Arra
 
 
 def ppo_cartpole() -> TaskFamily:
-    """Actor-critic agents that learn CartPole-v1 by PPO."""
+    """Actor-critic agents that learn CartPole-v1 by PPO; `pip install 'l2o[gymnax]'` first."""
 
     def make(name: str, hidden: tuple[int, ...], varied: bool) -> Task:
         return actor_critic_agent(
@@ -275,7 +275,7 @@ def ppo_cartpole() -> TaskFamily:
 
 
 def ppo_breakout() -> TaskFamily:
-    """Actor-critic agents that learn Breakout of MinAtar by PPO."""
+    """Actor-critic agents that learn MinAtar's Breakout by PPO; `pip install 'l2o[gymnax]'`."""
 
     def make(name: str, hidden: tuple[int, ...], varied: bool) -> Task:
         return actor_critic_agent(

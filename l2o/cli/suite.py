@@ -12,6 +12,7 @@ from rich.console import Console
 from l2o import registry
 from l2o.cli.arguments import Flag, Names, Number, baselines_named, check_writable, parse
 from l2o.datasets.fetch import data_rows
+from l2o.evaluation.baselines import BASELINES
 from l2o.evaluation.report import plain_table
 from l2o.evaluation.statistics import check_seeds
 from l2o.evaluation.tuning import check_trials
@@ -70,10 +71,10 @@ def command(arguments: Sequence[str], console: Console) -> int:
     suite = selected(suite, options.tasks)
     reference = find_reference(options.reference)
     entrants = find_all(options.optimizer)
-    check_writable(options.out, "out", "runs/suite")
+    check_out(options.out)
     others = [entrant for entrant in entrants if entrant.baseline is not reference.baseline]
     total = len(suite) * (1 + len(others))
-    quiet = Console(quiet=True) if options.json else console
+    progress = Console(stderr=True) if options.json else console
     found = []
 
     def report() -> Path:
@@ -93,11 +94,14 @@ def command(arguments: Sequence[str], console: Console) -> int:
             allow_seen=options.allow_seen,
         ):
             found.append(result)
-            quiet.print(progress_line(found, total), soft_wrap=True, markup=False, highlight=False)
+            progress.print(
+                progress_line(found, total), soft_wrap=True, markup=False, highlight=False
+            )
     except BaseException:  # what was found before a stop is shown, too
         if found:
-            quiet.print(f"stopped; so far: {report()}", soft_wrap=True, markup=False)
+            progress.print(f"stopped; so far: {report()}", soft_wrap=True, markup=False)
         raise
+    progress.print("writing the report")
     page = report()
     if options.json:
         print((page.parent / NAME).read_text())
@@ -105,6 +109,16 @@ def command(arguments: Sequence[str], console: Console) -> int:
         show(options.out, console)
         console.print(str(page), soft_wrap=True, markup=False)
     return 0
+
+
+def check_out(folder: str) -> None:
+    """Raises a `ValueError` if a folder cannot be written to, or holds another kind of report."""
+    check_writable(folder, "out", "runs/suite")
+    if (Path(folder) / "report.json").exists() or (Path(folder) / "config.json").exists():
+        raise ValueError(
+            f"`out` must be a folder for suites; got {folder}, which holds a run or a comparison. "
+            "Try out=runs/suite."
+        )
 
 
 def budget_of(options: Suite) -> Budget:
@@ -149,6 +163,9 @@ def find_reference(name: str) -> Entrant:
     Raises:
         ValueError: if it is none, or nothing of it is tuned.
     """
+    if name not in BASELINES and ":" not in name:
+        tuned = [known for known, baseline in BASELINES.items() if baseline.is_tuned]
+        raise registry.unknown_name_error("reference", name, tuned)
     (entrant,) = find_entrants((name,))
     if not entrant.baseline.is_tuned:
         raise ValueError(
@@ -181,10 +198,10 @@ def list_tasks(suite: Sequence[SuiteTask], console: Console, *, as_json: bool) -
         print(json.dumps([{name: getattr(e, name) for name in names} for e in suite], indent=2))
         return
     table = plain_table(f"{len(suite)} tasks")
-    for column in ("task", "model", "steps", "quick", "beyond usual training", "data"):
-        table.add_column(column)
+    for column in ("task", "model", "steps", "quick", "beyond usual", "data"):
+        table.add_column(column, overflow="fold", no_wrap=column == "task")
     for e in suite:
-        data = f"{e.dataset} (not fetched)" if e.dataset in missing else e.dataset or "there"
+        data = f"{e.dataset} (not fetched)" if e.dataset in missing else e.dataset or "in l2o"
         table.add_row(e.name, e.kind, str(e.horizon), "yes" if e.is_quick else "", e.axis, data)
     console.print(table)
     needed = [name for name in dict.fromkeys(e.dataset for e in suite) if name in missing]

@@ -118,6 +118,11 @@ def _find_entrant(word: str, label: str) -> Entrant:
             f"{type(thing).__name__}. Try l2o.Baseline(...)."
         )
     if word not in release.names() and not Path(word).exists():
+        if "/" in word or word.endswith(".safetensors"):
+            raise ValueError(
+                f"`optimizer` must be a release file or a run folder; got {word}, which is not "
+                "there. Check the path."
+            )
         raise registry.unknown_name_error("optimizer", word, (*BASELINES, *release.names()))
     lopt, theta = release.load(word)
     return learned_entrant(label or word.rstrip("/"), lopt, theta, release.summary(word))

@@ -83,6 +83,9 @@ def render_suite_report(folder: str | Path) -> dict[str, Path]:
     if rows:
         for kind in ("png", "pdf"):
             files[f"report.{kind}"] = plots.image(rows, kind, title=heading(content))
+    for path in (Path(folder) / "tasks").glob("*.html"):  # of a report before this one
+        if f"tasks/{path.name}" not in files:
+            path.unlink()
     for name, data in files.items():
         path = Path(folder) / name
         path.parent.mkdir(parents=True, exist_ok=True)

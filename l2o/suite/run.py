@@ -99,15 +99,30 @@ def run_suite(
             )
     made: dict[str, Task] = {}
     if any(entrant.seen for entrant in others):
-        made = {entry.name: entry.make() for entry in suite}
+        made = {entry.name: make_task(entry) for entry in suite}
         check_disjoint(others, made, allow_seen=allow_seen)
     for entry in suite:
-        task = made.get(entry.name) or entry.make()
+        task = made.get(entry.name) or make_task(entry)
         runner = TaskRunner(entry, task, budget, Path(folder), seed)
         result, target = runner.run(reference, None)
         yield result
         for entrant in others:
             yield runner.run(entrant, target)[0]
+
+
+def make_task(entry: SuiteTask) -> Task:
+    """Make the task of a suite's entry.
+
+    Raises:
+        ValueError: If it is something else, such as a family.
+    """
+    task = entry.make()
+    if not isinstance(task, Task):
+        raise ValueError(
+            f"`make` of suite task {entry.name} must give an l2o.Task; got {type(task).__name__}. "
+            "Try lambda: family().evaluation[0]."
+        )
+    return task
 
 
 def check_data(suite: Sequence[SuiteTask]) -> None:

@@ -139,6 +139,7 @@ def summarise(
                 "description": entrant.baseline.description,
                 "is_learned": entrant.is_learned,
                 "families": list(entrant.families),
+                "says_what_it_has_seen": bool(entrant.seen),
             }
             for entrant in entrants
         ],

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from l2o.evaluation.tables import interval_text, markdown_table, number, setting
 
 LOSS_NAMES = {"train": "training", "valid": "validation"}
@@ -171,7 +173,16 @@ def findings_of(content: Row, name: str, reference: str) -> list[str]:
         return []
     failed = {row["task"]: row["results"][name]["train"]["failed"] for row in rows}
     failing = [f"{task} ({share:.0%} of runs)" for task, share in failed.items() if share > 0]
+    (entrant,) = [e for e in content["entrants"] if e["name"] == name]
+    seen = [row["task"] for row in rows if row["results"][name]["is_seen"]]
     sentences = []
+    if entrant["is_learned"] and not entrant["says_what_it_has_seen"]:
+        sentences.append(f"{name} does not say what it was meta-trained on: it may be any of this.")
+    if seen:
+        sentences.append(
+            f"{name} was meta-trained on, or chosen by, the family and data of {len(seen)} of "
+            f"{len(rows)} tasks{listed(seen)}."
+        )
     if failing:
         sentences.append(
             f"{name} fails on {len(failing)} of {len(rows)} tasks, where runs diverge or end no "
@@ -179,12 +190,13 @@ def findings_of(content: Row, name: str, reference: str) -> list[str]:
         )
     for losses, words in LOSS_NAMES.items():
         ratios = {row["task"]: row["results"][name][losses]["ratio"] for row in rows}
+        middle = float(np.median([ratio["median"] for ratio in ratios.values()]))
         worse = [task for task, ratio in ratios.items() if ratio["low"] > 1.0]
         better = [task for task, ratio in ratios.items() if ratio["high"] < 1.0]
         sentences.append(
             f"By final {words} loss {name} is behind tuned {reference} on {len(worse)} of "
             f"{len(rows)} tasks{listed(worse)}, ahead on {len(better)}{listed(better)}, and not "
-            "told apart on the others."
+            f"told apart on the others; the median ratio over tasks is {number(middle)}."
         )
     if name in content["aggregates"]:
         found = content["aggregates"][name]["train"]

@@ -63,6 +63,8 @@ def test_a_report_is_the_same_again_and_printed_as_json(capsys):
         (["--optimizer", "adam", "--suite", "suite-2"], "must be a known name; got suite-2"),
         (["--optimizer", "adam", "--tasks", "poison"], "must be a known name; got poison. Try poi"),
         (["--optimizer", "adam", "--seed", "-1"], "`seed` must be"),
+        (["--optimizer", "runs/none"], "must be a release file or a run folder; got runs/none"),
+        (["--optimizer", "adam", "--reference", "digits"], "`reference` must be a known name; got"),
         (["--optimizer", "adam", "--seeds", "4"], "`seeds` must be at least 8"),
         (["--optimizer", "adam", "--trials", "-1"], "`trials` must be at least 0"),
     ],
@@ -72,3 +74,10 @@ def test_mistakes_are_one_line(capsys, words, message):
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not Path("runs").exists()
+
+
+def test_the_report_of_a_run_is_not_replaced(capsys, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.json").write_text("{}")
+    assert cli.main(["suite", "--optimizer", "adam", "--out", "run"]) == 2
+    assert "`out` must be a folder for suites; got run" in capsys.readouterr().err

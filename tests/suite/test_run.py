@@ -19,6 +19,7 @@ from l2o.optimizers.learnable import learnable_sgd
 from l2o.suite.entrant import Entrant, as_it_is, find_entrants, learned_entrant
 from l2o.suite.run import Budget, TaskRunner, check_data, run_suite
 from l2o.suite.suite_task import SuiteTask
+from l2o.task import TaskFamily
 
 BUDGET = Budget(num_seeds=8, num_random=0, fewest_rates=9, is_quick=True)
 SGDM = Entrant("sgdm", BASELINES["sgdm"])
@@ -223,3 +224,10 @@ def test_two_optimizers_of_one_name_are_refused_and_the_reference_runs_once(tmp_
     other = dataclasses.replace(learned(), name="sgdm")
     with pytest.raises(ValueError, match="`entrants` must have names of their own; got sgdm twice"):
         run(tmp_path, [other])
+
+
+def test_a_family_in_place_of_a_task_is_one_line(tmp_path):
+    family = TaskFamily("bowls", train=(bowl(),), evaluation=())
+    wrong = SuiteTask("wrong", lambda: family, kind="function", horizon=3, solved=0.1)  # pyright: ignore
+    with pytest.raises(ValueError, match=r"`make` of suite task wrong must give an l2o\.Task"):
+        run(tmp_path, [], [wrong])
