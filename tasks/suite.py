@@ -143,7 +143,14 @@ def language() -> tuple[SuiteTask, ...]:
         )
 
     return (
-        moby("moby_transformer", text.moby_transformer, "16x1", "attention", is_quick=True),
+        moby(
+            "moby_transformer",
+            text.moby_transformer,
+            "16x1",
+            "attention",
+            horizon=100,
+            is_quick=True,
+        ),
         moby("moby_transformer_32", text.moby_transformer, "32x1", "attention", horizon=500),
         moby("moby_transformer_64", text.moby_transformer, "64x2", "attention", horizon=1000),
         union("union_transformer", text.union_transformer, "16x2", "attention", horizon=500),
