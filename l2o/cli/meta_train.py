@@ -213,7 +213,7 @@ def train(
                 save_if_possible(run.validated, found, state)
             for track in trackers:
                 track({"step": step, **{f"validation/{k}": row[k] for k in row if k != "step"}})
-            scores["validation_score"] = row["score"]
+            scores.update(validation_score=row["score"], validation_step=step)
 
         def on_metrics(line: Mapping[str, Any]) -> None:
             for track in trackers:

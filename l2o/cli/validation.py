@@ -5,11 +5,11 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from l2o import registry
+from l2o import registry, release
 from l2o.cli.arguments import Names, Number
 from l2o.cli.methods.method import check_positive
 from l2o.evaluation.seen import check_held_out, names_and_signatures
-from l2o.evaluation.validation import Row, Validator, best_row, read_rows
+from l2o.evaluation.validation import Row, Validator
 from l2o.learned_optimizer import LearnedOptimizer
 from l2o.problem import check_can_train
 from l2o.rng import stream
@@ -91,7 +91,7 @@ def about_validation(
 
 def best_of_validation(run: RunFolder) -> str:
     """A sentence about the theta with the best validation score."""
-    best = best_row(read_rows(run.validation))
-    if best is None:
-        return "no theta had a validation score above 0"
+    if not run.validated.is_file():
+        return "no theta had a validation score above 0, or none could be written"
+    best = release.summary(run.validated)["validation_scores"]
     return f"best validation score {best['score']:.4g} at step {best['step']}: {run.validated}"

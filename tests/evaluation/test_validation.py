@@ -253,7 +253,7 @@ def test_the_score_is_shown_while_the_run_goes_on(ascent, tmp_path):
     train(SETTINGS, ascent, run, {"trained_on": []}, [tracker], console)
     rows = read_rows(run.validation)
     last = shown.getvalue().splitlines()[-1]
-    assert last.startswith("step 8/8") and f"  validation {rows[-2]['score']:.4g}  " in last
+    assert last.startswith("step 8/8") and f"  validation {rows[-2]['score']:.4g} at 6  " in last
     assert [line["step"] for line in tracked if "validation/score" in line] == [2, 4, 6, 8]
     assert best_of_validation(run) == (
         f"best validation score {rows[1]['score']:.4g} at step 4: {run.validated}"
@@ -277,3 +277,10 @@ def test_validation_changes_neither_theta_nor_what_is_said_of_a_run_without(tmp_
         more = summaries["with", file].keys() - summaries["without", file].keys()
         assert more == {"validation", "validation_seconds", "validation_inner_steps"}
         assert summaries["with", file]["inner_steps"] == summaries["without", file]["inner_steps"]
+
+
+def test_the_best_is_told_from_its_file_and_a_missing_one_is_said(ascended):
+    told = best_of_validation(ascended)
+    scores = release.summary(ascended.validated)["validation_scores"]
+    assert told.startswith(f"best validation score {scores['score']:.4g} at step {scores['step']}:")
+    assert best_of_validation(RunFolder(ascended.path / "none")).startswith("no theta had a")
