@@ -14,6 +14,7 @@ for module in (l2o, l2o.tasks.quadratic):
     assert pathlib.Path(module.__file__).is_relative_to(pathlib.Path.cwd()), module.__file__
 EOF
 PYTHONPATH="$scratch/site" "$python" -c 'from l2o.cli.main import run; run()' meta-train smoke --steps 5 --quiet
+PYTHONPATH="$scratch/site" "$python" -c 'from l2o.cli.main import run; run()' suite --list > /dev/null
 test -s runs/smoke/theta.safetensors
 test -s runs/smoke/report.html
 echo "wheel: ok"
