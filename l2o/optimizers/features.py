@@ -83,7 +83,9 @@ def rms_scales(features: Sequence[jax.Array], eps: float = 1e-5) -> jax.Array:
 
 def rms_normalize(features: Sequence[jax.Array], eps: float = 1e-5) -> list[jax.Array]:
     """Divide each feature by its root mean square over the tensor; see `rms_scales`."""
-    return scaled(features, rms_scales(features, eps))
+    # A barrier, or XLA would make one Triton kernel of this and all that makes a feature of a small
+    # tensor: on a GPU it had not compiled an MLP so after a minute.
+    return scaled(features, jax.lax.optimization_barrier(rms_scales(features, eps)))
 
 
 def scaled(features: Sequence[jax.Array], scales: jax.Array) -> list[jax.Array]:

@@ -29,6 +29,7 @@ from flax.training.train_state import TrainState
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from l2o.learned_optimizer import LearnedOptimizer
+from l2o.optimizers import features
 from l2o.optimizers.adafac_mlp import adafac_mlp
 from l2o.optimizers.celo import celo
 from l2o.optimizers.learnable import learnable_adam, learnable_sgd, learnable_sgdm
@@ -226,6 +227,12 @@ def test_row_and_column_statistics_stand_behind_a_barrier(design):
         return str(jax.make_jaxpr(update)(tx.init(c.params))).count("optimization_barrier")
 
     assert num_barriers((2, 3)) == num_barriers((6,)) + 2  # one in each pass
+
+
+def test_a_root_mean_square_stands_behind_a_barrier():
+    """Without it XLA does not compile NominalMLP under PES on GPUs."""
+    jaxpr = str(jax.make_jaxpr(features.rms_normalize)([jnp.ones((2, 3))]))
+    assert jaxpr.index("rsqrt") < jaxpr.index("optimization_barrier") < jaxpr.rindex("mul")
 
 
 @pytest.mark.parametrize(
