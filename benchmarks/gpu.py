@@ -15,6 +15,7 @@ its own, `gpu_PART.json`, row by row, so that a run that is cut short leaves wha
 """
 
 import contextlib
+import itertools
 import json
 import shutil
 import tempfile
@@ -53,6 +54,8 @@ class Options:
     """Which, in this order."""
     designs: tuple[str, ...] = update_cost.Options().designs
     """Names from `l2o list`; of `checks`, `training` and `updates`."""
+    tasks: tuple[str, ...] = ("digits",)
+    """Of `meta_training`; see `throughput.py`."""
     meta_trained: tuple[str, ...] = ("learnable_adam", "adafac_mlp")
     """Designs of `meta_training`."""
     pairs: tuple[int, ...] = (128, 512, 2048, 4096)
@@ -232,18 +235,19 @@ def updates(options: Options, console: Console) -> Rows:
 
 def meta_training(options: Options, console: Console) -> Rows:
     """What `throughput.py` finds for PES, population by population."""
-    for pairs in options.pairs[:1] if options.small else options.pairs:
+    tasks, populations = options.tasks, options.pairs
+    if options.small:
+        tasks, populations = ("quadratic",), (8,)
+    for task, pairs in itertools.product(tasks, populations):
         settings = throughput.Options(
             estimators=("pes",),
             designs=options.meta_trained,
             rounds=options.rounds,
-            pairs=8 if options.small else pairs,
+            pairs=pairs,
             devices=1,
         )
-        for row in throughput.measure(
-            "quadratic" if options.small else "digits", settings, console
-        ):
-            yield row | {"population": 2 * (settings.pairs or 0)}
+        for row in throughput.measure(task, settings, console):
+            yield row | {"population": 2 * pairs}
 
 
 def checks(options: Options, console: Console) -> Rows:

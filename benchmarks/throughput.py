@@ -2,10 +2,11 @@
 
 `python benchmarks/throughput.py` meta-trains on digits (an MLP 64-32-32-10, batches of 64, 16
 antithetic pairs or 32 members, windows of 50) and on quadratics of dimension 10 (64 pairs), on
-all cores. The yardstick is the same inner training under `optax.adam` with no meta-training about
-it: as many runs, vmapped, in one scan, split over the same devices. A figure is an estimator's
-inner steps a second over the yardstick's, round by round. Time to the first step is tracing and
-compiling a chunk of one outer step, and running it.
+all cores; `--tasks conv transformer` are a conv net of 8 and 16 channels on the same images and a
+byte-level transformer of width 16. The yardstick is the same inner training under `optax.adam` with
+no meta-training about it: as many runs, vmapped, in one scan, split over the same devices. A figure
+is an estimator's inner steps a second over the yardstick's, round by round. Time to the first step
+is tracing and compiling a chunk of one outer step, and running it.
 """
 
 import time
@@ -28,7 +29,7 @@ from l2o.estimators.estimator import Estimator
 from l2o.learner import Learner, gradient_learner
 from l2o.outer_loop import chunk_of
 from l2o.problem import Problem, inner_problem
-from l2o.registry import BACKPROP, DESIGNS, ESTIMATORS
+from l2o.registry import BACKPROP, DESIGNS, ESTIMATORS, tasks_to_evaluate
 from l2o.runs.compilation import long_running
 from l2o.task import Task
 from l2o.tasks.digits import digits
@@ -74,6 +75,8 @@ class Setting:
 SETTINGS: Mapping[str, Callable[[], tuple[Task, int]]] = {
     "digits": lambda: (image_mlp("digits_mlp_32x32", digits(), (32, 32)), 16),
     "quadratic": lambda: (rotated_quadratic(10), 64),
+    "conv": lambda: (tasks_to_evaluate(("digits_conv_8x16",))[0], 16),
+    "transformer": lambda: (tasks_to_evaluate(("python_transformer_16x1",))[0], 16),
 }
 
 
