@@ -160,7 +160,8 @@ def progress_line(found: Sequence[Result], total: int) -> str:
     """Say how far a suite is and what was last."""
     last = found[-1]
     final = float(np.median(last.best.train[:, -1]))
-    return f"{len(found)}/{total} {last.task}: {last.entrant} {final:.3g}, {last.seconds:.0f} s"
+    spent = "kept" if last.is_kept else f"{last.seconds:.0f} s"
+    return f"{len(found)}/{total} {last.task}: {last.entrant} {final:.3g}, {spent}"
 
 
 def show(folder: str | Path, console: Console) -> None:

@@ -71,6 +71,7 @@ class Result:
         relative_cost: The same over that of plain SGD on the same task, measured in turns.
         seconds: Wall-clock seconds that all of this took, with tuning and compilation; what was
             kept of a tuning took none.
+        is_kept: Whether it was read from a file, and all of this was done before.
     """
 
     task: str
@@ -88,6 +89,7 @@ class Result:
     seconds_per_step: float
     relative_cost: float
     seconds: float
+    is_kept: bool = False
 
 
 def result_file(folder: Path, task: str, entrant: str, identity: Mapping[str, str]) -> Path:
@@ -127,6 +129,7 @@ def read_result(path: Path) -> tuple[float, Result]:
         content = json.loads(path.read_text())
         found = dict(content["result"])
         found |= {name: _read_runs(found[name]) for name in ("best", "fastest")}
+        found["is_kept"] = True
         return float(content["target"]), Result(**{f.name: found[f.name] for f in fields(Result)})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(

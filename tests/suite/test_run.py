@@ -70,6 +70,7 @@ def test_what_is_there_is_not_run_again_and_a_newcomer_trains_alone(finished, mo
     again = run(folder, [learned()])
     assert not trained and files(folder) == before
     assert [r.seconds for r in again] == [reference.seconds, ours.seconds]
+    assert [r.is_kept for r in (reference, ours, *again)] == [False, False, True, True]
     np.testing.assert_array_equal(again[1].best.train, ours.best.train)
 
     half = Entrant("half", as_it_is("half", "SGD.", lambda horizon: optax.sgd(0.125)))
