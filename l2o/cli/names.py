@@ -76,6 +76,7 @@ def family_line(family: Mapping[str, Any]) -> str:
     ]
     if timed:
         parts.append(
-            f"{timed['adam']:,.0f} inner steps/s under Adam, {timed['pes']:,.0f} under PES"
+            f"{timed['adam']:,.0f} inner steps/s under Adam, {timed['pes']:,.0f} under PES, on "
+            f"{timed['cores']} core{'s' if timed['cores'] > 1 else ''}"
         )
     return "; ".join(parts)
