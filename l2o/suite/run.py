@@ -222,6 +222,7 @@ class TaskRunner:
             state_per_parameter=self._state_per_parameter(entrant.baseline, setting),
             **self._cost(trainer, setting),
             seconds=time.perf_counter() - began,
+            is_kept=False,
         )
         write_result(path, identity, own_target, result)
         return result, own_target
