@@ -1,6 +1,9 @@
 """The command line: one file a command; mistakes become one line and exit status 2."""
 
 import importlib
+import io
+import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,10 +45,19 @@ COMMANDS = {
 """Modules with a function `command(arguments, console) -> exit status`."""
 
 
+class PlainConsole(Console):
+    """A console that does not end the program where its reader has seen enough."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what happened."""
+        raise BrokenPipeError
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    console = Console()
+    arguments = [with_home(word) for word in arguments]
+    console = PlainConsole()
     sys.path.append(str(Path.cwd()))  # module:attribute of a user's own, when run as a script
     if not arguments or arguments[0] in ("-h", "--help"):
         console.print(USAGE, markup=False, highlight=False)
@@ -55,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise unknown_command(arguments[0])
         module = importlib.import_module(COMMANDS[arguments[0]])
         return module.command(arguments[1:], console)
+    except BrokenPipeError:
+        raise  # for `run`
     except (ValueError, RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -77,7 +91,32 @@ def unknown_command(word: str) -> ValueError:
     return registry.unknown_name_error("COMMAND", word, COMMANDS)
 
 
+def with_home(word: str) -> str:
+    """Put the home folder in the place of a tilde that a shell leaves: behind `--run-dir=`.
+
+    >>> with_home("--run-dir=~/digits") == f"--run-dir={Path.home() / 'digits'}"
+    True
+    >>> with_home("a~/b")
+    'a~/b'
+    """
+    found = re.fullmatch(r"([\w.-]+=)?(~(?:/.*)?)", word, re.DOTALL)
+    return f"{found[1] or ''}{Path(found[2]).expanduser()}" if found else word
+
+
 def run(argv: Sequence[str] | None = None) -> None:
-    """Entry point of the console script: `main`, with JAX's compilation cache."""
+    """Entry point of the console script: `main`, with JAX's compilation cache.
+
+    Letters that the terminal does not know become question marks. A reader that has seen enough,
+    such as `head`, is no mistake: the exit status is that of a program which SIGPIPE ended.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     use_compilation_cache()
-    sys.exit(main(argv))
+    try:
+        status = main(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        status = 128 + 13
+    sys.exit(status)

@@ -1,0 +1,53 @@
+"""The command line in other people's shells: terminals that know ASCII, closed pipes, tildes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from l2o.cli import main as cli
+
+L2O = [sys.executable, "-c", "from l2o.cli.main import run; run()"]
+
+
+@pytest.mark.parametrize("columns", ["80", "20"])
+def test_a_terminal_that_knows_ascii_alone(columns):
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C", "COLUMNS": columns}
+    done = subprocess.run(
+        [*L2O, "list"], env=os.environ | ascii_only, capture_output=True, check=False
+    )
+    assert done.returncode == 0 and not done.stderr
+    assert b"digits_mlp" in done.stdout and done.stdout.isascii()
+
+
+@pytest.mark.parametrize("command", [["list"], ["list", "--json"]])
+def test_a_reader_that_has_seen_enough_is_no_mistake(command):
+    unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [*L2O, *command], env=unbuffered, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    )
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.wait(60) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("word", ["~/nothing", "--run=~/nothing"])
+def test_a_tilde_that_the_shell_leaves_is_the_home_folder(word, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    expected = str(tmp_path / "nothing")
+    assert cli.with_home(word) == word.replace("~/nothing", expected)
+
+
+@pytest.mark.parametrize("word", ["a~/b", "~~", "~", "--run", "--run=a/~/b", ""])
+def test_other_tildes_stay(word, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.with_home(word) == (str(tmp_path) if word == "~" else word)
+
+
+def test_words_of_a_command_line_have_their_tildes_replaced(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.main(["report", "~/nothing"]) == 2
+    assert str(tmp_path / "nothing") in capsys.readouterr().err
