@@ -11,7 +11,9 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
+from l2o.leaves import on_any_tree
 from l2o.task import Key
 
 Theta = Any
@@ -76,7 +78,8 @@ def design(constructor: Callable[P, L]) -> Callable[P, L]:
     """Decorate the constructor of a design, so that its arguments become the design's `config`.
 
     Release files store `config` and call the constructor with it. Arguments, defaults included, are
-    recorded as the call gave them, so `config` cannot disagree with them.
+    recorded as the call gave them, so `config` cannot disagree with them. The design then takes
+    the trees that people have, see `l2o.leaves.on_any_tree`.
 
     >>> import jax.numpy as jnp, l2o, optax
     >>> @l2o.design
@@ -99,7 +102,14 @@ def design(constructor: Callable[P, L]) -> Callable[P, L]:
     def construct(*args: P.args, **kwargs: P.kwargs) -> L:
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
-        return dataclasses.replace(constructor(*args, **kwargs), config=given.arguments)
+        lopt = constructor(*args, **kwargs)
+
+        def transform(
+            theta: Theta, *, horizon: Horizon = None
+        ) -> optax.GradientTransformationExtraArgs:
+            return on_any_tree(lopt.transform(theta, horizon=horizon), lopt.name)
+
+        return dataclasses.replace(lopt, transform=transform, config=given.arguments)
 
     return construct
 
@@ -150,12 +160,19 @@ def require_horizon(horizon: Horizon, design: str) -> int | jax.Array:
             f"`horizon` is needed by {design}, whose step size follows the progress of the run; "
             "got None. Pass the number of training steps, for instance horizon=1000."
         )
-    if isinstance(horizon, float | str) or (isinstance(horizon, int) and horizon < 1):
+    if isinstance(horizon, Tracer):
+        return horizon
+    try:
+        steps = int(horizon)
+        is_good = steps == horizon and steps >= 1
+    except (TypeError, ValueError, OverflowError):  # text, NaN, infinity
+        is_good = False
+    if not is_good:
         raise ValueError(
             f"`horizon` must be a whole number of training steps, at least 1; got {horizon!r}. "
             "Try horizon=1000."
         )
-    return horizon
+    return horizon if isinstance(horizon, jax.Array) else int(horizon)
 
 
 def require_value(value: Any, design: str) -> jax.Array:
@@ -171,6 +188,7 @@ def require_value(value: Any, design: str) -> jax.Array:
     if value is None:
         raise ValueError(
             f"`value` is needed by {design}, which follows the loss; got None. "
-            "Call `tx.update(grads, state, params, value=loss)`."
+            "Call `tx.update(grads, state, params, value=loss)`; if you do, a wrapper around the "
+            "optimizer drops it, as optax.lookahead does."
         )
     return jnp.asarray(value, jnp.float32)

@@ -10,6 +10,7 @@ import optax
 import pytest
 import user_module
 
+from l2o import leaves
 from l2o.learned_optimizer import LearnedOptimizer
 from l2o.registry import TASKS, task_family
 from l2o.testing import check_optimizer, check_task
@@ -180,7 +181,8 @@ def momentum(
             updates = jax.tree.map(lambda m, g: (-rate(theta) * m).astype(g.dtype), state, grads)
             return spoil_updates(updates, grads, params, value), spoil_state(state, grads)
 
-        return optax.GradientTransformationExtraArgs(init, update)
+        tx = optax.GradientTransformationExtraArgs(init, update)
+        return leaves.on_any_tree(tx, "momentum")
 
     good = LearnedOptimizer("momentum", lambda key: {"log_rate": jnp.log(0.01)}, transform)
     return dataclasses.replace(good, **changes)
@@ -238,6 +240,11 @@ BAD_DESIGNS = {
             lambda u: u * value.astype(u.dtype)
         )(updates)
     },
+    "a loss of nan gives updates that are not finite": {
+        "spoil_updates": lambda updates, grads, params, value: (
+            updates if value is None else each(lambda u: u * value.astype(u.dtype))(updates)
+        )
+    },
     "a release file fails (ValueError: `summary` and the configuration": {
         "config": {"activation": jnp.tanh}
     },
@@ -253,3 +260,60 @@ def test_bad_designs_are_caught(message):
     with pytest.raises(AssertionError) as caught:
         check_optimizer(momentum(**BAD_DESIGNS[message]))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+# What is wrong with the edge of a design: a function of it, and what takes its place.
+
+
+def last_loss() -> LearnedOptimizer:
+    """Gradient descent that remembers the last loss and knows real numbers alone."""
+
+    def transform(theta, *, horizon=None):
+        del horizon
+
+        def update(grads, state, params=None, *, value=None, **extra_args):
+            del params, extra_args
+            updates = jax.tree.map(
+                lambda g: (-jnp.exp(theta["log_rate"]) * jnp.real(g)).astype(jnp.real(g).dtype),
+                grads,
+            )
+            return updates, state if value is None else jnp.asarray(value, jnp.float32)
+
+        tx = optax.GradientTransformationExtraArgs(lambda params: jnp.float32(0.0), update)
+        return leaves.on_any_tree(tx, "last_loss")
+
+    return LearnedOptimizer("last_loss", lambda key: {"log_rate": jnp.log(0.01)}, transform)
+
+
+BAD_EDGES = {
+    "leaves that are no numbers fail (": (momentum, "numbers_of", lambda tree: tree),
+    "the imaginary parts of complex leaves stay": (last_loss, "check_real", lambda *_: None),
+    "a gradient of inf in float32 gives updates or a state not finite": (
+        momentum,
+        "without_extremes",
+        lambda g: jnp.where(jnp.abs(g) == 1e20, 0.0, g).astype(g.dtype),
+    ),
+    "10 steps after a gradient of 1e+20 in float32 updates are": (
+        momentum,
+        "without_extremes",
+        jnp.asarray,
+    ),
+    "a loss Array([1.], dtype=float32) changes the state": (
+        last_loss,
+        "scalar",
+        lambda value, name: value,
+    ),
+}
+
+
+@pytest.mark.parametrize("message", BAD_EDGES)
+def test_bad_edges_are_caught(message, monkeypatch):
+    design, name, function = BAD_EDGES[message]
+    monkeypatch.setattr(leaves, name, function)
+    with pytest.raises(AssertionError) as caught:
+        check_optimizer(design())
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_design_of_the_bad_edges_passes():
+    check_optimizer(last_loss())

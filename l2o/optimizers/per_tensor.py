@@ -196,7 +196,9 @@ def update_leaves(
     found: dict[int, tuple[jax.Array, Any]] = {}
     for shape, group in by_shape.items():
         tensors = [(as_float32(grads[i]), as_float32(params[i]), accumulators[i]) for i in group]
-        if len(group) < MANY or math.prod(shape) > SMALL:
+        if math.prod(shape) == 0:  # means over nothing would be NaN
+            results = [(g, found) for g, _, found in tensors]
+        elif len(group) < MANY or math.prod(shape) > SMALL:
             results = map(apply, tensors)
         else:
             stacked = jax.tree.map(lambda *x: jnp.stack(x), *tensors)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, require_horizon, require_params
+from l2o.leaves import on_any_tree
 from l2o.optimizers import nets
 from l2o.optimizers.per_tensor import as_float32
 from l2o.policies.heads import Head
@@ -186,7 +187,8 @@ def as_learned_optimizer(policy: Policy) -> PolicyOptimizer:
             count = jnp.asarray(optax.safe_increment(state.count))
             return steps, state._replace(count=count, controlled=stepped)
 
-        return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+        as_trained = optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+        return on_any_tree(as_trained, policy.name)
 
     return PolicyOptimizer(
         name=policy.name,

@@ -13,6 +13,7 @@ import optax
 from l2o import release
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.registry import DESIGNS
+from l2o.testing.leaves import check_leaves
 from l2o.testing.trees import (
     Tree,
     difference_of,
@@ -53,6 +54,9 @@ def check_optimizer(
     structure, shapes and dtypes, also for scalars, bfloat16 and trees without leaves; updates must
     be finite on zero gradients, and the same under `jit`, `vmap` over theta and `scan` and inside
     `optax.chain`, `optax.masked` and `optax.MultiSteps`; and a release file must restore it.
+    Leaves may be None, functions, empty or frozen by a gradient of None; complex ones must be
+    trained or refused; one gradient that overflows and a loss that is not finite must leave
+    updates and state finite; and a loss that is no scalar must be taken as one or refused.
 
     Args:
         lopt: Learned optimizer to check.
@@ -86,6 +90,7 @@ def check_optimizer(
     _check_wrappers(lopt, compiled, cases, rtol)
     _check_empty(lopt, tx)
     _check_missing(lopt, theta, horizon, cases[0])
+    check_leaves(lopt, tx, compiled, rtol)
     _check_release(lopt, design, theta, horizon, cases, expected, rtol)
 
 
