@@ -1,5 +1,6 @@
 """The `gymnasium.Env` behind `l2o.rl.gymnax_env.gymnasium_env`."""
 
+import os
 from typing import Any
 
 import gymnasium
@@ -9,6 +10,18 @@ import numpy as np
 from l2o.rl.gymnax_env import TrainingEnv
 from l2o.rng import check_seed
 
+PROCESS = os.getpid()
+"""The process that imported this file; a fork of it has another number."""
+
+
+def refuse_forks() -> None:
+    """Raise a `ValueError` in a copy of a process, where JAX would wait for ever."""
+    if os.getpid() != PROCESS:
+        raise ValueError(
+            "`gymnasium_env` must run in a process of its own; got a fork, in which JAX would "
+            "hang. Try gymnasium.vector.SyncVectorEnv, or AsyncVectorEnv(..., context='spawn')."
+        )
+
 
 class GymnasiumEnv(gymnasium.Env):
     """One episode at a time; every step is one compiled program."""
@@ -16,6 +29,7 @@ class GymnasiumEnv(gymnasium.Env):
     metadata = {"render_modes": []}  # noqa: RUF012, as gymnasium has it
 
     def __init__(self, env: TrainingEnv, seed: int) -> None:
+        refuse_forks()
         self._reset = jax.jit(env.reset)
         self._step = jax.jit(env.step_env)
         self._observe = jax.jit(env.observe)
@@ -41,6 +55,7 @@ class GymnasiumEnv(gymnasium.Env):
         Raises:
             ValueError: Unless the seed is one of the 2³² that JAX tells apart.
         """
+        refuse_forks()
         super().reset(seed=seed, options=options)
         if seed is not None:
             check_seed(seed)

@@ -143,7 +143,8 @@ def gymnasium_env(env: TrainingEnv, *, seed: int = 0) -> "gymnasium.Env":
         seed: Seed of the first episode, if `reset` is given none.
 
     Raises:
-        ValueError: If gymnasium is not installed.
+        ValueError: If gymnasium is not installed, or the process is a fork, as those of
+            `gymnasium.vector.AsyncVectorEnv` are unless its `context` is "spawn".
     """
     try:
         from l2o.rl.gymnasium_env import GymnasiumEnv

@@ -144,6 +144,14 @@ def test_a_run_that_diverges_pays_the_penalty_that_was_asked_for():
     assert terminated
 
 
+def test_a_fork_is_refused_before_it_hangs(monkeypatch):
+    gym = gymnasium_env(make("scheduler"))
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    for call in (gym.reset, lambda: gymnasium_env(make("scheduler"))):
+        with pytest.raises(ValueError, match=r"got a fork.*SyncVectorEnv, or .*context='spawn'"):
+            call()
+
+
 def test_without_gymnasium(monkeypatch):
     monkeypatch.setitem(sys.modules, "l2o.rl.gymnasium_env", None)
     with pytest.raises(ValueError, match=r"needs the package gymnasium.*pip install 'l2o\[rl\]'"):
