@@ -11,6 +11,7 @@ SLOW_CASES = (
     r"test_optimizers\.py::test_every_number_moves\[(nominal_mlp|scheduler|mlp_lopt|optimizer_s)",
     r"test_optimizers\.py::test_with_float64_enabled\[(per_tensor_c|nominal_mlp|optimizer_selector)",
     r"test_optimizers\.py::test_parameters_sharded_over_devices\[(optimizer_selector|per_ten|celo)",
+    r"test_optimizers\.py::test_equal_shapes_sharded_otherwise.*\[(?!adafac_mlp|scheduler)",
     r"test_optimizers\.py::test_(nnx_optimizer|inside_masked_and_partition)\[(celo|nominal_mlp|per_)",
     r"test_per_tensor\.py::test_order_of_leaves_does_not_matter\[(nominal|scheduler|per_t|optimizer)",
     r"test_per_tensor\.py::test_small_tensors_of_one_shape.*\[(celo|nominal_mlp)\]",

@@ -153,6 +153,11 @@ def split_leaves(treedef: Any, template: Any, accumulators: Any) -> list[Any]:
     return [structure.unflatten(row) for row in zip(*columns, strict=True)]
 
 
+def sharding_of(x: Any) -> Any:
+    """How an array's type says that it is sharded; nothing for one without explicit mesh axes."""
+    return jax.typeof(x).sharding
+
+
 SMALL = 2**14
 """Equal-shaped tensors of up to so many numbers are updated as one."""
 
@@ -190,11 +195,13 @@ def update_leaves(
     """
     rule = jax.jit(update_tensor)
     apply = lambda tensor: rule(*tensor, *shared)
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for i, g in enumerate(grads):
-        by_shape.setdefault(jnp.shape(g), []).append(i)
+    # Under explicit mesh axes a sharding is part of a type, and only equal types can be stacked.
+    kind = lambda i: (jnp.shape(grads[i]), *map(sharding_of, (grads[i], params[i])))
+    by_kind: dict[tuple[Any, ...], list[int]] = {}
+    for i in range(len(grads)):
+        by_kind.setdefault(kind(i), []).append(i)
     found: dict[int, tuple[jax.Array, Any]] = {}
-    for shape, group in by_shape.items():
+    for (shape, *_), group in by_kind.items():
         tensors = [(as_float32(grads[i]), as_float32(params[i]), accumulators[i]) for i in group]
         if math.prod(shape) == 0:  # means over nothing would be NaN
             results = [(g, found) for g, _, found in tensors]

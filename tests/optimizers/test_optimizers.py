@@ -26,7 +26,7 @@ from design_cases import (
 )
 from flax import nnx
 from flax.training.train_state import TrainState
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from l2o.learned_optimizer import LearnedOptimizer
 from l2o.optimizers import features
@@ -108,6 +108,21 @@ def test_parameters_sharded_over_devices(name):
     assert_close(found, expected)
     assert found[0]["a"].sharding.is_equivalent_to(split, 2)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_shapes_sharded_otherwise_under_explicit_axes(name):
+    """They are not stacked: shardings are parts of their types."""
+    specs = {"a": ("rows", None), "b": (None, "rows"), "c": (None, None), "d": ("rows", None)}
+    c = case(dict.fromkeys(specs, (4, 4)))
+    expected, _ = run(compiled(name), [c])
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        split = {k: NamedSharding(mesh, PartitionSpec(*spec)) for k, spec in specs.items()}
+        sharded = Case(*jax.device_put((c.grads, c.params), (split, split)), c.value)
+        found, _ = run(compiled(name), [sharded])
+    assert_close(found, expected)
+    assert all(found[0][k].sharding.is_equivalent_to(split[k], 2) for k in specs)
 
 
 @pytest.mark.parametrize("name", NAMES)
