@@ -63,7 +63,7 @@ def test_networks_begin_near_guessing_whatever_the_number_of_inputs(inputs, key)
 def test_who_sees_whom_in_a_block(kind, key):
     block = Block(4, 6, kind, rngs=rngs())
     x = jax.random.normal(key, (1, 6, 4))
-    jacobian = jax.jacobian(lambda x: block(x)[0])(x)[:, :, 0]  # out, channel, in, channel
+    jacobian = jax.jit(jax.jacobian(lambda x: block(x)[0]))(x)[:, :, 0]  # out, channel, in, channel
     sees = np.any(np.abs(jacobian) > 1e-8, axis=(1, 3))
     expected = np.tril(np.ones((6, 6), bool)) if kind == "causal" else np.ones((6, 6), bool)
     np.testing.assert_array_equal(sees, expected)
