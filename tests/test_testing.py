@@ -32,7 +32,7 @@ def test_tasks(name):
     if name == "minilm_whole":
         pytest.skip("24 copies of MiniLM under Adam; a small one is in tests/tasks/test_minilm.py")
     for task in (family.train[0], *family.evaluation[:1]):
-        check_task(task, num_steps=3 if name.startswith("minilm") else 100)
+        check_task(task, num_steps=10 if name.startswith("minilm") else 100)
 
 
 def test_a_design_of_a_users_own():
