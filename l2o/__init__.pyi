@@ -72,3 +72,5 @@ from .task import Shared as Shared
 from .task import Split as Split
 from .task import Task as Task
 from .task import TaskFamily as TaskFamily
+
+__version__: str

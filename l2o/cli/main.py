@@ -8,8 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from rich.console import Console
 
+import l2o
 from l2o import registry
 from l2o.runs.compilation import use_compilation_cache
 from l2o.runs.folder import RunError
@@ -28,7 +30,8 @@ USAGE = """usage: l2o COMMAND ...
   topology [--json] [options]     devices and processes that a run would use
   data fetch NAME ... | list      data sets that do not come with the package
 
-`l2o COMMAND --help` lists a command's options, `l2o meta-train METHOD --help` a method's."""
+`l2o COMMAND --help` lists a command's options, `l2o meta-train METHOD --help` a method's,
+`l2o --version` says which l2o and JAX this is."""
 
 COMMANDS = {
     "meta-train": "l2o.cli.meta_train",
@@ -62,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         console.print(USAGE, markup=False, highlight=False)
         return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"l2o {l2o.__version__}, JAX {jax.__version__}")
+        return 0
     try:
         if arguments[0] not in COMMANDS:
             raise unknown_command(arguments[0])

@@ -3,12 +3,18 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
 from l2o.cli import main as cli
 
 L2O = [sys.executable, "-c", "from l2o.cli.main import run; run()"]
+
+
+def test_the_version_is_the_one_that_is_installed(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"l2o {version('l2o')}, JAX {version('jax')}\n"
 
 
 @pytest.mark.parametrize("columns", ["80", "20"])
