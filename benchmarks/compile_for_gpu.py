@@ -9,6 +9,7 @@ own, which `--limit` ends.
 
 import multiprocessing
 import os
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,8 @@ def main(options: Options) -> None:
                 process.kill()
                 process.join()
                 print(f"{tree} {design}: not in {options.limit:g} s", flush=True)
+            elif process.exitcode:
+                sys.exit(process.exitcode)
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def require_horizon(horizon: Horizon, design: str) -> int | jax.Array:
         return horizon
     try:
         steps = int(horizon)
-        is_good = steps == horizon and steps >= 1
+        is_good = steps == horizon and 1 <= steps < 2**31
     except (TypeError, ValueError, OverflowError):  # text, NaN, infinity
         is_good = False
     if not is_good:

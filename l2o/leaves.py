@@ -9,11 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 LARGEST = 1e15
-"""Numbers of a gradient beyond it count as zero, as do those that are not finite: the square of one
-overflows in float32, and an average that has been infinite once stays so."""
+"""Numbers of a gradient beyond it count as zero, as do those that are not finite: sums of squares
+over a tensor overflow in float32 not far beyond it, and an average that was infinite stays so."""
 
 
 def on_any_tree(
@@ -21,9 +22,10 @@ def on_any_tree(
 ) -> optax.GradientTransformationExtraArgs:
     """Let an optimizer of trees of real numbers train the trees that people have.
 
-    - Leaves of the parameters that are no numbers, such as functions, are left out, and get an
-      update of None. So are those whose gradient is None; in the state they count as having a
-      gradient of zero.
+    - Leaves of the parameters that are no numbers, such as functions, are left out. They and those
+      whose gradient is None get an update of None, as from `optax.adamw`; `equinox.apply_updates`
+      applies such updates, `optax.apply_updates` does not.
+    - A number whose gradient is None has a gradient of zero to the state, if `init` saw it.
     - Numbers of a gradient that are not finite or beyond 1e15 count as zero.
     - A loss of one element is a scalar.
 
@@ -46,24 +48,67 @@ def on_any_tree(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
+        if updates is None:
+            raise ValueError(
+                f"`updates` must be a tree of gradients; {design} got None. Try jax.grad."
+            )
         check_real(updates, "updates", design)
         if extra_args.get("value") is not None:
             extra_args["value"] = scalar(extra_args["value"], design)
         grads, treedef = jax.tree.flatten(updates, is_leaf=is_none)
-        numbers = None
-        if params is not None:
-            check_real(params, "params", design)
-            trained = [numbers_of(p) for p in treedef.flatten_up_to(params)]
-            grads = [
-                zeros_like(p) if is_none(g) else g for g, p in zip(grads, trained, strict=True)
-            ]
-            numbers = treedef.unflatten(trained)
-        bounded = jax.tree.map(without_extremes, treedef.unflatten(grads))
-        steps, state = tx.update(bounded, state, numbers, **extra_args)
-        dropped = lambda g, step: None if is_none(g) else step
+        grads = [without_extremes(g) if is_number(g) else None for g in grads]
+        if params is not None and any(g is None for g in grads):
+            grads, params = with_frozen(tx, treedef, grads, params, state)
+        steps, state = tx.update(treedef.unflatten(grads), state, params, **extra_args)
+        dropped = lambda g, step: step if is_number(g) else None
         return jax.tree.map(dropped, updates, steps, is_leaf=is_none), state
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def with_frozen(
+    tx: optax.GradientTransformationExtraArgs,
+    treedef: Any,
+    grads: list[Any],
+    params: optax.Params,
+    state: optax.OptState,
+) -> tuple[list[Any], optax.Params]:
+    """Give numbers without a gradient a gradient of zero, or leave them out as `init` did.
+
+    What `init` saw shows in the structure of the state: all numbers, arrays alone, or only what
+    has a gradient.
+
+    Args:
+        tx: Optimizer of trees of numbers.
+        treedef: Structure of the gradients, in which None is a leaf.
+        grads: Leaves of the gradients; None for what has none.
+        params: Parameters.
+        state: State of `tx`.
+
+    Returns:
+        Leaves of the gradients, in which a zero tree may stand for None, and the parameters.
+
+    Raises:
+        ValueError: If the state is of other parameters.
+    """
+    given = treedef.flatten_up_to(params)
+    choices = [
+        [numbers_of(p) for p in given],
+        [
+            numbers_of(p) if g is not None else arrays_of(p)
+            for g, p in zip(grads, given, strict=True)
+        ],
+        [numbers_of(p) if g is not None else None for g, p in zip(grads, given, strict=True)],
+    ]
+    for trained in choices:
+        tree = treedef.unflatten(trained)
+        if jax.tree.structure(jax.eval_shape(tx.init, tree)) == jax.tree.structure(state):
+            zero = lambda g, p: jax.tree.map(jnp.zeros_like, p) if g is None else g
+            return [zero(g, p) for g, p in zip(grads, trained, strict=True)], tree
+    raise ValueError(
+        "`state` must come from `init` of the parameters, or of those that have gradients; got one "
+        "of others. Call tx.init(params)."
+    )
 
 
 def is_none(x: Any) -> bool:
@@ -71,11 +116,16 @@ def is_none(x: Any) -> bool:
     return x is None
 
 
-def is_number(x: Any) -> bool:
-    """Tell whether a leaf is an array of numbers or a number."""
-    return isinstance(x, int | float | complex) or (
-        hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.number)
+def is_array(x: Any) -> bool:
+    """Tell whether a leaf is an array of numbers; random keys and booleans are none."""
+    return isinstance(x, jax.Array | np.ndarray | np.generic) and jnp.issubdtype(
+        x.dtype, jnp.number
     )
+
+
+def is_number(x: Any) -> bool:
+    """Tell whether a leaf is an array of numbers or a number of Python's."""
+    return is_array(x) or (isinstance(x, int | float | complex) and not isinstance(x, bool))
 
 
 def numbers_of(tree: Any) -> Any:
@@ -83,9 +133,9 @@ def numbers_of(tree: Any) -> Any:
     return jax.tree.map(lambda x: x if is_number(x) else None, tree)
 
 
-def zeros_like(tree: Any) -> Any:
-    """Zeros of the shapes and dtypes of a tree of numbers."""
-    return jax.tree.map(jnp.zeros_like, tree)
+def arrays_of(tree: Any) -> Any:
+    """Put None in the place of leaves that are no arrays of numbers."""
+    return jax.tree.map(lambda x: x if is_array(x) else None, tree)
 
 
 def check_real(tree: Any, name: str, design: str) -> None:
@@ -95,7 +145,8 @@ def check_real(tree: Any, name: str, design: str) -> None:
             raise ValueError(
                 f"`{name}` must be real; got complex numbers at {name}"
                 f"{jax.tree_util.keystr(path)}, of which {design} would see the real parts alone. "
-                "Try optax.contrib.split_real_and_imaginary(tx)."
+                "Keep real and imaginary parts apart, as optax.contrib.split_real_and_imaginary "
+                "does for optimizers that do not need `value`."
             )
 
 
@@ -103,12 +154,12 @@ def scalar(value: Any, design: str) -> jax.Array:
     """Return a loss of one element as a scalar of its dtype.
 
     Raises:
-        ValueError: If it has more or fewer elements.
+        ValueError: If it has more or fewer elements, or is complex.
     """
-    if jnp.size(value) != 1:
+    if jnp.size(value) != 1 or jnp.issubdtype(jnp.result_type(value), jnp.complexfloating):
         raise ValueError(
-            f"`value` must be a scalar, the loss of the step; {design} got an array of shape "
-            f"{jnp.shape(value)}. Try value=loss.mean()."
+            f"`value` must be a scalar, the real loss of the step; {design} got "
+            f"{jnp.result_type(value)} of shape {jnp.shape(value)}. Try value=loss.mean()."
         )
     return jnp.reshape(jnp.asarray(value), ())
 
@@ -119,4 +170,4 @@ def without_extremes(g: Any) -> jax.Array:
     if not jnp.issubdtype(g.dtype, jnp.floating):
         return g
     largest = min(LARGEST, float(jnp.finfo(g.dtype).max))
-    return jnp.where(jnp.abs(g) <= largest, g, jnp.zeros_like(g))
+    return jnp.where(jnp.abs(g) <= largest, g, jnp.zeros((), g.dtype))

@@ -1,5 +1,6 @@
 """The edge between designs and the trees that people have; `check_optimizer` tries every design."""
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import optax
 import pytest
 
 from l2o.learned_optimizer import require_horizon
-from l2o.leaves import LARGEST, on_any_tree, scalar, without_extremes
+from l2o.leaves import LARGEST, is_number, on_any_tree, scalar, without_extremes
 
 ADAM = on_any_tree(optax.with_extra_args_support(optax.adam(0.1)), "adam")
 
@@ -45,6 +46,62 @@ def test_nothing_changes_for_trees_of_numbers():
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.parametrize("left_out", [jnp.ones(3), 0.5, jnp.int32(0)], ids=str)
+def test_what_init_did_not_see_may_come_with_the_parameters(left_out):
+    """As where a model is filtered for `init` and given whole to `update`."""
+    seen = {"w": jnp.ones(2), "p": None}
+    grads = {"w": jnp.ones(2), "p": None}
+    found, state = ADAM.update(grads, ADAM.init(seen), seen | {"p": left_out})
+    expected = ADAM.update(grads, ADAM.init(seen), seen)
+    jax.tree.map(np.testing.assert_array_equal, (found, state), expected)
+
+
+def test_arrays_without_a_gradient_that_init_saw_beside_numbers_that_it_did_not():
+    params = {"w": jnp.ones(2), "frozen": jnp.ones(3), "p": 0.5, "training": True}
+    state = ADAM.init(params | {"p": None, "training": None})
+    grads = dict.fromkeys(params) | {"w": jnp.ones(2)}
+    updates, after = ADAM.update(grads, state, params)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert [updates[k] for k in ("frozen", "p", "training")] == [None] * 3
+
+
+def test_a_state_of_other_parameters_is_told():
+    state = ADAM.init({"other": jnp.ones(2)})
+    with pytest.raises(ValueError, match="`state` must come from `init` of the parameters"):
+        ADAM.update({"w": jnp.ones(2), "b": None}, state, {"w": jnp.ones(2), "b": jnp.ones(2)})
+
+
+def test_parameters_that_an_optimizer_does_not_read_may_be_of_another_kind():
+    grads = {"w": jnp.ones(2)}
+    expected = ADAM.update(grads, ADAM.init(grads))
+    for params in (flax.core.freeze(grads), {"other": 1.0}):
+        found = ADAM.update(grads, ADAM.init(grads), params)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_no_gradients_at_all_are_a_mistake():
+    with pytest.raises(ValueError, match="`updates` must be a tree of gradients; adam got None"):
+        ADAM.update(None, ADAM.init({"w": jnp.ones(2)}), {"w": jnp.ones(2)})
+
+
+def test_gradients_of_integers_that_jax_grad_gives_are_none():
+    params = {"w": jnp.ones(2), "n": jnp.int32(3)}
+    grads = jax.grad(lambda p: jnp.sum(p["w"]) * p["n"], allow_int=True)(params)
+    updates, _ = ADAM.update(grads, ADAM.init(params), params)
+    assert updates["n"] is None and updates["w"].shape == (2,)
+
+
+@pytest.mark.parametrize("thing", [jnp.float32, np.float32, np.dtype("float32"), True, "text"])
+def test_things_that_are_no_numbers(thing):
+    assert not is_number(thing)
+    ADAM.init({"w": jnp.ones(2), "thing": thing})
+
+
+def test_integers_pass_as_they_are():
+    g = jnp.array([2**30, -1], jnp.int32)
+    np.testing.assert_array_equal(without_extremes(g), g)
+
+
 def test_random_keys_and_text_are_no_numbers():
     params = {"w": jnp.ones(2), "key": jax.random.key(0), "name": "layer"}
     grads = {"w": jnp.ones(2), "key": None, "name": None}
@@ -65,6 +122,9 @@ def test_complex_leaves_are_named(given):
 
 def test_losses_of_one_element_are_scalars():
     assert scalar(np.full((1, 1), 2.0), "adam").shape == ()
+    assert scalar(jnp.bfloat16(1e6), "adam") == jnp.bfloat16(1e6)
+    with pytest.raises(ValueError, match="`value` must be a scalar, the real loss"):
+        scalar(1 + 0j, "adam")
     with pytest.raises(ValueError, match=r"`value` must be a scalar.*adam got .* shape \(32,\)"):
         scalar(jnp.ones(32), "adam")
 
@@ -75,7 +135,8 @@ def test_whole_numbers_are_horizons(horizon):
 
 
 @pytest.mark.parametrize(
-    "horizon", [0, -5, 7.5, float("nan"), float("inf"), "200", jnp.int32(0), np.int64(-1), [7]]
+    "horizon",
+    [0, -5, 7.5, float("nan"), float("inf"), "200", 1e30, jnp.int32(0), np.int64(-1), [7]],
 )
 def test_other_things_are_not(horizon):
     with pytest.raises(ValueError, match="`horizon` must be a whole number of training steps"):

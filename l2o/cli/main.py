@@ -4,9 +4,11 @@ import importlib
 import io
 import os
 import re
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import jax
 from rich.console import Console
@@ -59,7 +61,6 @@ class PlainConsole(Console):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    arguments = [with_home(word) for word in arguments]
     console = PlainConsole()
     sys.path.append(str(Path.cwd()))  # module:attribute of a user's own, when run as a script
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -69,12 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"l2o {l2o.__version__}, JAX {jax.__version__}")
         return 0
     try:
+        arguments = [with_home(word) for word in arguments]
         if arguments[0] not in COMMANDS:
             raise unknown_command(arguments[0])
         module = importlib.import_module(COMMANDS[arguments[0]])
         return module.command(arguments[1:], console)
-    except BrokenPipeError:
-        raise  # for `run`
+    except BrokenPipeError as error:
+        if has_lost_its_reader(sys.stdout):
+            raise  # for `run`
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except (ValueError, RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -106,7 +111,23 @@ def with_home(word: str) -> str:
     'a~/b'
     """
     found = re.fullmatch(r"([\w.-]+=)?(~(?:/.*)?)", word, re.DOTALL)
-    return f"{found[1] or ''}{Path(found[2]).expanduser()}" if found else word
+    if not found:
+        return word
+    try:
+        return f"{found[1] or ''}{Path(found[2]).expanduser()}"
+    except RuntimeError as error:
+        raise ValueError(
+            f"`HOME` must be set for a tilde; got {word} and no home folder. Type the whole path."
+        ) from error
+
+
+def has_lost_its_reader(stream: TextIO) -> bool:
+    """Whether who reads a stream has closed it; true where the system does not tell."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    poll.register(stream, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def run(argv: Sequence[str] | None = None) -> None:
@@ -121,8 +142,9 @@ def run(argv: Sequence[str] | None = None) -> None:
     use_compilation_cache()
     try:
         status = main(argv)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where it was closed from the start
+            sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the output, which is flushed at the end
         status = 128 + 13
     sys.exit(status)

@@ -138,7 +138,8 @@ def controlled_transform(
         )
         return jax.tree.map(lambda s, g: s.astype(jnp.result_type(g)), steps, updates), state
 
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+    tx = optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+    return on_any_tree(tx, "a policy")
 
 
 def as_learned_optimizer(policy: Policy) -> PolicyOptimizer:
@@ -164,7 +165,7 @@ def as_learned_optimizer(policy: Policy) -> PolicyOptimizer:
             state: PolicyState,
             params: optax.Params | None = None,
             *,
-            value: jax.Array | float = jnp.nan,
+            value: jax.Array | float | None = None,
             **extra_args: Any,
         ) -> tuple[optax.Updates, PolicyState]:
             del extra_args
@@ -183,12 +184,12 @@ def as_learned_optimizer(policy: Policy) -> PolicyOptimizer:
             is_due = state.count % policy.action_interval == 0
             acted = select_action(state)
             state = jax.tree.map(lambda new, old: jnp.where(is_due, new, old), acted, state)
-            steps, stepped = tx.update(updates, state.controlled, params, value=value)
+            loss = jnp.nan if value is None else value
+            steps, stepped = tx.update(updates, state.controlled, params, value=loss)
             count = jnp.asarray(optax.safe_increment(state.count))
             return steps, state._replace(count=count, controlled=stepped)
 
-        as_trained = optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
-        return on_any_tree(as_trained, policy.name)
+        return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
     return PolicyOptimizer(
         name=policy.name,

@@ -1,26 +1,13 @@
 """The `gymnasium.Env` behind `l2o.rl.gymnax_env.gymnasium_env`."""
 
-import os
 from typing import Any
 
 import gymnasium
 import jax
 import numpy as np
 
-from l2o.rl.gymnax_env import TrainingEnv
+from l2o.rl.gymnax_env import TrainingEnv, refuse_forks
 from l2o.rng import check_seed
-
-PROCESS = os.getpid()
-"""The process that imported this file; a fork of it has another number."""
-
-
-def refuse_forks() -> None:
-    """Raise a `ValueError` in a copy of a process, where JAX would wait for ever."""
-    if os.getpid() != PROCESS:
-        raise ValueError(
-            "`gymnasium_env` must run in a process of its own; got a fork, in which JAX would "
-            "hang. Try gymnasium.vector.SyncVectorEnv, or AsyncVectorEnv(..., context='spawn')."
-        )
 
 
 class GymnasiumEnv(gymnasium.Env):
@@ -66,6 +53,7 @@ class GymnasiumEnv(gymnasium.Env):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take an action, and train until the next."""
+        refuse_forks()
         if self._state is None:
             raise gymnasium.error.ResetNeeded("Call `reset` before the first `step`.")
         self._key, k_step = jax.random.split(self._key)

@@ -6,6 +6,7 @@ vmapped and scanned, parameters as an argument, episodes that start anew by them
 Rewards and observations are those of `l2o.rl.environment`; nothing of ours is needed to learn.
 """
 
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -18,6 +19,19 @@ from l2o.task import Data, Key, Task
 
 if TYPE_CHECKING:
     import gymnasium
+
+
+PROCESS = os.getpid()
+"""The process that imported this file; a fork of it has another number."""
+
+
+def refuse_forks() -> None:
+    """Raise a `ValueError` in a copy of a process, where JAX would wait for ever."""
+    if os.getpid() != PROCESS:
+        raise ValueError(
+            "`gymnasium_env` must run in a process of its own; got a fork, in which JAX would "
+            "hang. Try gymnasium.vector.SyncVectorEnv, or AsyncVectorEnv(..., context='spawn')."
+        )
 
 
 class EnvParams(NamedTuple):

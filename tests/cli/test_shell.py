@@ -40,6 +40,31 @@ def test_a_reader_that_has_seen_enough_is_no_mistake(command):
     process.stderr.close()
 
 
+def test_output_that_was_closed_from_the_start_is_no_traceback():
+    words = ["sh", "-c", '"$0" -c "from l2o.cli.main import run; run()" list >&-', sys.executable]
+    done = subprocess.run(words, capture_output=True, check=False)
+    assert done.returncode == 0 and not done.stderr
+
+
+def test_a_broken_pipe_that_is_not_the_output_is_an_error(monkeypatch, capsys):
+    def command(arguments, console):
+        raise BrokenPipeError(32, "a worker has gone")
+
+    monkeypatch.setattr("l2o.cli.names.command", command)
+    monkeypatch.setattr(cli, "has_lost_its_reader", lambda stream: False)
+    assert cli.main(["list"]) == 2
+    assert "a worker has gone" in capsys.readouterr().err
+
+
+def test_a_tilde_without_a_home_folder_is_one_line(monkeypatch, capsys):
+    def no_home(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.expanduser", no_home)
+    assert cli.main(["report", "~/x"]) == 2
+    assert "error: `HOME` must be set for a tilde; got ~/x" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("word", ["~/nothing", "--run=~/nothing"])
 def test_a_tilde_that_the_shell_leaves_is_the_home_folder(word, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
