@@ -5,6 +5,7 @@ Nones, are frozen in part or complex; gradients overflow, and losses come with a
 can be taken is taken here, at the edge of every design; the rest is an error of one line.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -92,15 +93,11 @@ def with_frozen(
         ValueError: If the state is of other parameters.
     """
     given = treedef.flatten_up_to(params)
-    choices = [
-        [numbers_of(p) for p in given],
-        [
-            numbers_of(p) if g is not None else arrays_of(p)
+    for is_seen in (is_number, is_array, lambda x: False):  # of what has no gradient
+        trained = [
+            numbers_of(p, is_seen if g is None else is_number)
             for g, p in zip(grads, given, strict=True)
-        ],
-        [numbers_of(p) if g is not None else None for g, p in zip(grads, given, strict=True)],
-    ]
-    for trained in choices:
+        ]
         tree = treedef.unflatten(trained)
         if jax.tree.structure(jax.eval_shape(tx.init, tree)) == jax.tree.structure(state):
             zero = lambda g, p: jax.tree.map(jnp.zeros_like, p) if g is None else g
@@ -128,14 +125,9 @@ def is_number(x: Any) -> bool:
     return is_array(x) or (isinstance(x, int | float | complex) and not isinstance(x, bool))
 
 
-def numbers_of(tree: Any) -> Any:
-    """Put None in the place of leaves that are no numbers."""
-    return jax.tree.map(lambda x: x if is_number(x) else None, tree)
-
-
-def arrays_of(tree: Any) -> Any:
-    """Put None in the place of leaves that are no arrays of numbers."""
-    return jax.tree.map(lambda x: x if is_array(x) else None, tree)
+def numbers_of(tree: Any, is_kept: Callable[[Any], bool] = is_number) -> Any:
+    """Put None in the place of leaves that are no numbers, or not of those that are kept."""
+    return jax.tree.map(lambda x: x if is_kept(x) else None, tree)
 
 
 def check_real(tree: Any, name: str, design: str) -> None:

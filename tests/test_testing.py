@@ -286,7 +286,7 @@ def last_loss() -> LearnedOptimizer:
 
 
 BAD_EDGES = {
-    "leaves that are no numbers fail (": (momentum, "numbers_of", lambda tree: tree),
+    "leaves that are no numbers fail (": (momentum, "numbers_of", lambda tree, *_: tree),
     "the imaginary parts of complex leaves stay": (last_loss, "check_real", lambda *_: None),
     "a gradient of inf in float32 gives updates or a state not finite": (
         momentum,
