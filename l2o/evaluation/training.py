@@ -310,14 +310,20 @@ def train_steps(
     def step(i, carry):
         params, opt_state, losses = carry
         k_batch = jax.random.fold_in(start.key, first + i)
-        params, opt_state, loss, _ = inner_step(
+        params, after, loss, _ = inner_step(
             task, extended, k_batch, params, opt_state, start.instance, data
         )
+        opt_state = jax.tree.map(like, after, opt_state)
         losses = jax.lax.dynamic_update_index_in_dim(losses, loss.astype(jnp.float32), i, 0)
         return params, opt_state, losses
 
     *carry, losses = jax.lax.fori_loop(0, count, step, (*carry, jnp.zeros(most)))
     return tuple(carry), losses
+
+
+def like(x: jax.Array, before: jax.Array) -> jax.Array:
+    """Keep a state's dtype, as optax does where hyperparameters are no arrays: Muon's momentum."""
+    return x if x.dtype == before.dtype else x.astype(before.dtype)
 
 
 def on_split(

@@ -8,11 +8,13 @@ import pytest
 from optax import contrib
 from parabolas import KEY, noisy
 
+from l2o.augmentation.low_precision import low_precision
 from l2o.evaluation.baseline import Range, half_decades, scaled, schedule
 from l2o.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines
 from l2o.evaluation.starts import draw_starts
 from l2o.evaluation.training import Trainer, judged_params
 from l2o.inner_step import inner_step
+from l2o.tasks.quadratic import rotated_quadratic
 
 CONFIG = {"learning_rate": 2.0, "horizon_fraction": 1.0, "warmup": 0.25}
 
@@ -49,6 +51,17 @@ def test_every_baseline_trains_at_traced_hyperparameters(name):
     # Mechanic also changes what was done before; D-Adaptation's momentum is one of steps.
     if name not in ("mechanic", "dadapt_adamw"):
         assert bool(jnp.all(later == losses)) == baseline.is_scheduled
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_trains_parameters_of_bfloat16(name):
+    task, baseline, horizon = low_precision(rotated_quadratic(4)), BASELINES[name], 20
+    trainer = Trainer(task, lambda config: baseline.make(config, horizon), horizon=horizon)
+    (curves,) = trainer.train(
+        {n: np.array([v]) for n, v in at(name, baseline.learning_rates[0]).items()},
+        draw_starts(KEY, task, 2),
+    )
+    assert np.all(np.isfinite(curves.probe_loss))
 
 
 @pytest.mark.parametrize("name", BASELINES)
