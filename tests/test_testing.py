@@ -251,6 +251,65 @@ BAD_DESIGNS = {
 }
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Box:
+    """A node that flax.serialization does not know."""
+
+    x: jax.Array
+
+
+def remembering(first, then=lambda memory: memory) -> LearnedOptimizer:
+    """Gradient descent that remembers more than it should."""
+
+    def transform(theta, *, horizon=None):
+        del horizon
+
+        def update(grads, state, params=None, **extra_args):
+            del params, extra_args
+            rate = jnp.exp(theta["log_rate"])
+            return jax.tree.map(lambda g: (-rate * g).astype(g.dtype), grads), then(state)
+
+        tx = optax.GradientTransformationExtraArgs(first, update)
+        return leaves.on_any_tree(tx, "remembering")
+
+    return LearnedOptimizer("remembering", lambda key: {"log_rate": jnp.log(0.01)}, transform)
+
+
+BAD_MEMORIES = {
+    "the state holds an array twice": {"first": lambda params: 2 * [jnp.zeros(3)]},
+    "the state holds an array of the parameters": {
+        "first": lambda params: jax.tree.map(lambda p: p, params)
+    },
+    "an accumulator of a parameter of shape (64,) has shape (3, 64)": {
+        "first": lambda params: jax.tree.map(lambda p: jnp.zeros((3, *p.shape)), params)
+    },
+    "an array of shape (3136,) grows with the parameters": {
+        "first": lambda params: jnp.zeros(sum(p.size for p in jax.tree.leaves(params)))
+    },
+    "optax.tree.map_params fails (": {
+        "first": lambda params: [jnp.zeros(p.shape) for p in jax.tree.leaves(params)]
+    },
+    "the counter at state['count'] overflows": {
+        "first": lambda params: {"count": jnp.zeros((), jnp.int32)},
+        "then": lambda memory: {"count": memory["count"] + 1},
+    },
+    "flax.serialization fails (": {"first": lambda params: Box(jnp.zeros(3))},
+}
+
+
+@pytest.mark.parametrize("message", BAD_MEMORIES)
+def test_bad_memories_are_caught(message):
+    with pytest.raises(AssertionError) as caught:
+        check_optimizer(remembering(**BAD_MEMORIES[message]))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_good_memory_passes():
+    count = lambda memory: {"count": optax.safe_increment(memory["count"])}
+    check_optimizer(remembering(lambda params: {"count": jnp.zeros((), jnp.int32)}, count))
+
+
 def test_a_good_design_passes():
     check_optimizer(momentum())
 

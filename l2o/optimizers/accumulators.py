@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from l2o.optimizers import features
+from l2o.optimizers.per_tensor import Packed
 
 MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
 RMS_DECAYS = (0.999,)
@@ -21,16 +22,26 @@ class Accumulators(NamedTuple):
     """Accumulators of one tensor.
 
     Attributes:
-        momenta: Momenta, shape (3, *tensor's).
+        momenta: Three momenta, each of the tensor's shape.
         second_moment: Second moment, of the tensor's shape.
+        factored: Second moments over rows and columns.
+    """
+
+    momenta: tuple[jax.Array, ...]
+    second_moment: jax.Array
+    factored: Packed
+
+
+class RowsAndColumns(NamedTuple):
+    """Second moments of one tensor, factored over its two largest axes.
+
+    Attributes:
         rows: Row statistics, shape (3, *tensor's with the largest axis reduced to 1); below rank 2
             full second moments, shape (3, *tensor's).
         columns: Column statistics, shape (3, *tensor's with the second largest axis reduced to 1);
-            below rank 2 a zero of shape (1,) that stays so.
+            below rank 2 nothing, shape (0,).
     """
 
-    momenta: jax.Array
-    second_moment: jax.Array
     rows: jax.Array
     columns: jax.Array
 
@@ -54,10 +65,14 @@ def init(p: jax.Array) -> Accumulators:
 
     smaller, larger = features.factored_axes(p.shape) or (None, None)
     return Accumulators(
-        momenta=jnp.zeros((len(MOMENTUM_DECAYS), *p.shape), jnp.float32),
+        momenta=tuple(jnp.zeros(p.shape, jnp.float32) for _ in MOMENTUM_DECAYS),
         second_moment=jnp.zeros(p.shape, jnp.float32),
-        rows=factored(larger),
-        columns=jnp.zeros(1, jnp.float32) if smaller is None else factored(smaller),
+        factored=Packed(
+            RowsAndColumns(
+                rows=factored(larger),
+                columns=jnp.zeros(0, jnp.float32) if smaller is None else factored(smaller),
+            )
+        ),
     )
 
 
@@ -65,20 +80,26 @@ def accumulate(g: jax.Array, before: Accumulators, decays: Decays) -> Accumulato
     """Update accumulators by a gradient; all decays but momentum's are clipped to [0, 1]."""
     rms_decay = jnp.clip(jnp.asarray(decays.rms, jnp.float32)[0], 0.0, 1.0)
     factored_decays = jnp.clip(jnp.asarray(decays.factored, jnp.float32), 0.0, 1.0)
+    factored_decays = jnp.expand_dims(factored_decays, range(1, 1 + g.ndim))
     square = jnp.square(g) + 1e-30
 
     def averages(before: jax.Array, reduced_axis: int | None) -> jax.Array:
         reduced = square
         if reduced_axis is not None:
             reduced = jnp.mean(square, axis=reduced_axis, keepdims=True)
-        return features.moving_averages(before, reduced, factored_decays)
+        return factored_decays * before + (1.0 - factored_decays) * reduced
 
     smaller, larger = features.factored_axes(g.shape) or (None, None)
+    rows, columns = before.factored.values
     return Accumulators(
         momenta=features.moving_averages(before.momenta, g, decays.momentum),
         second_moment=rms_decay * before.second_moment + (1.0 - rms_decay) * jnp.square(g),
-        rows=averages(before.rows, larger),
-        columns=before.columns if smaller is None else averages(before.columns, smaller),
+        factored=Packed(
+            RowsAndColumns(
+                rows=averages(rows, larger),
+                columns=columns if smaller is None else averages(columns, smaller),
+            )
+        ),
     )
 
 
@@ -109,12 +130,12 @@ def factored(found: Accumulators, eps: float) -> Factored:
             gives NaN where a gradient has always been zero.
     """
     axes = features.factored_axes(found.second_moment.shape)
+    rows, columns = found.factored.values
     if axes is None:
-        full = found.rows
+        full = rows
         roots = 2 * [*jax.lax.rsqrt(full + 1e-8)]
         gradient_factors = list(features.clipped_rsqrt(full + 1e-9))
         return Factored(full, full, roots, gradient_factors, list(jax.lax.rsqrt(full + eps)))
-    rows, columns = found.rows, found.columns
     mean = jnp.mean(rows, axis=1 + axes[0], keepdims=True)
     roots = [*jax.lax.rsqrt(rows + 1e-8), *jax.lax.rsqrt(columns + 1e-8)]
     row_factors = features.clipped_rsqrt(rows / (mean + 1e-9))
@@ -143,7 +164,7 @@ def moment_features(
         1/sqrt(R), 1/sqrt(C), m·ρ·γ, where row and column statistics stay rows and columns.
     """
     rows, columns, inverse_roots, gradient_factors, momentum_factors = factored(found, eps)
-    v, momenta = found.second_moment, list(found.momenta)
+    v, momenta = found.second_moment, found.momenta
     r = jax.lax.rsqrt(v + 1e-6)
     moments = [*momenta, v, *[m * r for m in momenta], r, *[g * f for f in gradient_factors]]
     scaled = [m * f for m, f in zip(momenta, momentum_factors, strict=True)]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 Decays = Sequence[float] | jax.Array
 
@@ -32,14 +33,16 @@ def decays_from_offsets(initial: Sequence[float], offsets: jax.Array) -> jax.Arr
     return 1.0 - (1.0 - jnp.asarray(initial, jnp.float32)) * jnp.exp(10.0 * offsets)
 
 
-def moving_averages(averages: jax.Array, x: jax.Array, decays: Decays) -> jax.Array:
-    """Move averages of shape (decays, *shape of x) towards `x`: a ← β a + (1 - β) x.
+def moving_averages(
+    averages: Sequence[jax.Array], x: jax.Array, decays: Decays
+) -> tuple[jax.Array, ...]:
+    """Move averages, each of the shape of `x`, towards it: a ← β a + (1 - β) x.
 
-    One array, and so one kernel, whatever their number. Raises a `TypeError` unless there are as
-    many decays as averages.
+    They are arrays of their own, so that the state has each laid out and sharded like the
+    parameters. Raises a `ValueError` unless there are as many decays as averages.
     """
-    b = jnp.asarray(decays, averages.dtype).reshape(len(averages), *[1] * x.ndim)
-    return b * averages + (1.0 - b) * x[None]
+    decays = jnp.asarray(decays, jnp.float32)
+    return tuple(b * a + (1.0 - b) * x for a, b in zip(averages, decays, strict=True))
 
 
 @jax.custom_jvp
@@ -197,7 +200,7 @@ def loss_buffer_update(
         as_in_velo: Whether that average is corrected for one loss more than there were, as in the
             code of VeLO and Celo: the second loss then counts as 1.05 times the first at most.
     """
-    count = buffer.count + 1
+    count = jnp.asarray(optax.safe_increment(buffer.count))
     corrected_for = count if as_in_velo else buffer.count
     # Zero before the first loss, when the quotient would be 0/0.
     before = buffer.means / jnp.where(buffer.count > 0, 1.0 - buffer.decays**corrected_for, 1.0)

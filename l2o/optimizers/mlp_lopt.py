@@ -52,12 +52,10 @@ def mlp_lopt(
         return nets.mlp_init(key, (NUM_INPUTS, *[hidden_size] * hidden_layers, 2))
 
     def init_accumulators(p):
-        return tuple(
-            jnp.zeros(p.shape, jnp.float32) for _ in DECAYS
-        )  # apart: wide layers take blocks of each
+        return tuple(jnp.zeros(p.shape, jnp.float32) for _ in DECAYS)
 
     def update_tensor(g, p, momenta, mlp, bias):
-        momenta = tuple(b * m + (1.0 - b) * g for b, m in zip(DECAYS, momenta, strict=True))
+        momenta = features.moving_averages(momenta, g, DECAYS)
         inputs = [g, p, *momenta]
         scales = features.rms_scales(inputs)
         direction, magnitude = nets.mlp_per_parameter(mlp, inputs, bias, scales)

@@ -45,11 +45,11 @@ class NominalAccumulators(NamedTuple):
     """Accumulators of one tensor.
 
     Attributes:
-        momenta: Moving averages of the gradient, shape (3, *tensor's).
+        momenta: Three moving averages of the gradient, each of the tensor's shape.
         second_moment: Moving average of its square, of the tensor's shape.
     """
 
-    momenta: jax.Array
+    momenta: tuple[jax.Array, ...]
     second_moment: jax.Array
 
 
@@ -68,7 +68,8 @@ class NominalRun(NamedTuple):
 def init_accumulators(p: jax.Array) -> NominalAccumulators:
     """Zero accumulators of a tensor."""
     return NominalAccumulators(
-        jnp.zeros((len(MOMENTUM_DECAYS), *p.shape), jnp.float32), jnp.zeros(p.shape, jnp.float32)
+        tuple(jnp.zeros(p.shape, jnp.float32) for _ in MOMENTUM_DECAYS),
+        jnp.zeros(p.shape, jnp.float32),
     )
 
 

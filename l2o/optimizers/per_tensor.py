@@ -1,5 +1,6 @@
 """An optax transformation from a rule for one tensor."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,13 +17,32 @@ def as_float32(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
 
+class Packed(NamedTuple):
+    """Accumulators of a tensor that are not of its shape, such as means over its rows.
+
+    A state keeps those of all tensors in one flat array, so that every other accumulator is of a
+    parameter's shape and can be placed by that parameter's sharding; see `optax.tree.map_params`.
+
+    Attributes:
+        values: Arrays of any shapes and one dtype, the same number for every tensor; in a state,
+            the flat array.
+    """
+
+    values: Any
+
+
+def is_packed(x: Any) -> bool:
+    """Tell whether a tree is `Packed`."""
+    return isinstance(x, Packed)
+
+
 class PerTensorState(NamedTuple):
     """State of a design whose rule sees one tensor at a time.
 
     Attributes:
         count: Number of updates so far, an int32 scalar.
         accumulators: The rule's accumulators, in which a tree like the parameters takes the place
-            of each float32 array.
+            of each float32 array, and one flat array that of what is `Packed`.
         run_state: What the design remembers of the whole training run.
     """
 
@@ -56,7 +76,7 @@ def per_tensor_transform(
     ...         return l2o.nets.mlp_init(key, (5, hidden_size, 1))
     ...
     ...     def init_accumulators(p):
-    ...         return jnp.zeros((3, *p.shape))
+    ...         return tuple(jnp.zeros_like(p) for _ in range(3))
     ...
     ...     def update_tensor(g, p, momenta, theta):
     ...         momenta = l2o.features.moving_averages(momenta, g, (0.5, 0.9, 0.99))
@@ -75,12 +95,12 @@ def per_tensor_transform(
     >>> params = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
     >>> updates, state = tx.update(params, tx.init(params), params)
     >>> jax.tree.map(jnp.shape, state.accumulators)
-    {'b': (3, 3), 'w': (3, 2, 3)}
+    ({'b': (3,), 'w': (2, 3)}, {'b': (3,), 'w': (2, 3)}, {'b': (3,), 'w': (2, 3)})
 
     Args:
         design: Name of the design, for error messages.
-        init_accumulators: `(param) -> accumulators`, a pytree of arrays of the same structure for
-            every tensor.
+        init_accumulators: `(param) -> accumulators`, a pytree of the same structure for every
+            tensor, of arrays of the parameter's shape; others are `Packed`.
         update_tensor: `(grad, param, accumulators, *shared(count, run_state)) -> (update,
             accumulators)`, where `optax.apply_updates` adds the update. To share its compilation
             between trees it should be the same function for every theta, which it takes by way of
@@ -96,7 +116,7 @@ def per_tensor_transform(
 
     def init(params: optax.Params) -> PerTensorState:
         leaves, treedef = jax.tree.flatten(params)
-        accumulators = [init_accumulators(p) for p in as_float32(leaves)]
+        accumulators = [map_packed(raveled, init_accumulators(p)) for p in as_float32(leaves)]
         return PerTensorState(
             count=jnp.zeros((), jnp.int32),
             accumulators=join_leaves(treedef, template, accumulators),
@@ -114,11 +134,15 @@ def per_tensor_transform(
         del extra_args
         run_state = update_run_state(state.run_state, state.count, value)
         grads, treedef = jax.tree.flatten(updates)
+        leaves = treedef.flatten_up_to(require_params(params, design))
+        like = [jax.ShapeDtypeStruct(jnp.shape(p), jnp.float32) for p in leaves]
+        shapes = [jax.eval_shape(init_accumulators, p) for p in like]
         new_updates, accumulators = update_leaves(
             update_tensor,
             grads,
-            treedef.flatten_up_to(require_params(params, design)),
-            split_leaves(treedef, template, state.accumulators),
+            leaves,
+            split_leaves(treedef, template, state.accumulators, shapes),
+            shapes,
             *shared(state.count, run_state),
         )
         return treedef.unflatten(new_updates), PerTensorState(
@@ -138,24 +162,79 @@ def join_leaves(treedef: Any, template: Any, leaves: Sequence[Any]) -> Any:
     Args:
         treedef: Structure of the parameters.
         template: Accumulators of any one tensor, for their structure.
-        leaves: Accumulators of each tensor, all of that structure.
+        leaves: Accumulators of each tensor, all of that structure, with what is packed `raveled`.
     """
-    structure = jax.tree.structure(template)
+    kinds, structure = jax.tree.flatten(template, is_leaf=is_packed)
     rows = [structure.flatten_up_to(leaf) for leaf in leaves]
-    columns = [[row[i] for row in rows] for i in range(structure.num_leaves)]
-    return structure.unflatten([treedef.unflatten(column) for column in columns])
+    columns = [[row[i] for row in rows] for i in range(len(kinds))]
+
+    def join_column(kind: Any, column: Sequence[Any]) -> Any:
+        if not is_packed(kind):
+            return treedef.unflatten(column)
+        nothing = jnp.zeros(0, jnp.result_type(*jax.tree.leaves(kind)))
+        return Packed(jnp.concatenate([nothing, *(packed.values for packed in column)]))
+
+    return structure.unflatten(map(join_column, kinds, columns))
 
 
-def split_leaves(treedef: Any, template: Any, accumulators: Any) -> list[Any]:
-    """Take accumulators apart into those of each tensor; undoes `join_leaves`."""
-    structure = jax.tree.structure(template)
-    columns = [treedef.flatten_up_to(tree) for tree in structure.flatten_up_to(accumulators)]
+def split_leaves(
+    treedef: Any, template: Any, accumulators: Any, shapes: Sequence[Any]
+) -> list[Any]:
+    """Take accumulators apart into those of each tensor; undoes `join_leaves`.
+
+    Args:
+        treedef: Structure of the parameters.
+        template: Accumulators of any one tensor, for their structure.
+        accumulators: What `join_leaves` has returned.
+        shapes: Accumulators of each tensor, of which only the shapes matter.
+    """
+    structure = jax.tree.structure(template, is_leaf=is_packed)
+    rows = [structure.flatten_up_to(shape) for shape in shapes]
+
+    def split_column(i: int, tree: Any) -> Sequence[Any]:
+        if not is_packed(tree):
+            return treedef.flatten_up_to(tree)
+        sizes = [sum(x.size for x in jax.tree.leaves(row[i])) for row in rows]
+        return [Packed(piece) for piece in split(tree.values, sizes)]
+
+    columns = [split_column(i, x) for i, x in enumerate(structure.flatten_up_to(accumulators))]
     return [structure.unflatten(row) for row in zip(*columns, strict=True)]
+
+
+def map_packed(function: Callable[..., Packed], accumulators: Any, *rest: Any) -> Any:
+    """Apply a function to what is packed, and leave other accumulators as they are."""
+    apply = lambda x, *others: function(x, *others) if is_packed(x) else x
+    return jax.tree.map(apply, accumulators, *rest, is_leaf=is_packed)
+
+
+def raveled(packed: Packed) -> Packed:
+    """Put the arrays of a tensor into a flat one."""
+    return Packed(jnp.concatenate([jnp.ravel(replicated(x)) for x in jax.tree.leaves(packed)]))
+
+
+def unraveled(flat: Packed, shapes: Packed) -> Packed:
+    """Take a flat array apart into arrays of such shapes; undoes `raveled`."""
+    leaves, structure = jax.tree.flatten(shapes)
+    pieces = split(flat.values, [x.size for x in leaves])
+    return structure.unflatten(x.reshape(y.shape) for x, y in zip(pieces, leaves, strict=True))
+
+
+def split(flat: jax.Array, sizes: Sequence[int]) -> list[jax.Array]:
+    """Cut a flat array into pieces of such sizes, none if there are none."""
+    return jnp.split(flat, [*itertools.accumulate(sizes)])[:-1]
 
 
 def sharding_of(x: Any) -> Any:
     """How an array's type says that it is sharded; nothing for one without explicit mesh axes."""
     return jax.typeof(x).sharding
+
+
+def replicated(x: jax.Array) -> jax.Array:
+    """Undo what explicit mesh axes say of an array, whose axes may then become one."""
+    sharding = sharding_of(x)
+    if not any(sharding.spec):
+        return x
+    return jax.sharding.reshard(x, sharding.update(spec=jax.P(*[None] * x.ndim)))
 
 
 SMALL = 2**14
@@ -174,6 +253,7 @@ def update_leaves(
     grads: Sequence[jax.Array],
     params: Sequence[jax.Array],
     accumulators: Sequence[Any],
+    shapes: Sequence[Any],
     *shared: Any,
 ) -> tuple[list[jax.Array], list[Any]]:
     """Apply a rule for one tensor to each of them.
@@ -187,14 +267,14 @@ def update_leaves(
         update_tensor: `(grad, param, accumulators, *shared) -> (update, accumulators)`.
         grads: Gradient of each tensor, of any floating-point dtype.
         params: Each tensor.
-        accumulators: Accumulators of each tensor.
+        accumulators: Accumulators of each tensor, with what is packed `raveled`.
+        shapes: The same as the rule knows them, of which only the shapes matter.
         *shared: Arguments that are the same for all tensors.
 
     Returns:
         The updates, in the dtypes of the gradients, and the accumulators.
     """
     rule = jax.jit(update_tensor)
-    apply = lambda tensor: rule(*tensor, *shared)
     # Under explicit mesh axes a sharding is part of a type, and only equal types can be stacked.
     kind = lambda i: (jnp.shape(grads[i]), *map(sharding_of, (grads[i], params[i])))
     by_kind: dict[tuple[Any, ...], list[int]] = {}
@@ -202,6 +282,13 @@ def update_leaves(
         by_kind.setdefault(kind(i), []).append(i)
     found: dict[int, tuple[jax.Array, Any]] = {}
     for (shape, *_), group in by_kind.items():
+        like = shapes[group[0]]
+
+        def apply(tensor: tuple[jax.Array, jax.Array, Any], like: Any = like):
+            g, p, found = tensor
+            update, found = rule(g, p, map_packed(unraveled, found, like), *shared)
+            return update, map_packed(raveled, found)
+
         tensors = [(as_float32(grads[i]), as_float32(params[i]), accumulators[i]) for i in group]
         if math.prod(shape) == 0:  # means over nothing would be NaN
             results = [(g, found) for g, _, found in tensors]

@@ -12,6 +12,7 @@ its hyperparameters injected; per tensor, each tensor has one of its own.
 import inspect
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -19,6 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from l2o.optimizers.per_tensor import (
+    Packed,
+    join_leaves,
+    map_packed,
+    raveled,
+    split_leaves,
+    unraveled,
+)
 from l2o.policies.base_optimizers import (
     HYPERPARAMETERS,
     INITIAL_VALUES,
@@ -56,14 +65,16 @@ class ControllerState(NamedTuple):
     Attributes:
         statistics: Statistics of the run.
         codes: Encoded hyperparameters, shape (agents, hyperparameters).
-        base_states: State of the base optimizer of each agent.
+        base_state: State of the base optimizer. Of one for each tensor: their states, in which a
+            tree like the parameters takes the place of every array of the tensor's shape, and one
+            flat array that of every other.
         batch_fraction: Fraction of the batch that counts, see `l2o.batch_fraction`, a float32
             scalar; () if it is not controlled.
     """
 
     statistics: RunStatistics
     codes: jax.Array
-    base_states: tuple[Any, ...]
+    base_state: Any
     batch_fraction: jax.Array | tuple[()] = ()
 
 
@@ -118,22 +129,53 @@ def make_controller(
     tx = base_with(1)  # what it is made with is replaced by what the state holds
     check_base(optimizer, tx)
 
-    def parts(tree: optax.Params) -> list[optax.Params]:
-        return jax.tree.leaves(tree) if per_tensor else [tree]
+    def packed(state: Any) -> Any:
+        return optax.tree.map_params(tx, lambda x: x, state, transform_non_params=Packed)
+
+    init_tensor = lambda p, horizon: packed(base_with(horizon).init(p))
+    shapes_of = lambda p: jax.eval_shape(partial(init_tensor, horizon=1), p)
+    template = shapes_of(jax.ShapeDtypeStruct((1,), jnp.float32))
+
+    def init_base(params: optax.Params, horizon: int | jax.Array) -> Any:
+        if not per_tensor:
+            return base_with(horizon).init(params)
+        leaves, treedef = jax.tree.flatten(params)
+        states = [map_packed(raveled, init_tensor(p, horizon)) for p in leaves]
+        return join_leaves(treedef, template, states)
+
+    def update_base(grads, state, params, codes: jax.Array, value: jax.Array):
+        if not per_tensor:
+            return update_one(grads, state, params, codes[0], value)
+        leaves, treedef = jax.tree.flatten(grads)
+        shapes = [shapes_of(g) for g in leaves]
+        states = split_leaves(treedef, template, state, shapes)
+        agents = zip(leaves, states, treedef.flatten_up_to(params), codes, shapes, strict=True)
+        results = []
+        for g, state, p, agent_codes, like in agents:
+            state = map_packed(lambda flat, shape: unraveled(flat, shape).values, state, like)
+            step, state = update_one(g, state, p, agent_codes, value)
+            results.append((step, map_packed(raveled, packed(state))))
+        updates = treedef.unflatten(step for step, _ in results)
+        return updates, join_leaves(treedef, template, [state for _, state in results])
+
+    def update_one(grads, state, params, codes: jax.Array, value: jax.Array):
+        by_name = dict(zip(table, codes, strict=True))
+        values = {n: table[n].decode(by_name[n]) for n in base_names}
+        state = state._replace(hyperparams=state.hyperparams | values)
+        return tx.update(grads, state, params, value=value)
 
     def init(params: optax.Params, horizon: int | jax.Array) -> ControllerState:
         codes = [entry.encode(initial[n]) for n, entry in table.items()]
-        num_agents = len(parts(params))
+        num_agents = len(jax.tree.leaves(params)) if per_tensor else 1
         if networks not in (1, num_agents):
             raise ValueError(
                 f"`networks` must be 1 or one for each of the {num_agents} tensors; got {networks}."
                 f" Try networks={num_agents}."
             )
-        fresh = base_with(horizon)
         return ControllerState(
             statistics=init_statistics(params, horizon),
             codes=jnp.tile(jnp.array(codes, jnp.float32), (num_agents, 1)),
-            base_states=tuple(fresh.init(part) for part in parts(params)),
+            base_state=init_base(params, horizon),
             batch_fraction=jnp.float32(1.0) if "batch_fraction" in table else (),
         )
 
@@ -156,18 +198,9 @@ def make_controller(
         return state
 
     def update(grads, state: ControllerState, params, value: jax.Array):
-        steps, base_states = [], []
-        agents = zip(parts(grads), parts(params), state.base_states, state.codes, strict=True)
-        for grad, param, base_state, agent_codes in agents:
-            by_name = dict(zip(table, agent_codes, strict=True))
-            values = {n: table[n].decode(by_name[n]) for n in base_names}
-            base_state = base_state._replace(hyperparams=base_state.hyperparams | values)
-            update, base_state = tx.update(grad, base_state, param, value=value)
-            steps.append(update)
-            base_states.append(base_state)
-        updates = jax.tree.structure(grads).unflatten(steps) if per_tensor else steps[0]
+        updates, base_state = update_base(grads, state.base_state, params, state.codes, value)
         statistics = update_statistics(state.statistics, grads, params, updates, value)
-        return updates, state._replace(statistics=statistics, base_states=tuple(base_states))
+        return updates, state._replace(statistics=statistics, base_state=base_state)
 
     num_features = NUM_RUN_FEATURES + NUM_TENSOR_FEATURES + len(table)
     num_features += NUM_IDENTITY_FEATURES if per_tensor else 0

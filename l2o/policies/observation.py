@@ -52,17 +52,17 @@ class RunStatistics(NamedTuple):
 
 def init_statistics(params: optax.Params, horizon: int | jax.Array) -> RunStatistics:
     """Make the statistics of a run before its first step."""
-    nothing = jnp.zeros(len(jax.tree.leaves(params)), jnp.float32)
+    nothing = lambda: jnp.zeros(len(jax.tree.leaves(params)), jnp.float32)
     return RunStatistics(
         count=jnp.zeros((), jnp.int32),
         horizon=jnp.asarray(horizon, jnp.float32),
         losses=features.loss_buffer_init(horizon),
         first_loss=jnp.float32(jnp.nan),
         momentum=jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params),
-        grad_square=nothing,
-        grad_momentum=nothing,
+        grad_square=nothing(),
+        grad_momentum=nothing(),
         param_square=mean_squares(params),
-        update_square=nothing,
+        update_square=nothing(),
     )
 
 

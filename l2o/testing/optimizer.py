@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from l2o import release
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.registry import DESIGNS
 from l2o.testing.leaves import check_leaves
+from l2o.testing.states import SHAPES, check_states, check_types
 from l2o.testing.trees import (
     Tree,
     difference_of,
@@ -23,9 +24,8 @@ from l2o.testing.trees import (
     leaves,
     one_line,
     path_name,
+    within,
 )
-
-T = TypeVar("T")
 
 
 class Case(NamedTuple):
@@ -36,7 +36,6 @@ class Case(NamedTuple):
     value: jax.Array
 
 
-SHAPES = {"scalar": (), "vector": (3,), "matrix": (2, 3), "kernel": (1, 2, 3, 2)}
 SMALL = {"a": (2, 3), "b": (2,)}
 
 
@@ -50,8 +49,10 @@ def check_optimizer(
 ) -> None:
     """Check that a learned optimizer behaves as optax and meta-training expect.
 
-    Its functions must be pure; updates must be like the gradients and the state must keep its
-    structure, shapes and dtypes, also for scalars, bfloat16 and trees without leaves; updates must
+    Its functions must be pure; updates must be like the gradients, also for scalars, bfloat16 and
+    trees without leaves; the state must keep its structure, shapes and dtypes, hold no array twice
+    or of somebody else's, and what belongs to a parameter must be of its shape, where
+    `optax.tree.map_params` finds it; counters must not overflow; updates must
     be finite on zero gradients, and the same under `jit`, `vmap` over theta and `scan` and inside
     `optax.chain`, `optax.masked` and `optax.MultiSteps`; and a release file must restore it.
     Leaves may be None, functions, empty or frozen by a gradient of None; complex ones must be
@@ -75,10 +76,11 @@ def check_optimizer(
     """
     thetas = [_perturbed_theta(lopt, seed + i) for i in range(4)]
     theta = thetas[0]
-    tx = _within(lopt, "transform", lambda: lopt.transform(theta, horizon=horizon))
-    _check_state(lopt, tx, theta)
+    tx = within(lopt, "transform", lambda: lopt.transform(theta, horizon=horizon))
+    check_types(lopt, tx)
     compiled = optax.GradientTransformationExtraArgs(tx.init, jax.jit(tx.update))
     _check_finite(lopt, compiled)
+    check_states(lopt, tx, theta)
     _check_pure(lopt, tx, theta)
     cases = [_case(SMALL, seed) for seed in range(2)]
     expected = _run(compiled, cases)
@@ -113,38 +115,6 @@ def _perturbed_theta(lopt: LearnedOptimizer, seed: int) -> Theta:
             )
     theta = jax.tree.map(jnp.asarray, theta)
     return jax.tree.map(lambda t, z: t + 0.3 * z, theta, optax.tree.random_like(k_noise, theta))
-
-
-def _check_state(lopt: LearnedOptimizer, tx: optax.GradientTransformationExtraArgs, theta: Theta):
-    for dtype in (jnp.float32, jnp.bfloat16):
-        case = _case(SHAPES, dtype=dtype)
-        state = _within(
-            lopt, f"init of {dtype.__name__} parameters", lambda c=case: tx.init(c.params)
-        )
-        updates, after = _within(
-            lopt,
-            f"update of {dtype.__name__} parameters",
-            lambda c=case, s=state: jax.eval_shape(tx.update, c.grads, s, c.params, value=c.value),
-        )
-        if difference := difference_of(updates, case.grads):
-            fail(
-                f"`lopt` {lopt.name}: updates must be like the gradients: {difference}",
-                "Return them in the gradients' shapes and dtypes, as `per_tensor_transform` does",
-            )
-        if difference := difference_of(after, state):
-            fail(
-                f"`lopt` {lopt.name}: the state must stay as `init` makes it: {difference}",
-                "Begin with arrays of the shapes and dtypes that `update` returns",
-            )
-    buffers = lambda tree: {id(x) for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)}
-    pointers = lambda tree: {x.unsafe_buffer_pointer() for x in leaves(tree) if jnp.size(x)}
-    state = tx.init(_case(SMALL).params)
-    if buffers(theta) & buffers(state) or pointers(theta) & pointers(state):
-        fail(
-            f"`lopt` {lopt.name}: the state holds an array of theta, which a loop that donates its "
-            "state would delete",
-            "Copy it by jnp.array",
-        )
 
 
 def _check_finite(lopt: LearnedOptimizer, tx: optax.GradientTransformationExtraArgs) -> None:
@@ -196,7 +166,7 @@ def _check_vmap(
         return tx.update(case.grads, tx.init(case.params), case.params, value=case.value)[0]
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *thetas)
-    together = _within(lopt, "vmap over theta", lambda: jax.jit(jax.vmap(update))(stacked))
+    together = within(lopt, "vmap over theta", lambda: jax.jit(jax.vmap(update))(stacked))
     apart = [jax.jit(update)(theta) for theta in thetas]
     expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *apart)
     _check_same(lopt, "under vmap over theta", together, expected, rtol)
@@ -227,7 +197,7 @@ def _check_wrappers(
     cases: list[Case],
     rtol: float,
 ) -> None:
-    run = lambda name, wrapped, cases: _within(lopt, name, lambda: _run(wrapped, cases))[0]
+    run = lambda name, wrapped, cases: within(lopt, name, lambda: _run(wrapped, cases))[0]
     bare, _ = _run(tx, cases)
     chain = optax.chain(optax.clip_by_global_norm(1e6), tx, optax.scale(0.5))
     halves = jax.tree.map(lambda u: 0.5 * u, bare)
@@ -251,7 +221,7 @@ def _check_wrappers(
 
 def _check_empty(lopt: LearnedOptimizer, tx: optax.GradientTransformationExtraArgs) -> None:
     for params in ({}, {"frozen": None, "b": {}}, ()):
-        updates, _ = _within(
+        updates, _ = within(
             lopt,
             f"update of {params}",
             lambda p=params: tx.update(p, tx.init(p), p, value=jnp.float32(1.0)),
@@ -302,7 +272,7 @@ def _check_release(
             release.save(path, lopt, theta)
             return release.load(path, design=design)
 
-    loaded, weights = _within(lopt, "a release file", reload)
+    loaded, weights = within(lopt, "a release file", reload)
     if dict(loaded.config) != dict(lopt.config) or not is_equal(weights, theta):
         fail(
             f"`lopt` {lopt.name}: a release file restores another theta or configuration",
@@ -352,11 +322,3 @@ def _check_same(lopt: LearnedOptimizer, where: str, found: Tree, expected: Tree,
             f"`lopt` {lopt.name}: updates or states {where} are others: {difference}",
             "Compute updates from theta, gradients, state, parameters and value alone",
         )
-
-
-def _within(lopt: LearnedOptimizer, what: str, call: Callable[[], T]) -> T:
-    """Call, and name what was called if it fails."""
-    try:
-        return call()
-    except Exception as error:
-        fail(f"`lopt` {lopt.name}: {what} fails ({one_line(error)})", "See the error above", error)

@@ -1,12 +1,17 @@
 """Comparison of trees, and failures in one line."""
 
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from l2o.learned_optimizer import LearnedOptimizer
+
 Tree = Any
+
+T = TypeVar("T")
 
 
 def difference_of(found: Tree, expected: Tree) -> str | None:
@@ -65,3 +70,13 @@ def one_line(error: Exception) -> str:
 def fail(got: str, advice: str, cause: Exception | None = None) -> NoReturn:
     """Raise an `AssertionError` in one line: what was found, and what to do."""
     raise AssertionError(" ".join(f"{got}. {advice}.".split())) from cause
+
+
+def within(lopt: LearnedOptimizer, what: str, call: Callable[[], T]) -> T:
+    """Call, and name what was called if it fails."""
+    try:
+        return call()
+    except AssertionError:
+        raise
+    except Exception as error:
+        fail(f"`lopt` {lopt.name}: {what} fails ({one_line(error)})", "See the error above", error)

@@ -33,7 +33,7 @@ def test_moving_averages_by_hand():
     first, second = features.moving_averages(averages, x, (0.9, 0.5))
     np.testing.assert_allclose(first, [1.0, 0.8], rtol=1e-6)
     np.testing.assert_allclose(second, [5.5, -4.5], rtol=1e-6)
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError):
         features.moving_averages(averages, x, (0.9,))
 
 
