@@ -22,6 +22,7 @@ import optax
 import safetensors
 import safetensors.numpy
 
+from l2o import stacks
 from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
 from l2o.registry import DESIGNS, RENAMED, RENAMED_ARGUMENTS
 from l2o.runs.folder import RunFolder, atomic_write
@@ -151,7 +152,11 @@ def load(
 
 
 def optimizer(
-    name_or_path: str | Path, horizon: Horizon = None, *, design: Design | None = None
+    name_or_path: str | Path,
+    horizon: Horizon = None,
+    *,
+    stacked: Mapping[str, int] | None = None,
+    design: Design | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Make an optax transformation from a release file; see `load`.
 
@@ -167,13 +172,15 @@ def optimizer(
         name_or_path: Name of an optimizer that comes with l2o, path of a release file, or path of a
             run folder.
         horizon: Number of steps of the training run, for designs that follow its progress.
+        stacked: Axis of the layers in arrays that hold all layers, by path; see `l2o.stacked`.
         design: Constructor, for a design that does not come with l2o.
 
     Raises:
         ValueError: As `load`.
     """
     lopt, theta = load(name_or_path, design=design)
-    return lopt.transform(theta, horizon=horizon)
+    tx = lopt.transform(theta, horizon=horizon)
+    return tx if stacked is None else stacks.stacked(tx, stacked)
 
 
 def read(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from l2o.optimizers import features
-from l2o.optimizers.per_tensor import Packed
+from l2o.optimizers.layout import Packed
 
 MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
 RMS_DECAYS = (0.999,)

@@ -1,8 +1,8 @@
 """An optax transformation from a rule for one tensor."""
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,30 +10,23 @@ import jax.numpy as jnp
 import optax
 
 from l2o.learned_optimizer import require_params
+from l2o.optimizers.layout import (
+    axes_of,
+    in_stack,
+    join_leaves,
+    map_packed,
+    raveled,
+    sharding_of,
+    split_leaves,
+    start,
+    unraveled,
+)
+from l2o.stacks import Stack, is_stack, untagged
 
 
 def as_float32(tree: Any) -> Any:
     """Cast every array of a tree to float32."""
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
-
-
-class Packed(NamedTuple):
-    """Accumulators of a tensor that are not of its shape, such as means over its rows.
-
-    A state keeps those of all tensors in one flat array, so that every other accumulator is of a
-    parameter's shape and can be placed by that parameter's sharding; see `optax.tree.map_params`.
-
-    Attributes:
-        values: Arrays of any shapes and one dtype, the same number for every tensor; in a state,
-            the flat array.
-    """
-
-    values: Any
-
-
-def is_packed(x: Any) -> bool:
-    """Tell whether a tree is `Packed`."""
-    return isinstance(x, Packed)
 
 
 class PerTensorState(NamedTuple):
@@ -115,11 +108,13 @@ def per_tensor_transform(
     template = init_accumulators(jnp.zeros(1, jnp.float32))
 
     def init(params: optax.Params) -> PerTensorState:
-        leaves, treedef = jax.tree.flatten(params)
-        accumulators = [map_packed(raveled, init_accumulators(p)) for p in as_float32(leaves)]
+        leaves, treedef = jax.tree.flatten(params, is_leaf=is_stack)
+        starts = [start(init_accumulators, p) for p in as_float32(leaves)]
         return PerTensorState(
             count=jnp.zeros((), jnp.int32),
-            accumulators=join_leaves(treedef, template, accumulators),
+            accumulators=join_leaves(
+                treedef, template, [map_packed(raveled, found) for found in starts]
+            ),
             run_state=jax.tree.map(jnp.array, run_state),  # copies, which a caller may donate
         )
 
@@ -133,10 +128,10 @@ def per_tensor_transform(
     ) -> tuple[optax.Updates, PerTensorState]:
         del extra_args
         run_state = update_run_state(state.run_state, state.count, value)
-        grads, treedef = jax.tree.flatten(updates)
+        grads, treedef = jax.tree.flatten(updates, is_leaf=is_stack)
         leaves = treedef.flatten_up_to(require_params(params, design))
-        like = [jax.ShapeDtypeStruct(jnp.shape(p), jnp.float32) for p in leaves]
-        shapes = [jax.eval_shape(init_accumulators, p) for p in like]
+        begin = lambda p: start(init_accumulators, as_float32(p))
+        shapes = [jax.eval_shape(begin, p) for p in leaves]
         new_updates, accumulators = update_leaves(
             update_tensor,
             grads,
@@ -152,89 +147,6 @@ def per_tensor_transform(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
-
-
-def join_leaves(treedef: Any, template: Any, leaves: Sequence[Any]) -> Any:
-    """Turn the accumulators of each tensor into accumulators that are trees like the parameters.
-
-    This is how optax lays out its states, and what sharding rules and Flax's NNX expect.
-
-    Args:
-        treedef: Structure of the parameters.
-        template: Accumulators of any one tensor, for their structure.
-        leaves: Accumulators of each tensor, all of that structure, with what is packed `raveled`.
-    """
-    kinds, structure = jax.tree.flatten(template, is_leaf=is_packed)
-    rows = [structure.flatten_up_to(leaf) for leaf in leaves]
-    columns = [[row[i] for row in rows] for i in range(len(kinds))]
-
-    def join_column(kind: Any, column: Sequence[Any]) -> Any:
-        if not is_packed(kind):
-            return treedef.unflatten(column)
-        nothing = jnp.zeros(0, jnp.result_type(*jax.tree.leaves(kind)))
-        return Packed(jnp.concatenate([nothing, *(packed.values for packed in column)]))
-
-    return structure.unflatten(map(join_column, kinds, columns))
-
-
-def split_leaves(
-    treedef: Any, template: Any, accumulators: Any, shapes: Sequence[Any]
-) -> list[Any]:
-    """Take accumulators apart into those of each tensor; undoes `join_leaves`.
-
-    Args:
-        treedef: Structure of the parameters.
-        template: Accumulators of any one tensor, for their structure.
-        accumulators: What `join_leaves` has returned.
-        shapes: Accumulators of each tensor, of which only the shapes matter.
-    """
-    structure = jax.tree.structure(template, is_leaf=is_packed)
-    rows = [structure.flatten_up_to(shape) for shape in shapes]
-
-    def split_column(i: int, tree: Any) -> Sequence[Any]:
-        if not is_packed(tree):
-            return treedef.flatten_up_to(tree)
-        sizes = [sum(x.size for x in jax.tree.leaves(row[i])) for row in rows]
-        return [Packed(piece) for piece in split(tree.values, sizes)]
-
-    columns = [split_column(i, x) for i, x in enumerate(structure.flatten_up_to(accumulators))]
-    return [structure.unflatten(row) for row in zip(*columns, strict=True)]
-
-
-def map_packed(function: Callable[..., Packed], accumulators: Any, *rest: Any) -> Any:
-    """Apply a function to what is packed, and leave other accumulators as they are."""
-    apply = lambda x, *others: function(x, *others) if is_packed(x) else x
-    return jax.tree.map(apply, accumulators, *rest, is_leaf=is_packed)
-
-
-def raveled(packed: Packed) -> Packed:
-    """Put the arrays of a tensor into a flat one."""
-    return Packed(jnp.concatenate([jnp.ravel(replicated(x)) for x in jax.tree.leaves(packed)]))
-
-
-def unraveled(flat: Packed, shapes: Packed) -> Packed:
-    """Take a flat array apart into arrays of such shapes; undoes `raveled`."""
-    leaves, structure = jax.tree.flatten(shapes)
-    pieces = split(flat.values, [x.size for x in leaves])
-    return structure.unflatten(x.reshape(y.shape) for x, y in zip(pieces, leaves, strict=True))
-
-
-def split(flat: jax.Array, sizes: Sequence[int]) -> list[jax.Array]:
-    """Cut a flat array into pieces of such sizes, none if there are none."""
-    return jnp.split(flat, [*itertools.accumulate(sizes)])[:-1]
-
-
-def sharding_of(x: Any) -> Any:
-    """How an array's type says that it is sharded; nothing for one without explicit mesh axes."""
-    return jax.typeof(x).sharding
-
-
-def replicated(x: jax.Array) -> jax.Array:
-    """Undo what explicit mesh axes say of an array, whose axes may then become one."""
-    sharding = sharding_of(x)
-    if not any(sharding.spec):
-        return x
-    return jax.sharding.reshard(x, sharding.update(spec=jax.P(*[None] * x.ndim)))
 
 
 SMALL = 2**14
@@ -275,20 +187,16 @@ def update_leaves(
         The updates, in the dtypes of the gradients, and the accumulators.
     """
     rule = jax.jit(update_tensor)
+    axes = [g.axis if isinstance(g, Stack) else None for g in grads]
+    grads, params, accumulators, shapes = map(untagged, (grads, params, accumulators, shapes))
     # Under explicit mesh axes a sharding is part of a type, and only equal types can be stacked.
-    kind = lambda i: (jnp.shape(grads[i]), *map(sharding_of, (grads[i], params[i])))
+    kind = lambda i: (jnp.shape(grads[i]), axes[i], *map(sharding_of, (grads[i], params[i])))
     by_kind: dict[tuple[Any, ...], list[int]] = {}
     for i in range(len(grads)):
         by_kind.setdefault(kind(i), []).append(i)
     found: dict[int, tuple[jax.Array, Any]] = {}
-    for (shape, *_), group in by_kind.items():
-        like = shapes[group[0]]
-
-        def apply(tensor: tuple[jax.Array, jax.Array, Any], like: Any = like):
-            g, p, found = tensor
-            update, found = rule(g, p, map_packed(unraveled, found, like), *shared)
-            return update, map_packed(raveled, found)
-
+    for (shape, axis, *_), group in by_kind.items():
+        apply = partial(apply_rule, rule, shapes[group[0]], axis, shared)
         tensors = [(as_float32(grads[i]), as_float32(params[i]), accumulators[i]) for i in group]
         if math.prod(shape) == 0:  # means over nothing would be NaN
             results = [(g, found) for g, _, found in tensors]
@@ -303,4 +211,27 @@ def update_leaves(
             results = [jax.tree.map(lambda x, k=k: x[k], result) for k in range(len(group))]
         found |= dict(zip(group, results, strict=True))
     updates = [found[i][0].astype(jnp.result_type(g)) for i, g in enumerate(grads)]
-    return updates, [found[i][1] for i in range(len(grads))]
+    new = [found[i][1] for i in range(len(grads))]
+    back = lambda axis, x, as_stack: x if axis is None else as_stack(x, axis)
+    return (
+        [back(axis, x, Stack) for axis, x in zip(axes, updates, strict=True)],
+        [back(axis, x, in_stack) for axis, x in zip(axes, new, strict=True)],
+    )
+
+
+def apply_rule(
+    rule: Callable[..., tuple[jax.Array, Any]],
+    shapes: Any,
+    axis: int | None,
+    shared: Sequence[Any],
+    tensor: tuple[jax.Array, jax.Array, Any],
+) -> tuple[jax.Array, Any]:
+    """Apply a rule to a tensor, or to each of those along an axis."""
+    g, p, found = tensor
+    found = map_packed(unraveled, found, shapes)
+    if axis is not None:
+        axes = axes_of(found, axis)
+        in_axes = (axis, axis, axes, *[None] * len(shared))
+        rule = jax.vmap(rule, in_axes, (axis, axes))
+    update, found = rule(g, p, found, *shared)
+    return update, map_packed(raveled, found)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from l2o.optimizers.per_tensor import (
+from l2o.optimizers.layout import (
     Packed,
     join_leaves,
     map_packed,
@@ -57,6 +57,7 @@ from l2o.policies.policy import (
     make_actor,
     separate_networks,
 )
+from l2o.stacks import is_stack
 
 
 class ControllerState(NamedTuple):
@@ -167,6 +168,11 @@ def make_controller(
     def init(params: optax.Params, horizon: int | jax.Array) -> ControllerState:
         codes = [entry.encode(initial[n]) for n, entry in table.items()]
         num_agents = len(jax.tree.leaves(params)) if per_tensor else 1
+        if per_tensor and any(map(is_stack, jax.tree.leaves(params, is_leaf=is_stack))):
+            raise ValueError(
+                f"`axes` must be empty for {name}, which has an agent for each array; got layers "
+                "in one array. Try scheduler, which has one for all."
+            )
         if networks not in (1, num_agents):
             raise ValueError(
                 f"`networks` must be 1 or one for each of the {num_agents} tensors; got {networks}."

@@ -1,0 +1,1 @@
+"""What surrounds an optimizer in a training loop."""

@@ -1,0 +1,181 @@
+"""The guard does nothing until training diverges, and then goes on as the fallback would."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from design_cases import NAMES, TABLE, perturbed_theta
+
+import l2o
+from l2o.inner_step import inner_step
+from l2o.loops.guard import GOING_BACK, LEADING, RELIEVED, RESTORING, guarded
+from l2o.tasks.digits import digits_mlp
+from l2o.tasks.quadratic import rotated_quadratic
+
+STEPS = 300
+MLP = digits_mlp().evaluation[0]
+
+
+def train(tx, task=MLP, num_steps=STEPS, seed=0):
+    """Parameters, state and losses of a run in one program."""
+    tx = optax.with_extra_args_support(tx)
+    k_sample, k_init, k_run = jax.random.split(jax.random.key(seed), 3)
+    instance = task.sample(k_sample)
+
+    def step(carry, i):
+        params, state, loss, _ = inner_step(
+            task, tx, jax.random.fold_in(k_run, i), *carry, instance, task.data
+        )
+        return (params, state), loss
+
+    params = task.init(k_init, instance)
+    start = (params, tx.init(params))
+    carry, losses = jax.jit(lambda c: jax.lax.scan(step, c, jnp.arange(num_steps)))(start)
+    return *carry, np.asarray(losses)
+
+
+def walk(tx, losses, params=None, grad=0.1):
+    """States and parameters after updates at given losses."""
+    params = {"x": jnp.ones(2)} if params is None else params
+    grads = jax.tree.map(lambda p: jnp.full_like(p, grad), params)
+    state, found = tx.init(params), []
+    update = jax.jit(lambda state, params, loss: tx.update(grads, state, params, value=loss))
+    for loss in losses:
+        updates, state = update(state, params, jnp.float32(loss))
+        params = optax.apply_updates(params, updates)
+        found.append((state, params))
+    return found
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_changes_until_it_acts(name, seed):
+    """Bit for bit, where the update is a program of its own."""
+    task = rotated_quadratic(4)
+    tx = TABLE[name].transform(perturbed_theta(name, seed), horizon=30)
+    instance = task.sample(jax.random.key(seed))
+    start = task.init(jax.random.key(seed + 1), instance)
+    grad = jax.jit(jax.grad(lambda p: task.loss(p, jnp.zeros(4), instance)))
+
+    def run(tx):
+        params, state, update, found = start, tx.init(start), jax.jit(tx.update), []
+        for t in range(20):  # at losses that fall, whatever an untrained design does
+            loss = jnp.float32(2 / (1 + t))
+            updates, state = update(grad(params), state, params, value=loss)
+            params = optax.apply_updates(params, updates)
+            found.append((updates, params))
+        return found, state
+
+    (found, state), (expected, plain) = run(guarded(tx)), run(tx)
+    assert int(state.switches) == 0
+    jax.tree.map(np.testing.assert_array_equal, (found, state.leader), (expected, plain))
+
+
+DIVERGENT = {
+    "learned rate times 100": optax.chain(l2o.optimizer("digits", STEPS), optax.scale(100.0)),
+    "a rate of 30": optax.sgd(30.0),
+    "updates that are not finite": optax.chain(
+        optax.adam(0.01), optax.scale_by_schedule(lambda t: jnp.where(t < 40, 1.0, jnp.inf))
+    ),
+    "up again, late": optax.chain(
+        optax.adam(0.001), optax.scale_by_schedule(lambda t: jnp.where(t < 100, 1.0, -30.0))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIVERGENT)
+def test_a_run_that_diverges_ends_as_that_of_the_fallback(name):
+    final = lambda losses: float(np.mean(losses[-10:]))
+    _, _, alone = train(DIVERGENT[name])
+    _, state, found = train(guarded(DIVERGENT[name]))
+    _, _, fallback = train(optax.adam(1e-3))
+    assert int(state.switches) == 1 and int(state.mode) == RELIEVED
+    assert not final(alone) < 2 * final(fallback)
+    assert final(found) < 1.05 * final(fallback)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_it_goes_back_to_where_the_loss_was_lowest(dtype):
+    away = optax.sgd(-1e6)
+    start = {"x": jnp.asarray([0.1, 3.0], dtype)}
+    path = walk(guarded(away, snapshot_every=1), [2.0, 1e6, 1e6, 1e6, 1e6, 1e6, 1e6, 2.0], start)
+    modes = [int(state.mode) for state, _ in path]
+    assert modes == [LEADING] * 2 + [GOING_BACK] * RESTORING + [RELIEVED] * 2
+    ulp = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(path[1 + RESTORING][1]["x"], start["x"], rtol=ulp)
+    assert int(path[-1][0].last_switch) == 2
+
+
+def test_one_bad_batch_is_no_end():
+    for bad in (100.0, jnp.nan, jnp.inf):
+        path = walk(guarded(optax.sgd(0.01)), [2.0, 1.9, bad, 1.8, 1.7, 1.6])
+        assert int(path[-1][0].switches) == 0
+    assert int(walk(guarded(optax.sgd(0.01)), [2.0, 1.9, jnp.nan, jnp.nan])[-1][0].switches) == 1
+
+
+def test_what_was_won_may_not_be_lost_for_long():
+    fall, lost = list(np.linspace(2.0, 0.1, 40)), [1.8] * 60
+    path = walk(guarded(optax.sgd(0.01)), fall + lost)
+    assert 60 <= int(path[-1][0].last_switch) <= 95
+    noisy = [0.5 + 0.4 * (-1) ** i for i in range(60)]
+    assert int(walk(guarded(optax.sgd(0.01)), fall + noisy)[-1][0].switches) == 0
+
+
+def test_it_may_lead_again_and_waits_longer_each_time():
+    bad = [2.0, 1e6, 1e6, 1e6, 1e6, 1e6]
+    losses = [*bad, *[1.0] * 5, 1e6, 1e6, 1e6, 1e6, 1e6, *[1.0] * 9]
+    path = walk(guarded(optax.sgd(0.01), retry_after=3), losses)
+    modes = "".join("lbr"[int(state.mode)] for state, _ in path)
+    first, second = modes.split("l" + "b", 2)[1:]
+    assert first.count("r") == 3 and second.count("r") == 6
+    state = path[-1][0]
+    assert int(state.switches) == 2 and int(state.last_return) > int(state.last_switch)
+
+
+def test_a_population_with_donation():
+    """Each member has its own guard."""
+    tx = guarded(optax.inject_hyperparams(optax.sgd)(1.0))
+
+    def run(rate):
+        params = jnp.ones(3)
+        state = tx.init(params)
+        state.leader.hyperparams["learning_rate"] = rate
+
+        def step(carry, _):
+            params, state = carry
+            loss, grads = jax.value_and_grad(lambda p: jnp.sum(p**2))(params)
+            updates, state = tx.update(grads, state, params, value=loss)
+            return (optax.apply_updates(params, updates), state), loss
+
+        (params, state), _ = jax.lax.scan(step, (params, state), length=50)
+        return params, state.switches
+
+    params, switches = jax.jit(jax.vmap(run))(jnp.array([0.1, 0.3, 10.0]))
+    assert switches.tolist() == [0, 0, 1]
+    assert jnp.all(jnp.isfinite(params)) and jnp.max(jnp.abs(params[2])) < 1.0
+    start = jnp.ones(3)
+    step = jax.jit(lambda p, s: tx.update(p, s, p, value=1.0), donate_argnums=(0, 1))
+    step(start, tx.init(start))
+
+
+def test_its_state_is_placed_like_the_parameters():
+    params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
+    tx = guarded(l2o.optimizer("digits", 10))
+    same_shape = lambda x, p: np.testing.assert_equal(jnp.shape(x), p.shape)
+    optax.tree.map_params(tx, same_shape, tx.init(params), params)
+
+
+@pytest.mark.parametrize("name", ["snapshot_every", "retry_after"])
+def test_mistakes_are_told_in_a_line(name):
+    with pytest.raises(ValueError, match=rf"`{name}` must be at least 1; got 0. Try {name}=10."):
+        guarded(optax.sgd(0.1), **{name: 0})
+
+
+@pytest.mark.parametrize("missing", ["params", "value"])
+def test_what_it_needs_is_named(missing):
+    tx, x = guarded(optax.sgd(0.1)), jnp.ones(2)
+    arguments = {"params": x, "value": 1.0}
+    arguments[missing] = None
+    with pytest.raises(ValueError, match=f"`{missing}` is needed by guarded"):
+        tx.update(x, tx.init(x), arguments["params"], value=arguments["value"])
