@@ -27,6 +27,8 @@ from .learned_optimizer import design as design
 from .learner import Learner as Learner
 from .learner import MetaState as MetaState
 from .learner import gradient_learner as gradient_learner
+from .loops.diagnostics import diagnosed as diagnosed
+from .loops.diagnostics import diagnostics as diagnostics
 from .loops.guard import guarded as guarded
 from .mixtures import mixture as mixture
 from .objective import Objective as Objective

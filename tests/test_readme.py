@@ -29,6 +29,16 @@ def test_a_block_of_the_readme_runs(block, tmp_path, monkeypatch):
         assert (tmp_path / "mine.safetensors").stat().st_size > 0
 
 
+def test_the_recipes_run():
+    """Blocks of docs/loops.md go on where those before them ended."""
+    page = (README.parent / "docs" / "loops.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict = {}
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) == 5 and set(names["found"]) == {"step_size", "relative_update", "cosine"}
+
+
 def commands() -> list[str]:
     """Every meta-training that README and docs tell to type, but for placeholders and shells."""
     pages = [README, *sorted((README.parent / "docs").glob("*.md"))]

@@ -11,7 +11,8 @@ MLP₁ reads thirteen features, each over its RMS: parameter, gradient, three bi
 root, the gradient's sign, the signed square of the second momentum and the gradient cubed. MLP₂
 reads fourteen statistics of the run and the tensor: progress, loss trend, scale of the
 parameters, agreement of gradient and momenta, noise, size and rank. T is the horizon, so the
-design needs to be told it; the bound on η keeps an unseen statistic from blowing up a run.
+design needs to be told it; past it the rate stays that of the last step. The bound on η keeps an
+unseen statistic from blowing up a run.
 """
 
 import math
@@ -214,7 +215,8 @@ def nominal_mlp(
 
         def shared(count: jax.Array, run: NominalRun) -> tuple[Any, ...]:
             count = count.astype(jnp.float32)
-            nominal_rate = rate * jnp.maximum(1.0 - count / num_steps, 0.0)
+            left = jnp.maximum(num_steps - count, 1.0)  # past the horizon, as at its last step
+            nominal_rate = rate * left / num_steps
             return theta, count + 1.0, run_statistics(run, count, num_steps), nominal_rate
 
         return per_tensor_transform(

@@ -267,3 +267,12 @@ def test_a_root_mean_square_stands_behind_a_barrier():
 def test_number_of_meta_parameters(lopt, count):
     theta = jax.eval_shape(lopt.init, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(theta)) == count
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_past_the_horizon_training_goes_on(name):
+    c = case(SMALL)
+    updates, state = run(compiled(name), [c] * (HORIZON + 20))
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((updates, state)))
+    last = [float(optax.tree.norm(update)) for update in updates]
+    assert min(last[HORIZON:]) > 0.01 * last[HORIZON - 1]
