@@ -6,6 +6,8 @@ import os
 import re
 import select
 import sys
+import sysconfig
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
@@ -62,7 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     console = PlainConsole()
-    sys.path.append(str(Path.cwd()))  # module:attribute of a user's own, when run as a script
+    try:
+        sys.path.append(os.getcwd())  # module:attribute of a user's own, when run as a script
+    except FileNotFoundError:
+        print(
+            "error: the working directory has been removed. Change into one that is there.",
+            file=sys.stderr,
+        )
+        return 2
     if not arguments or arguments[0] in ("-h", "--help"):
         console.print(USAGE, markup=False, highlight=False)
         return 0 if arguments else 2
@@ -80,7 +89,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise  # for `run`
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (ValueError, RunError, OSError) as error:
+    except Exception as error:
+        if where := place_in_users_code(error):
+            what = f"{type(error).__name__}: {error}".partition("\n")[0]
+            print(f"error: {where}: {what}", file=sys.stderr)
+            return 2
+        if not isinstance(error, ValueError | RunError | OSError):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -90,6 +105,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+
+
+def place_in_users_code(error: Exception) -> str | None:
+    """The file and line of a user's own module at which an error arose.
+
+    None if l2o was at work there, or l2o called what failed.
+    """
+    tasks = Path(importlib.import_module("l2o.tasks").__file__ or "")
+    ours = [Path(l2o.__file__).parent.resolve(), tasks.parent.resolve()]
+    others = [Path(folder).resolve() for folder in sysconfig.get_paths().values()]
+    script = Path(sys.argv[0]).resolve()  # `python meta_train.py`
+    is_in = lambda file, folders: any(file.is_relative_to(folder) for folder in folders)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename).resolve()
+        if is_in(file, ours) or file == script:
+            return None
+        if file.is_file() and not is_in(file, others):
+            return f"{frame.filename}, line {frame.lineno}"
+    return None
 
 
 def unknown_command(word: str) -> ValueError:

@@ -81,3 +81,52 @@ def test_words_of_a_command_line_have_their_tildes_replaced(monkeypatch, tmp_pat
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cli.main(["report", "~/nothing"]) == 2
     assert str(tmp_path / "nothing") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "what"),
+    [
+        ("x = 1 / 0", 1, "ZeroDivisionError: division by zero"),
+        ("def task():\n    return undefined", 2, "NameError: name 'undefined' is not defined"),
+        ("def task():\n    raise ValueError('no\\nlines')", 2, "ValueError: no"),
+        (
+            "import jax.numpy as jnp, l2o\n"
+            "def task():\n"
+            "    loss = lambda params, batch, instance: params @ jnp.ones(3)\n"
+            "    start = lambda key, instance: jnp.ones(2)\n"
+            "    batch = lambda key, instance, data, split: ()\n"
+            "    return l2o.Task('mine', lambda key: (), start, batch, loss, loss_cap=9.0)",
+            3,
+            "TypeError: dot_general requires contracting dimensions",
+        ),
+    ],
+    ids=["import", "call", "value", "trace"],
+)
+def test_an_error_in_a_users_module_is_told_with_its_line(
+    body, line, what, tmp_path, monkeypatch, capsys
+):
+    module = f"broken_{line}_{len(body)}"
+    (tmp_path / f"{module}.py").write_text(body)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    assert (
+        cli.main(["meta-train", "--task", f"{module}:task", "--run-dir", str(tmp_path / "r")]) == 2
+    )
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / module}.py, line {line}: {what}"), error
+    assert error.count("\n") == 1
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("l2o.cli.names.BASELINES", None)
+    with pytest.raises((TypeError, AttributeError)):
+        cli.main(["list"])
+
+
+def test_a_working_directory_that_is_gone_is_one_line(monkeypatch, capsys):
+    def gone():
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("os.getcwd", gone)
+    assert cli.main(["list"]) == 2
+    assert "the working directory has been removed" in capsys.readouterr().err
