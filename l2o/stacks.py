@@ -7,13 +7,16 @@ array of its own.
 """
 
 import functools
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from l2o.leaves import is_number
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["axis"])
@@ -30,18 +33,13 @@ class Stack:
     axis: int
 
 
-@jax.tree_util.register_static
-class Placeholder:
-    """Stands for the parameters where an optimizer is asked what its state looks like."""
-
-
 def is_stack(x: Any) -> bool:
     """Tell whether a tree is a `Stack`."""
     return isinstance(x, Stack)
 
 
 def stacked(
-    tx: optax.GradientTransformationExtraArgs, axes: Mapping[str, int]
+    tx: optax.GradientTransformation, axes: Mapping[str, int]
 ) -> optax.GradientTransformationExtraArgs:
     """Tell an optimizer which arrays of a model hold a tensor for each layer.
 
@@ -56,20 +54,26 @@ def stacked(
     (12, 8, 8)
 
     Args:
-        tx: Optimizer of l2o, or a chain with one in it. To others, to which a tensor is no unit,
-            nothing changes.
+        tx: Optimizer of l2o, or a chain with one in it. Others go on to take an array for one
+            tensor: Adam's updates are the same either way, those of optax.lamb are not.
         axes: Axis of the layers by path, for every array at that path or below it: "layers",
             "decoder/layers", or "" for all.
 
     Returns:
         An optimizer whose `init` raises a `ValueError` if there is nothing at a path, or an array
         there has no such axis.
+
+    Raises:
+        ValueError: If an axis is no integer.
     """
+
+    axes = checked(axes)
+    inner = optax.with_extra_args_support(tx)
 
     def tagged(tree: Any) -> Any:
         def tag(path: Any, x: Any) -> Any:
             axis = axis_of(path_of(path), axes)
-            if axis is None:
+            if axis is None or not is_number(x):
                 return x
             if not -jnp.ndim(x) <= axis < jnp.ndim(x):
                 raise ValueError(
@@ -82,7 +86,7 @@ def stacked(
 
     def init(params: optax.Params) -> optax.OptState:
         check_paths(axes, params)
-        return untagged(tx.init(tagged(params)))
+        return untagged(inner.init(tagged(params)))
 
     def update(
         updates: optax.Updates,
@@ -90,14 +94,36 @@ def stacked(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
-        tag_params = lambda mark, x: tagged(x) if isinstance(mark, Placeholder) else x
-        marked = tx.init(Placeholder())  # pyright: ignore[reportArgumentType]
-        is_mark = lambda x: isinstance(x, Placeholder)
-        state = jax.tree.map(tag_params, marked, state, is_leaf=is_mark)
-        updates, state = tx.update(tagged(updates), state, tagged(params), **extra_args)
+        like = updates if params is None else params
+        state = with_stacks_of(lambda tree: inner.init(tagged(tree)), state, updates, like)
+        updates, state = inner.update(tagged(updates), state, tagged(params), **extra_args)
         return untagged(updates), untagged(state)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def with_stacks_of(
+    init: Callable[[optax.Params], optax.OptState],
+    state: optax.OptState,
+    grads: optax.Updates,
+    params: optax.Params,
+) -> optax.OptState:
+    """Put stacks into a state where `init` has them, which saw all parameters or the trained ones.
+
+    Raises:
+        ValueError: If the state is of other parameters.
+    """
+    leaves = jax.tree.leaves(state)
+    is_none = lambda x: x is None
+    trained = jax.tree.map(lambda g, p: None if g is None else p, grads, params, is_leaf=is_none)
+    for tree in (params, trained):
+        structure = jax.tree.structure(jax.eval_shape(lambda tree=tree: init(tree)))
+        if structure.num_leaves == len(leaves):
+            return structure.unflatten(leaves)
+    raise ValueError(
+        "`state` must come from `init` of the parameters, or of those that have gradients; got one "
+        "of others. Call tx.init(params)."
+    )
 
 
 def untagged(tree: Any) -> Any:
@@ -116,12 +142,22 @@ def axis_of(path: str, axes: Mapping[str, int]) -> int | None:
     return axes[max(leads, key=len)] if leads else None
 
 
+def checked(axes: Mapping[str, int]) -> dict[str, int]:
+    """Raise a `ValueError` unless these are integers by paths, and return them."""
+    is_axis = lambda axis: hasattr(axis, "__index__") and not isinstance(axis, bool)
+    items = axes.items() if isinstance(axes, Mapping) else [("", axes)]
+    for path, axis in items:
+        if not isinstance(axes, Mapping) or not isinstance(path, str) or not is_axis(axis):
+            raise ValueError(
+                f"`axes` must be an integer for each path; got {axes!r}. Try {{'layers': 0}}."
+            )
+    return {path.strip("/"): operator.index(axis) for path, axis in items}
+
+
 def check_paths(axes: Mapping[str, int], params: optax.Params) -> None:
-    """Raise a `ValueError` unless `axes` has integers by paths at which there are parameters."""
+    """Raise a `ValueError` unless there are parameters at each of these paths."""
     paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(params)]
     for prefix, axis in axes.items():
-        if isinstance(axis, bool) or not isinstance(axis, int):
-            raise ValueError(f"`axes` must be integers by path; got {prefix}: {axis!r}. Try 0.")
         if paths and all(axis_of(path, {prefix: axis}) is None for path in paths):
             known = ", ".join(dict.fromkeys(path.partition("/")[0] for path in paths))
             raise ValueError(

@@ -93,14 +93,13 @@ def test_the_longest_path_says_the_axis():
             "`axes` must name paths of parameters; got layer, at which there is nothing",
         ),
         ({"layers": 2}, "got 2 for layers/b of shape (3, 3)"),
-        ({"layers": "0"}, "`axes` must be integers by path; got layers: '0'"),
-        ({"layers": True}, "`axes` must be integers by path; got layers: True"),
+        ({"layers": "0"}, "`axes` must be an integer for each path; got {'layers': '0'}"),
+        ({"layers": True}, "`axes` must be an integer for each path; got {'layers': True}"),
     ],
 )
 def test_mistakes_are_told_in_a_line(axes, message):
-    tx = stacked(l2o.optimizer("digits", HORIZON), axes)
     with pytest.raises(ValueError) as caught:
-        tx.init(in_one_array(network(0), 0))
+        stacked(l2o.optimizer("digits", HORIZON), axes).init(in_one_array(network(0), 0))
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -108,3 +107,25 @@ def test_an_agent_for_each_array_cannot_be_one_for_each_layer():
     tx = TABLE[ONE_AGENT_AN_ARRAY].transform(perturbed_theta(ONE_AGENT_AN_ARRAY), horizon=HORIZON)
     with pytest.raises(ValueError, match=r"`axes` must be empty for per_tensor_controller"):
         stacked(tx, {"layers": 0}).init(in_one_array(network(0), 0))
+
+
+def test_masks_labels_and_what_is_no_number_stand_in_a_chain():
+    tx = l2o.optimizer("digits", HORIZON)
+    tree = in_one_array(network(0), 0)
+    layers = {"layers": {"w": True, "b": True}, "head": False}
+    labels = {"layers": {"w": "a", "b": "a"}, "head": "z"}
+    for chain in (
+        optax.chain(tx, optax.add_decayed_weights(1e-3, mask=layers)),
+        optax.chain(optax.clip_by_global_norm(1.0), optax.masked(tx, layers)),
+        optax.partition({"a": tx, "z": optax.adam(1e-3)}, labels),
+        optax.scale(0.1),
+    ):
+        together = stacked(chain, {"layers/": np.int64(0)})
+        updates, state = together.update(tree, together.init(tree), tree, value=1.0)
+        assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, tree)
+        together.update(tree, state, tree, value=1.0)
+    model = {"layers": {"w": tree["layers"]["w"], "f": jnp.tanh}, "frozen": jnp.ones(2)}
+    grads = {"layers": {"w": tree["layers"]["w"], "f": None}, "frozen": None}
+    together = stacked(tx, {"layers": 0})
+    updates, _ = together.update(grads, together.init(model), model, value=1.0)
+    assert updates["frozen"] is None and updates["layers"]["w"].shape == (LAYERS, 4, 3)

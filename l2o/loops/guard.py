@@ -7,8 +7,9 @@ l̄ an average of the last few and l* the lowest that it has been, training has 
     l̄ > l* + max(l₀ - l*, |l₀| / 2) / 2 + 4 δ for 20 updates: half of what was won is lost; δ is
                                                       how far a loss is from l̄ on average,
 
-or if an update would make a parameter infinite, which is not done. Then the parameters go
-back to where l̄ was lowest, and the fallback takes over from there.
+or if an update would make a parameter infinite, which is never done and looked for whenever the
+parameters are copied. Then the parameters go back to where l̄ was lowest, and the fallback takes
+over from there. l₀ is the first loss that is finite and not zero; twenty that are not are an end.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from l2o.learned_optimizer import require_params, require_value
+from l2o.leaves import on_any_tree
 
 FAST_DECAY = 0.8
 NOISE_DECAY = 0.95
@@ -93,7 +95,8 @@ def guarded(
 
     Until then updates are those of `tx`, bit for bit. What it did is in the state: `switches`,
     `last_switch`, `last_return`. It takes the memory of a copy of the parameters and of the
-    fallback's state. The loss must be one that training lowers.
+    fallback's state, and once `tx` is relieved, updates of both are computed. The loss must be one
+    that training lowers.
 
     >>> import jax.numpy as jnp, l2o
     >>> tx = l2o.guarded(l2o.optimizer("digits", horizon=1000))
@@ -105,7 +108,8 @@ def guarded(
     Args:
         tx: Optimizer to guard.
         fallback: Optimizer that relieves it; `optax.adam(1e-3)` if None.
-        snapshot_every: Updates between two copies of the best parameters, at least.
+        snapshot_every: Updates between two copies of the best parameters, at least, and between
+            two looks for parameters that would be infinite.
         retry_after: Updates after which `tx` is begun anew; twice as many the next time, and so on;
             never if None.
 
@@ -113,11 +117,11 @@ def guarded(
         An optimizer whose `update` needs `params` and `value=loss`.
 
     Raises:
-        ValueError: If a number of updates is below 1.
+        ValueError: If a number of updates is no whole number of at least 1.
     """
     for name, number in (("snapshot_every", snapshot_every), ("retry_after", retry_after)):
-        if number is not None and number < 1:
-            raise ValueError(f"`{name}` must be at least 1; got {number}. Try {name}=10.")
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise ValueError(f"`{name}` must be a whole number from 1 on; got {number!r}. Try 10.")
     leader = optax.with_extra_args_support(tx)
     relief = optax.with_extra_args_support(optax.adam(1e-3) if fallback is None else fallback)
 
@@ -167,7 +171,8 @@ def guarded(
 
             def relieve(relief_state: optax.OptState):
                 relief_state = if_so(is_new, lambda _: relief.init(params), relief_state)
-                return relief.update(updates, relief_state, params, value=value, **extra_args)
+                found = relief.update(updates, relief_state, params, value=value, **extra_args)
+                return like(found, (steps, relief_state))
 
             return jax.lax.cond(mode == GOING_BACK, go_back, relieve, relief_state)
 
@@ -189,7 +194,13 @@ def guarded(
             last_return=now(LEADING, state.last_return),
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+    tx = optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+    return on_any_tree(tx, "guarded")
+
+
+def like(tree: T, before: T) -> T:
+    """Cast arrays to the dtypes of others."""
+    return jax.tree.map(lambda x, y: x.astype(jnp.result_type(y)), tree, before)
 
 
 def if_so(is_so: jax.Array, function: Callable[[T], T], x: T) -> T:
@@ -203,8 +214,8 @@ def if_so(is_so: jax.Array, function: Callable[[T], T], x: T) -> T:
 
 def observe(watch: Watch, loss: jax.Array) -> Watch:
     """Add a loss to what is known."""
-    is_first = jnp.isnan(watch.first) & jnp.isfinite(loss)
-    first = jnp.where(is_first, loss, watch.first)
+    is_none = jnp.isnan(watch.first) | (watch.first == 0)
+    first = jnp.where(is_none & jnp.isfinite(loss), loss, watch.first)
     ceiling = first + CEILING * jnp.abs(first)
     loss = jnp.where(jnp.isfinite(loss), jnp.minimum(loss, ceiling), ceiling)
     average = lambda decay, before, x: jnp.where(
@@ -216,6 +227,7 @@ def observe(watch: Watch, loss: jax.Array) -> Watch:
     best = jnp.fmin(watch.best, recent)
     won = jnp.maximum(first - best, 0.5 * jnp.abs(first))
     is_lost = recent > best + 0.5 * won + NOISES * noise
+    is_lost |= ~jnp.isfinite(first)
     return Watch(first, recent, best, noise, jnp.where(is_lost, watch.strikes + 1, 0))
 
 
@@ -233,11 +245,13 @@ def decide(state: GuardState, loss: jax.Array, retry_after: int | None) -> tuple
         ],
         jnp.where(state.since < wait, RELIEVED, LEADING),
     ).astype(jnp.int32)
-    # Losses on the way back are those of parameters that are on none.
-    there = watch._replace(recent=watch.best, strikes=jnp.zeros_like(watch.strikes))
-    is_back = mode == GOING_BACK
-    watch = jax.tree.map(lambda new, old: jnp.where(is_back, new, old), there, watch)
-    return watch, mode
+    # Losses on the way back are those of parameters that are on none, and who leads again is not
+    # to be told of another's.
+    is_new_run = (mode == GOING_BACK) | ((mode == LEADING) & (state.mode == RELIEVED))
+    return watch._replace(
+        recent=jnp.where(is_new_run, watch.best, watch.recent),
+        strikes=jnp.where(is_new_run, 0, watch.strikes),
+    ), mode
 
 
 def overflows(params: optax.Params, updates: optax.Updates) -> jax.Array:
@@ -251,4 +265,4 @@ def without_overflow(u: jax.Array, p: jax.Array) -> jax.Array:
 
     From such a parameter there is no way back: an update is what is added to it.
     """
-    return jnp.where(jnp.isfinite(p + u), u, jnp.zeros_like(u))
+    return jnp.where(jnp.isfinite((p + u).astype(p.dtype)), u, jnp.zeros_like(u))

@@ -65,8 +65,8 @@ def init(p: jax.Array) -> Accumulators:
 
     smaller, larger = features.factored_axes(p.shape) or (None, None)
     return Accumulators(
-        momenta=tuple(jnp.zeros(p.shape, jnp.float32) for _ in MOMENTUM_DECAYS),
-        second_moment=jnp.zeros(p.shape, jnp.float32),
+        momenta=tuple(jnp.zeros_like(p, jnp.float32) for _ in MOMENTUM_DECAYS),
+        second_moment=jnp.zeros_like(p, jnp.float32),
         factored=Packed(
             RowsAndColumns(
                 rows=factored(larger),

@@ -72,7 +72,7 @@ def join_leaves(treedef: Any, template: Any, leaves: Sequence[Any]) -> Any:
     def join_column(kind: Any, column: Sequence[Any]) -> Any:
         if not is_packed(kind):
             return treedef.unflatten(column)
-        nothing = jnp.zeros(0, jnp.result_type(*jax.tree.leaves(kind)))
+        nothing = jnp.zeros(0, jnp.result_type(*jax.tree.leaves(kind) or [jnp.float32]))
         return Packed(jnp.concatenate([nothing, *(packed.values for packed in column)]))
 
     return structure.unflatten(map(join_column, kinds, columns))
@@ -99,6 +99,8 @@ def split_leaves(
         return [Packed(piece) for piece in split(tree.values, sizes)]
 
     columns = [split_column(i, x) for i, x in enumerate(structure.flatten_up_to(accumulators))]
+    if not columns:  # a rule that remembers nothing
+        return list(shapes)
     return [structure.unflatten(row) for row in zip(*columns, strict=True)]
 
 
@@ -110,7 +112,8 @@ def map_packed(function: Callable[..., Packed], accumulators: Any, *rest: Any) -
 
 def raveled(packed: Packed) -> Packed:
     """Put the arrays of a tensor into a flat one."""
-    return Packed(jnp.concatenate([jnp.ravel(replicated(x)) for x in jax.tree.leaves(packed)]))
+    arrays = [jnp.ravel(replicated(x)) for x in jax.tree.leaves(packed)]
+    return Packed(jnp.concatenate(arrays) if arrays else jnp.zeros(0, jnp.float32))
 
 
 def unraveled(flat: Packed, shapes: Packed) -> Packed:

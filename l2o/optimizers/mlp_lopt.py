@@ -52,7 +52,7 @@ def mlp_lopt(
         return nets.mlp_init(key, (NUM_INPUTS, *[hidden_size] * hidden_layers, 2))
 
     def init_accumulators(p):
-        return tuple(jnp.zeros(p.shape, jnp.float32) for _ in DECAYS)
+        return tuple(jnp.zeros_like(p, jnp.float32) for _ in DECAYS)
 
     def update_tensor(g, p, momenta, mlp, bias):
         momenta = features.moving_averages(momenta, g, DECAYS)

@@ -69,8 +69,8 @@ class NominalRun(NamedTuple):
 def init_accumulators(p: jax.Array) -> NominalAccumulators:
     """Zero accumulators of a tensor."""
     return NominalAccumulators(
-        tuple(jnp.zeros(p.shape, jnp.float32) for _ in MOMENTUM_DECAYS),
-        jnp.zeros(p.shape, jnp.float32),
+        tuple(jnp.zeros_like(p, jnp.float32) for _ in MOMENTUM_DECAYS),
+        jnp.zeros_like(p, jnp.float32),
     )
 
 

@@ -93,7 +93,8 @@ def per_tensor_transform(
     Args:
         design: Name of the design, for error messages.
         init_accumulators: `(param) -> accumulators`, a pytree of the same structure for every
-            tensor, of arrays of the parameter's shape; others are `Packed`.
+            tensor, of arrays of the parameter's shape; others are `Packed`. It is asked for those
+            of a vector of one number, too.
         update_tensor: `(grad, param, accumulators, *shared(count, run_state)) -> (update,
             accumulators)`, where `optax.apply_updates` adds the update. To share its compilation
             between trees it should be the same function for every theta, which it takes by way of

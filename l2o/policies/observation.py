@@ -58,7 +58,7 @@ def init_statistics(params: optax.Params, horizon: int | jax.Array) -> RunStatis
         horizon=jnp.asarray(horizon, jnp.float32),
         losses=features.loss_buffer_init(horizon),
         first_loss=jnp.float32(jnp.nan),
-        momentum=jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params),
+        momentum=jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params),
         grad_square=nothing(),
         grad_momentum=nothing(),
         param_square=mean_squares(params),

@@ -125,12 +125,76 @@ def test_what_was_won_may_not_be_lost_for_long():
 def test_it_may_lead_again_and_waits_longer_each_time():
     bad = [2.0, 1e6, 1e6, 1e6, 1e6, 1e6]
     losses = [*bad, *[1.0] * 5, 1e6, 1e6, 1e6, 1e6, 1e6, *[1.0] * 9]
-    path = walk(guarded(optax.sgd(0.01), retry_after=3), losses)
+    path = walk(guarded(optax.adam(0.1), optax.adam(0.2), retry_after=3), losses)
     modes = "".join("lbr"[int(state.mode)] for state, _ in path)
-    first, second = modes.split("l" + "b", 2)[1:]
-    assert first.count("r") == 3 and second.count("r") == 6
+    assert modes == "llbbbbrrrlllbbbbrrrrrrlll"[: len(losses)]
     state = path[-1][0]
-    assert int(state.switches) == 2 and int(state.last_return) > int(state.last_switch)
+    assert int(state.switches) == 2
+    assert [int(state.last_switch), int(state.last_return)] == [modes.rindex("lb") + 1, 22]
+    counts = lambda state: [int(s[0].count) for s in (state.leader, state.fallback)]
+    assert counts(path[21][0])[1] == 6  # begun anew at the second switch
+    assert counts(path[-1][0])[0] == len(losses) - 22
+
+
+def test_who_leads_again_has_not_lost_what_another_lost():
+    fall = list(np.linspace(2.0, 0.1, 40))
+    path = walk(guarded(optax.sgd(0.1), retry_after=40), fall + [1.8] * 130)
+    modes = "".join("lbr"[int(state.mode)] for state, _ in path)
+    assert len(modes.rstrip("b").rpartition("r")[2].replace("b", "")) >= 20, modes
+
+
+@pytest.mark.parametrize(
+    ("params", "grad"),
+    [
+        (jnp.ones(2), jnp.ones(2, jnp.bfloat16)),
+        (jnp.ones(2, jnp.bfloat16), jnp.ones(2)),
+        (jnp.ones(2, jnp.bfloat16), jnp.ones(2, jnp.bfloat16)),
+    ],
+    ids=["gradients", "parameters", "both"],
+)
+def test_dtypes_may_differ(params, grad):
+    tx = guarded(l2o.optimizer("digits", 10))
+    state = tx.init(params)
+    for loss in (2.0, 1e6, 1e6, 1e6, 1e6, 1e6, 1.0):
+        updates, state = jax.jit(tx.update)(grad, state, params, value=loss)
+        assert updates.dtype == grad.dtype
+    assert int(state.mode) == RELIEVED
+
+
+def test_no_parameter_becomes_infinite_in_its_own_dtype():
+    params = jnp.array([6e4, 1.0], jnp.float16)
+    grads = jnp.array([-3e4, 0.0])
+    tx = guarded(optax.sgd(1.0), optax.sgd(1e-3))
+    updates, _ = tx.update(grads, tx.init(params), params, value=1.0)
+    assert jnp.all(jnp.isfinite(optax.apply_updates(params, updates)))
+
+
+def test_it_takes_the_trees_and_losses_that_designs_take():
+    params = {"w": jnp.ones(2), "f": jnp.tanh, "frozen": jnp.ones(3)}
+    grads = {"w": jnp.ones(2), "f": None, "frozen": None}
+    tx = guarded(l2o.optimizer("digits", 10))
+    updates, _ = tx.update(grads, tx.init(params), params, value=jnp.ones(1))
+    assert updates["frozen"] is None and updates["f"] is None
+
+
+def test_losses_that_begin_at_zero_or_are_never_finite():
+    for losses in ([0.0, 1.0, *[1e6] * 8], [jnp.nan] * 30):
+        assert int(walk(guarded(optax.sgd(0.01)), losses)[-1][0].switches) == 1
+
+
+def test_snapshots_are_as_far_apart_as_was_said():
+    falling = np.linspace(2.0, 1.0, 12)
+    path = walk(guarded(optax.sgd(0.1), snapshot_every=5), falling)
+    kept = [float(state.snapshot["x"][0]) for state, _ in path]
+    assert len(set(kept[0:5])) == len(set(kept[5:10])) == 1 and len(set(kept)) == 3
+
+
+def test_a_rise_is_measured_by_what_was_won_and_by_the_noise():
+    """A tenth of the first loss is no divergence before anything is won, nor is noise."""
+    assert int(walk(guarded(optax.sgd(0.01)), [2.0] * 5 + [2.2] * 80)[-1][0].switches) == 0
+    rng = np.random.default_rng(0)
+    noisy = [2.0, *np.linspace(2.0, 1.0, 20), *np.abs(1.7 + 0.8 * rng.normal(size=150))]
+    assert int(walk(guarded(optax.sgd(0.01)), noisy)[-1][0].switches) == 0
 
 
 def test_a_population_with_donation():
@@ -168,7 +232,9 @@ def test_its_state_is_placed_like_the_parameters():
 
 @pytest.mark.parametrize("name", ["snapshot_every", "retry_after"])
 def test_mistakes_are_told_in_a_line(name):
-    with pytest.raises(ValueError, match=rf"`{name}` must be at least 1; got 0. Try {name}=10."):
+    with pytest.raises(
+        ValueError, match=rf"`{name}` must be a whole number from 1 on; got 0. Try 10."
+    ):
         guarded(optax.sgd(0.1), **{name: 0})
 
 

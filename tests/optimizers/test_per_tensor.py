@@ -18,6 +18,8 @@ from design_cases import (
 )
 
 from l2o.optimizers import nets
+from l2o.optimizers.layout import Packed
+from l2o.optimizers.per_tensor import per_tensor_transform
 from l2o.registry import DESIGNS
 
 
@@ -86,3 +88,12 @@ def test_small_tensors_of_one_shape_are_updated_as_one_and_alike(name, monkeypat
     monkeypatch.setattr("l2o.optimizers.per_tensor.SMALL", 0)
     apart, _ = run(compiled.__wrapped__(name), [c, c])
     assert_close(together, apart)
+
+
+@pytest.mark.parametrize("start", [lambda p: (), lambda p: (jnp.zeros_like(p), Packed(()))])
+def test_a_rule_may_remember_nothing(start):
+    tx = per_tensor_transform("sign", start, lambda g, p, found: (-0.1 * jnp.sign(g), found))
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    updates, state = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(updates["w"], -0.1)
+    tx.update(params, state, params)
