@@ -68,7 +68,7 @@ def compare(name: str) -> dict[str, object]:
     """Train on one device and on the mesh."""
     design = TABLE.get(name)
     tx = (
-        design.transform(perturbed_theta(name), horizon=10)
+        design.transform(jax.tree.map(lambda t: 0.5 * t, perturbed_theta(name)), horizon=10)
         if design
         else optax.with_extra_args_support(optax.adamw(1e-2))
     )

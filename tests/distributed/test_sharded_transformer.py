@@ -23,9 +23,11 @@ SMALLEST_MATRIX = 24 * 24
 def test_a_sharded_step_is_that_of_one_device(names):
     """On a mesh of 4 x 2 devices, with donation; what is gathered is rows, columns and scalars."""
     path = os.pathsep.join([str(FOLDER.parent), *sys.path])
+    # With XLA as users have it: rounding differs by 1e-5 where this suite has it optimize less.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     found = subprocess.run(
         [sys.executable, FOLDER / "sharded_transformer.py", *names],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": path},
+        env=environment | {"JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": path},
         capture_output=True,
         text=True,
     )
