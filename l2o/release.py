@@ -309,7 +309,7 @@ def _rebuild(
         raise _invalid(
             path,
             f"its design is {name!r}, which does not come with l2o (nearest: {nearest})",
-            "For a design of your own pass its constructor, load(..., design=...); at the command "
+            "For a design of your own pass its constructor, design=my_design; at the command "
             "line, --optimizer my_module:my_design",
         )
     constructor = design or DESIGNS[name]

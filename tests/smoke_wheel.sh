@@ -12,6 +12,8 @@ PYTHONPATH="$scratch/site" "$python" - <<'EOF'
 import l2o, pathlib, l2o.tasks.quadratic
 for module in (l2o, l2o.tasks.quadratic):
     assert pathlib.Path(module.__file__).is_relative_to(pathlib.Path.cwd()), module.__file__
+for name in l2o.__all__:
+    getattr(l2o, name)
 EOF
 PYTHONPATH="$scratch/site" "$python" -c 'from l2o.cli.main import run; run()' meta-train smoke --steps 5 --quiet
 PYTHONPATH="$scratch/site" "$python" -c 'from l2o.cli.main import run; run()' suite --list > /dev/null
