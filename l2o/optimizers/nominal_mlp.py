@@ -91,7 +91,7 @@ def update_run(run: NominalRun, count: jax.Array, value: Any) -> NominalRun:
     value = jnp.where(is_finite, jnp.maximum(value, 0.0), before)
     is_first = is_finite & (run.first_loss < 0)
     # The first finite loss, however late, stands for those before it.
-    weight = 1.0 - jnp.where(is_first, decays ** (count + 1), decays)
+    weight = 1.0 - jnp.where(is_first, decays ** (count + 1.0), decays)  # an integer may overflow
     return NominalRun(
         first_loss=jnp.where(is_first, value, run.first_loss),
         losses=decays * run.losses + weight * value,
