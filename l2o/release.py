@@ -338,26 +338,6 @@ def _rebuild(
     return lopt, template
 
 
-def parse_option(constructor: Design, name: str, text: str) -> Any:
-    """Parse the value of a constructor's argument from text, as at the command line.
-
-    It is JSON where that is of the type of the argument's default, else the text itself; commas
-    separate the items of a list.
-    """
-    parameter = inspect.signature(constructor).parameters.get(name)
-    kind = type(parameter.default) if parameter else str
-    if kind in (list, tuple):
-        return [_json_or_text(item) for item in text.split(",") if item]
-    return text if kind is str else _json_or_text(text.lower() if kind is bool else text)
-
-
-def _json_or_text(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
 def config_problem(constructor: Design, config: dict[str, Any]) -> str | None:
     """Why a constructor does not take these keyword arguments, or None if it does."""
     parameters = inspect.signature(constructor).parameters

@@ -1,9 +1,11 @@
 """Leaves of pytrees as files and messages have them: their names, and their content."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+
+Tree = TypeVar("Tree")
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -22,6 +24,12 @@ def named_leaves(tree: Any) -> dict[str, Any]:
             "leaves must have one name each; got a/b twice. Rename the keys of the tree."
         )
     return leaves
+
+
+def with_dtypes_of(like: Tree, tree: Tree) -> Tree:
+    """Cast the arrays of a tree to the dtypes that they have in another of its structure."""
+    cast = lambda x, y: y if x.dtype == y.dtype else y.astype(x.dtype)
+    return jax.tree.map(cast, like, tree)
 
 
 def is_key(leaf: Any) -> bool:

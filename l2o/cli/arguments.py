@@ -1,9 +1,11 @@
 """From the words of a command line to a frozen dataclass of options."""
 
+import inspect
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -110,3 +112,23 @@ def parse(options: type[T], command: str, arguments: Sequence[str], default: T |
     )
     assert isinstance(found, options)
     return found
+
+
+def parse_option(constructor: Callable[..., Any], name: str, text: str) -> Any:
+    """Parse the value of a constructor's argument from text, as at the command line.
+
+    It is JSON where that is of the type of the argument's default, else the text itself; commas
+    separate the items of a list.
+    """
+    parameter = inspect.signature(constructor).parameters.get(name)
+    kind = type(parameter.default) if parameter else str
+    if kind in (list, tuple):
+        return [_json_or_text(item) for item in text.split(",") if item]
+    return text if kind is str else _json_or_text(text.lower() if kind is bool else text)
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

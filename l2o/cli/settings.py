@@ -9,7 +9,17 @@ import jax
 import tyro
 
 from l2o import registry, release
-from l2o.cli.arguments import Flag, Flat, Name, Names, Number, Numbers, Steps, baselines_named
+from l2o.cli.arguments import (
+    Flag,
+    Flat,
+    Name,
+    Names,
+    Number,
+    Numbers,
+    Steps,
+    baselines_named,
+    parse_option,
+)
 from l2o.cli.methods.estimators import PES
 from l2o.cli.methods.method import Ingredients, Method, check_positive
 from l2o.cli.validation import Validation
@@ -342,7 +352,7 @@ def design(words: Sequence[str]) -> LearnedOptimizer:
                 f"`optimizer` must be one design and options as name=value; got {option}. "
                 f"Try {name} {option}=..."
             )
-        config[key] = release.parse_option(constructor, key, text)
+        config[key] = parse_option(constructor, key, text)
     if problem := release.config_problem(constructor, config):
         raise ValueError(f"`optimizer` {name} cannot be made from {' '.join(options)}: {problem}.")
     return constructor(**config)

@@ -15,6 +15,7 @@ from l2o.evaluation.starts import NUM_BATCHES, Start
 from l2o.evaluation.statistics import capped_losses, is_diverged
 from l2o.inner_step import inner_step
 from l2o.task import Batch, Data, Instance, Task, batch_axes
+from l2o.tree import with_dtypes_of
 
 TIMED_STEPS = 200
 """Most inner steps of a run that is timed."""
@@ -313,17 +314,13 @@ def train_steps(
         params, after, loss, _ = inner_step(
             task, extended, k_batch, params, opt_state, start.instance, data
         )
-        opt_state = jax.tree.map(like, after, opt_state)
+        # Optax keeps dtypes where hyperparameters are no arrays: Muon's momentum in bfloat16.
+        opt_state = with_dtypes_of(opt_state, after)
         losses = jax.lax.dynamic_update_index_in_dim(losses, loss.astype(jnp.float32), i, 0)
         return params, opt_state, losses
 
     *carry, losses = jax.lax.fori_loop(0, count, step, (*carry, jnp.zeros(most)))
     return tuple(carry), losses
-
-
-def like(x: jax.Array, before: jax.Array) -> jax.Array:
-    """Keep a state's dtype, as optax does where hyperparameters are no arrays: Muon's momentum."""
-    return x if x.dtype == before.dtype else x.astype(before.dtype)
 
 
 def on_split(

@@ -21,6 +21,7 @@ import optax
 
 from l2o.learned_optimizer import require_params, require_value
 from l2o.leaves import on_any_tree
+from l2o.tree import with_dtypes_of
 
 FAST_DECAY = 0.8
 NOISE_DECAY = 0.95
@@ -172,7 +173,7 @@ def guarded(
             def relieve(relief_state: optax.OptState):
                 relief_state = if_so(is_new, lambda _: relief.init(params), relief_state)
                 found = relief.update(updates, relief_state, params, value=value, **extra_args)
-                return like(found, (steps, relief_state))
+                return with_dtypes_of((steps, relief_state), found)
 
             return jax.lax.cond(mode == GOING_BACK, go_back, relieve, relief_state)
 
@@ -196,11 +197,6 @@ def guarded(
 
     tx = optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
     return on_any_tree(tx, "guarded")
-
-
-def like(tree: T, before: T) -> T:
-    """Cast arrays to the dtypes of others."""
-    return jax.tree.map(lambda x, y: x.astype(jnp.result_type(y)), tree, before)
 
 
 def if_so(is_so: jax.Array, function: Callable[[T], T], x: T) -> T:
