@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.leaves import is_number
+from l2o.leaves import is_none, is_number
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["axis"])
@@ -66,7 +66,6 @@ def stacked(
     Raises:
         ValueError: If an axis is no integer.
     """
-
     axes = checked(axes)
     inner = optax.with_extra_args_support(tx)
 
@@ -77,7 +76,7 @@ def stacked(
                 return x
             if not -jnp.ndim(x) <= axis < jnp.ndim(x):
                 raise ValueError(
-                    f"`axes` must be an axis of each array; got {axis} for {path_of(path)} of "
+                    f"`stacked` must be an axis of each array; got {axis} for {path_of(path)} of "
                     f"shape {jnp.shape(x)}. Name the paths of what is stacked alone."
                 )
             return Stack(x, axis % jnp.ndim(x))
@@ -114,7 +113,6 @@ def with_stacks_of(
         ValueError: If the state is of other parameters.
     """
     leaves = jax.tree.leaves(state)
-    is_none = lambda x: x is None
     trained = jax.tree.map(lambda g, p: None if g is None else p, grads, params, is_leaf=is_none)
     for tree in (params, trained):
         structure = jax.tree.structure(jax.eval_shape(lambda tree=tree: init(tree)))
@@ -149,7 +147,7 @@ def checked(axes: Mapping[str, int]) -> dict[str, int]:
     for path, axis in items:
         if not isinstance(axes, Mapping) or not isinstance(path, str) or not is_axis(axis):
             raise ValueError(
-                f"`axes` must be an integer for each path; got {axes!r}. Try {{'layers': 0}}."
+                f"`stacked` must be an integer for each path; got {axes!r}. Try {{'layers': 0}}."
             )
     return {path.strip("/"): operator.index(axis) for path, axis in items}
 
@@ -161,6 +159,6 @@ def check_paths(axes: Mapping[str, int], params: optax.Params) -> None:
         if paths and all(axis_of(path, {prefix: axis}) is None for path in paths):
             known = ", ".join(dict.fromkeys(path.partition("/")[0] for path in paths))
             raise ValueError(
-                f"`axes` must name paths of parameters; got {prefix}, at which there is nothing. "
+                f"`stacked` must name paths of parameters; got {prefix}, at which there is nothing. "
                 f"Try one that begins with {known}."
             )

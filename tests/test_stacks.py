@@ -90,11 +90,11 @@ def test_the_longest_path_says_the_axis():
     [
         (
             {"layer": 0},
-            "`axes` must name paths of parameters; got layer, at which there is nothing",
+            "`stacked` must name paths of parameters; got layer, at which there is nothing",
         ),
         ({"layers": 2}, "got 2 for layers/b of shape (3, 3)"),
-        ({"layers": "0"}, "`axes` must be an integer for each path; got {'layers': '0'}"),
-        ({"layers": True}, "`axes` must be an integer for each path; got {'layers': True}"),
+        ({"layers": "0"}, "`stacked` must be an integer for each path; got {'layers': '0'}"),
+        ({"layers": True}, "`stacked` must be an integer for each path; got {'layers': True}"),
     ],
 )
 def test_mistakes_are_told_in_a_line(axes, message):
@@ -105,7 +105,7 @@ def test_mistakes_are_told_in_a_line(axes, message):
 
 def test_an_agent_for_each_array_cannot_be_one_for_each_layer():
     tx = TABLE[ONE_AGENT_AN_ARRAY].transform(perturbed_theta(ONE_AGENT_AN_ARRAY), horizon=HORIZON)
-    with pytest.raises(ValueError, match=r"`axes` must be empty for per_tensor_controller"):
+    with pytest.raises(ValueError, match=r"`stacked` must be empty for per_tensor_controller"):
         stacked(tx, {"layers": 0}).init(in_one_array(network(0), 0))
 
 

@@ -170,7 +170,7 @@ def make_controller(
         num_agents = len(jax.tree.leaves(params)) if per_tensor else 1
         if per_tensor and any(map(is_stack, jax.tree.leaves(params, is_leaf=is_stack))):
             raise ValueError(
-                f"`axes` must be empty for {name}, which has an agent for each array; got layers "
+                f"`stacked` must be empty for {name}, which has an agent for each array; got layers "
                 "in one array. Try scheduler, which has one for all."
             )
         if networks not in (1, num_agents):
