@@ -159,6 +159,6 @@ def check_paths(axes: Mapping[str, int], params: optax.Params) -> None:
         if paths and all(axis_of(path, {prefix: axis}) is None for path in paths):
             known = ", ".join(dict.fromkeys(path.partition("/")[0] for path in paths))
             raise ValueError(
-                f"`stacked` must name paths of parameters; got {prefix}, at which there is nothing. "
-                f"Try one that begins with {known}."
+                f"`stacked` must name paths of parameters; got {prefix}, at which there is "
+                f"nothing. Try one that begins with {known}."
             )

@@ -170,8 +170,8 @@ def make_controller(
         num_agents = len(jax.tree.leaves(params)) if per_tensor else 1
         if per_tensor and any(map(is_stack, jax.tree.leaves(params, is_leaf=is_stack))):
             raise ValueError(
-                f"`stacked` must be empty for {name}, which has an agent for each array; got layers "
-                "in one array. Try scheduler, which has one for all."
+                f"`stacked` must be empty for {name}, which has an agent for each array; got "
+                "layers in one array. Try scheduler, which has one for all."
             )
         if networks not in (1, num_agents):
             raise ValueError(
