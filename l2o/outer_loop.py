@@ -1,15 +1,16 @@
 """Meta-training: compiled chunks of outer steps, and Python between them to log, save and stop."""
 
 import contextlib
+import math
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +25,12 @@ from l2o.runs.folder import RunError, RunFolder
 from l2o.runs.logging import MetricsLog
 from l2o.task import Data, Key
 
-__all__ = ["RunError", "chunk_of", "fit", "stop_on_signals"]
+__all__ = ["RunError", "chunk_of", "fit", "steps_of_chunk", "stop_on_signals"]
 
 OVERALL = ""
 """Name for all tasks together, beside those of single tasks."""
+
+T = TypeVar("T")
 
 ChunkFn = Callable[[Key, MetaState, Data], tuple[MetaState, dict[str, jax.Array]]]
 
@@ -52,6 +55,15 @@ def chunk_of(learner: Learner, num_steps: int) -> ChunkFn:
     return chunk
 
 
+def steps_of_chunk(num_steps: int, log_every: int) -> int:
+    """The largest number of outer steps up to `log_every` that divides a run of `num_steps`.
+
+    >>> steps_of_chunk(1000, 10), steps_of_chunk(1001, 10), steps_of_chunk(4, 10)
+    (10, 7, 4)
+    """
+    return max(n for n in range(1, min(log_every, num_steps) + 1) if num_steps % n == 0)
+
+
 def fit(
     key: Key,
     learner: Learner,
@@ -72,7 +84,7 @@ def fit(
     """Meta-train for `num_steps` outer steps, or go on to them from the run's last checkpoint.
 
     A run that was killed and continued ends in the same bytes as one that was not, on the same
-    machine. Every `log_every` steps it reports a line: `step`, `inner_steps` (so far, over all
+    machine. After each chunk it reports a line: `step`, `inner_steps` (so far, over all
     members), the mean of each of the learner's metrics over these steps (of `meta_loss` over
     those that had one), `seconds` and `inner_steps_per_second`. A line is durable before the
     checkpoint that covers it.
@@ -96,9 +108,11 @@ def fit(
         key: Random key for the whole run.
         learner: Learner that takes the outer steps.
         theta: Meta-parameters to start from.
-        num_steps: Number of outer steps of the whole run, a multiple of `log_every`.
-        log_every: Number of outer steps of a chunk, which is one compiled program.
-        checkpoint_every: Number of outer steps between checkpoints, a multiple of `log_every`.
+        num_steps: Number of outer steps of the whole run. It may be more than it was when the run
+            was begun.
+        log_every: Most outer steps of a chunk, which is one compiled program: chunks have the
+            largest number up to it that divides the run.
+        checkpoint_every: Number of outer steps between checkpoints, rounded down to whole chunks.
             While the last outer step was bad (see `patience`) none is saved, so a good one stays.
         patience: Number of consecutive bad outer steps after which to give up: those in which no
             training loss was finite, or no pair valid. If that happens on one task of several, the
@@ -121,8 +135,8 @@ def fit(
         hold are arrays of this process; what is spread over devices stays so.
 
     Raises:
-        ValueError: If the numbers of steps do not fit, there is nowhere for the profile, or a
-            process does not see the run folder.
+        ValueError: If a number of steps is not positive, or fewer than the run has taken; if there
+            is nowhere for the profile, or a process does not see the run folder.
         RunError: If the run cannot go on: a full disk, no intact checkpoint, no finite loss, or
             another process that has ended.
     """
@@ -149,12 +163,13 @@ def fit(
     if checkpoints:
         processes.check_shared(checkpoints.folder.parent)
     last_saved = step
-    if step > num_steps or (num_steps - step) % log_every:
+    if step > num_steps:
         raise ValueError(
-            f"`num_steps` must be the step of the run's checkpoint plus a multiple of `log_every`; "
-            f"got num_steps={num_steps}, a checkpoint at {step}, log_every={log_every}. "
-            f"Try num_steps={step + max(1, (num_steps - step) // log_every) * log_every}."
+            f"`num_steps` must be at least {step}, where the run's last checkpoint is; got "
+            f"{num_steps}. Try num_steps={step}."
         )
+    log_every = steps_of_chunk(math.gcd(num_steps, step), log_every)
+    checkpoint_every = max(1, checkpoint_every // log_every) * log_every
 
     def report_saved(state: MetaState, is_best: bool) -> None:
         state = transfer.local(state)
@@ -189,12 +204,11 @@ def fit(
         state = lowered = None
         started = time.perf_counter()
         if not step and jax.process_count() == 1:
-            with ThreadPoolExecutor(1) as pool:  # XLA compiles one program, JAX traces the other
-                compiling = pool.submit(jax.jit(init).lower(k_init, theta).compile)
-                lowered = lower()
-            state = compiling.result()(k_init, theta)
+            first = beside(jax.jit(init).lower(k_init, theta).compile)
+            lowered = lower()  # JAX traces one program while XLA compiles the other
+            state = first.result()(k_init, theta)
         # Ahead of time: nothing can compile a second time.
-        compiled = (lowered or lower()).compile(long_running())
+        compiled = beside((lowered or lower()).compile, long_running()).result()
         layout = compiled.input_shardings[0]
         if checkpoints and step:
             state = checkpoints.read(step, _placed(abstract, layout[1]))
@@ -267,17 +281,31 @@ def fit(
         return transfer.local(state)
 
 
+def beside(f: Callable[..., T], *arguments: Any) -> Future[T]:
+    """Call a function in a thread of its own, so that signals reach this one meanwhile."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(f, *arguments)
+    finally:
+        pool.shutdown(wait=False)
+
+
 def traced_to(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Trace what is done inside, on the host and on devices, to a file for ui.perfetto.dev."""
     return jax.profiler.trace(folder, create_perfetto_trace=True)
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
+def stop_on_signals(
+    on_signal: Callable[[], None] = lambda: None,
+) -> Iterator[Callable[[], bool]]:
     """Make a `should_stop` that turns True at SIGINT or SIGTERM.
 
     A second signal does what it does by default: Ctrl-C raises `KeyboardInterrupt`. Outside the
     main thread, which alone gets signals, it stays False.
+
+    Args:
+        on_signal: Function called at the first signal, at any point of the program.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -290,6 +318,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         del number, frame
         is_stopped = True
         restore()
+        on_signal()
 
     def restore() -> None:
         for number, handler in before.items():
@@ -313,13 +342,6 @@ def _check_steps(num_steps: int, log_every: int, checkpoint_every: int, patience
     for name, value in steps.items():
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1; got {value}. Try {name}=100.")
-    for name in ("num_steps", "checkpoint_every"):
-        if steps[name] % log_every:
-            nearest = -(-steps[name] // log_every) * log_every
-            raise ValueError(
-                f"`{name}` must be a multiple of `log_every`; got {name}={steps[name]}, "
-                f"log_every={log_every}. Try {name}={nearest}."
-            )
 
 
 def _strong(tree: Any) -> Any:

@@ -3,7 +3,8 @@
 A release file is a safetensors file with one metadata entry, `l2o`: a JSON object with the
 format, the design's name and keyword arguments, the version of its features, a summary of its
 meta-training, and a sha256 over all of these and the weights. It names no code: a design is looked
-up in `l2o.registry.DESIGNS`, or handed to `load` by the caller. Nothing is unpickled.
+up in `l2o.registry.DESIGNS`, or handed to `load` by the caller. A run folder does: one of your own
+is imported from the module that its config.json names. Nothing is unpickled.
 """
 
 import difflib
@@ -22,7 +23,7 @@ import optax
 import safetensors
 import safetensors.numpy
 
-from l2o import stacks
+from l2o import registry, stacks
 from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
 from l2o.registry import DESIGNS, RENAMED, RENAMED_ARGUMENTS
 from l2o.runs.folder import RunFolder, atomic_write
@@ -137,7 +138,8 @@ def load(
     Args:
         name_or_path: Name of an optimizer that comes with l2o, path of a release file, or path of a
             run folder.
-        design: Constructor, for a design that does not come with l2o.
+        design: Constructor, for a design that does not come with l2o. Without it that of a file in
+            a run folder is imported as `module:attribute` from where the run found it.
 
     Raises:
         ValueError: If there is no such file; if it is damaged, no release file, or of a newer
@@ -146,6 +148,8 @@ def load(
     """
     path = _find(name_or_path)
     header, arrays = _parse(path)
+    if design is None and header["design"] not in (*DESIGNS, *RENAMED):
+        design = _design_of_run(RunFolder(path.parent))
     lopt, template = _rebuild(path, header, arrays, design)
     theta = [jnp.asarray(arrays[name]) for name in named_leaves(template)]
     return lopt, jax.tree.structure(template).unflatten(theta)
@@ -248,6 +252,14 @@ def _find(name_or_path: str | Path) -> Path:
             "neither. Check the path."
         )
     return path
+
+
+def _design_of_run(run: RunFolder) -> Design | None:
+    """The constructor that a run folder names as module:attribute, or None."""
+    if not run.config.is_file():
+        return None
+    name, *_ = run.recorded().get("optimizer") or ("",)
+    return registry.design(name) if ":" in name else None
 
 
 def _invalid(path: Path, got: str, advice: str = "Get a fresh copy of the file") -> ValueError:

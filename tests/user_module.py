@@ -133,3 +133,25 @@ def momentum_rate() -> l2o.LearnedOptimizer:
 configured = l2o.learnable_sgd(learning_rate=0.2)
 
 suite = (l2o.SuiteTask("bowl", bowl, kind="function", horizon=5, solved=0.01),)
+
+
+def rate_of(rates: int = 3) -> l2o.LearnedOptimizer:
+    """Plain descent at the product of several learned rates."""
+    return l2o.LearnedOptimizer(
+        name="rate_of",
+        init=lambda key: {"log_rates": jnp.log(0.1) / rates * jnp.ones(rates)},
+        transform=lambda theta, *, horizon=None: optax.with_extra_args_support(
+            optax.sgd(jnp.exp(jnp.sum(theta["log_rates"])))
+        ),
+        config={"rates": rates},
+    )
+
+
+def mistaken() -> l2o.LearnedOptimizer:
+    """A design whose shapes do not fit, which is found when it is compiled."""
+    return dataclasses.replace(
+        rate_of(2),
+        transform=lambda theta, *, horizon=None: optax.with_extra_args_support(
+            optax.sgd(theta["log_rates"] @ jnp.ones(3))
+        ),
+    )

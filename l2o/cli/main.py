@@ -52,6 +52,10 @@ COMMANDS = {
 """Modules with a function `command(arguments, console) -> exit status`."""
 
 
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C has ended."""
+
+
 class PlainConsole(Console):
     """A console that does not end the program where its reader has seen enough."""
 
@@ -104,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "where a command has it",
             file=sys.stderr,
         )
-        return 130
+        return INTERRUPTED
 
 
 def place_in_users_code(error: Exception) -> str | None:
@@ -178,6 +182,8 @@ def run(argv: Sequence[str] | None = None) -> None:
         status = main(argv)
         if sys.stdout is not None:  # as it is where it was closed from the start
             sys.stdout.flush()
+        if status == INTERRUPTED:  # without waiting for a thread in which XLA compiles
+            os._exit(status)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the output, which is flushed at the end
         status = 128 + 13

@@ -6,6 +6,8 @@ baselines, and reported.
 
 import contextlib
 import dataclasses
+import functools
+import os
 import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +23,8 @@ from l2o.cli.arguments import RENAMED, baselines_named, check_renamed, parse
 from l2o.cli.evaluate import compare_on
 from l2o.cli.methods.table import METHODS, alike
 from l2o.cli.presets import PRESETS
-from l2o.cli.settings import MetaTraining, Parts, first_theta
+from l2o.cli.recorded import recorded_settings
+from l2o.cli.settings import MetaTraining, Output, Parts, first_theta
 from l2o.cli.topology import connected
 from l2o.cli.validation import about_validation, best_of_validation
 from l2o.distributed import processes
@@ -32,7 +35,7 @@ from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import MetaState
 from l2o.outer_loop import fit, stop_on_signals
 from l2o.rng import stream
-from l2o.runs.folder import RunError, RunFolder
+from l2o.runs.folder import EARLIER_STEPS, RunError, RunFolder
 from l2o.runs.logging import TRACKERS, Tracker, check_trackers, compute_seconds
 from l2o.runs.progress import progress
 from l2o.runs.provenance import record_provenance
@@ -50,14 +53,15 @@ def command(arguments: Sequence[str], console: Console) -> int:
 def parse_settings(arguments: Sequence[str]) -> MetaTraining:
     """The settings of a run from the words of a command line.
 
-    A method that is named has the options that it shares with the preset's.
+    A method that is named has the options that it shares with the preset's. Without a preset,
+    --resume goes on with what the run folder has recorded.
 
     Raises:
         ValueError: for an unknown preset, and for options that have other names now.
     """
     words, preset = list(arguments), "custom"
     check_renamed(words, RENAMED)
-    default = MetaTraining()
+    default = recorded_settings(words)
     if words and not words[0].startswith("-") and words[0] not in METHODS:
         preset = words.pop(0)
         if preset not in PRESETS:
@@ -70,7 +74,7 @@ def parse_settings(arguments: Sequence[str]) -> MetaTraining:
         prefix_names=False,
     )
     given = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
-    given["output"] = dataclasses.replace(default.output, run_dir=f"runs/{preset}")
+    given["output"] = Output(run_dir=f"runs/{preset}")
     options = dataclasses.make_dataclass(
         "MetaTraining",
         [("method", union, dataclasses.field(default=default.method))],
@@ -122,7 +126,21 @@ def open_run(settings: MetaTraining, console: Console, stack: contextlib.ExitSta
     check_trackers(output.log)
     run = RunFolder.open(output.run_dir or "runs/custom", settings.recorded(), resume=output.resume)
     stack.enter_context(run.locked(warn_on(console)))
+    if not output.resume:
+        stack.push(functools.partial(remove_unless_begun, run))
+    elif before := run.make_longer(settings.recorded()):
+        console.print(
+            f"going on to {settings.steps} steps from {before}; rates and a std that follow the "
+            "length of the run follow the new one from here on",
+            soft_wrap=True,
+        )
     return run
+
+
+def remove_unless_begun(run: RunFolder, kind: type[BaseException] | None, *_: object) -> None:
+    """Remove a new run that a mistake has ended before its first step, so that it can be mended."""
+    if kind is not None and not (run.metrics.exists() and run.metrics.stat().st_size):
+        shutil.rmtree(run.path, ignore_errors=True)
 
 
 def about_run(
@@ -135,6 +153,8 @@ def about_run(
         "trained_on": seen,
         "provenance": record_provenance(run, user_modules(settings), on_warning=warn_on(console)),
     }
+    if earlier := run.recorded().get(EARLIER_STEPS):
+        about[EARLIER_STEPS] = earlier
     if settings.init_from is not None:
         before = settings.before()
         about["trained_on"] = list(dict.fromkeys([*before.get("trained_on", []), *seen]))
@@ -157,17 +177,12 @@ def start_trackers(
     output = settings.output
     if run is None:
         return []
-    try:
-        return [
-            stack.enter_context(
-                TRACKERS[name](run.path, settings.recorded(), on_warning=warn_on(console))
-            )
-            for name in output.log
-        ]
-    except (ValueError, OSError):  # a tracker that cannot start must not leave a run behind
-        if not output.resume:
-            shutil.rmtree(run.path)
-        raise
+    return [
+        stack.enter_context(
+            TRACKERS[name](run.path, settings.recorded(), on_warning=warn_on(console))
+        )
+        for name in output.log
+    ]
 
 
 def train(
@@ -187,7 +202,7 @@ def train(
     scores: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
         show = stack.enter_context(progress(console, settings.steps, quiet=output.quiet))
-        should_stop = stack.enter_context(stop_on_signals())
+        should_stop = stack.enter_context(stop_on_signals(say_stopping))
 
         def save_if_possible(path: Path, about: Mapping[str, Any], state: MetaState) -> None:
             assert run is not None
@@ -238,6 +253,13 @@ def train(
         )
         processes.disconnect()  # before trackers close, which can take long in process 0
         return state
+
+
+def say_stopping() -> None:
+    """Say that a signal was heard; not by a stream, which may be in the middle of a line."""
+    text = "stopping when this chunk, or what is being compiled, is done; again to stop at once"
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())
 
 
 def save_theta(

@@ -32,6 +32,7 @@ from l2o.evaluation.validation import Validator
 from l2o.freeze import Unravel, freeze
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import Learner
+from l2o.outer_loop import steps_of_chunk
 from l2o.problem import check_can_train
 from l2o.rng import check_seed, stream
 from l2o.task import Key, Task, TaskFamily, validate_task
@@ -130,7 +131,7 @@ class Parts:
         theta: Vector that is meta-trained, where it begins.
         unravel: Function from such a vector to a whole theta.
         learner: Learner that takes the outer steps.
-        log_every: Outer steps of a chunk, the largest divisor of the steps up to the setting.
+        log_every: Outer steps of a chunk.
         checkpoint_every: Outer steps between checkpoints, a multiple of `log_every`.
         validator: Scores of theta on validation tasks, or None.
         validate_every: Outer steps between these, a multiple of `checkpoint_every`.
@@ -223,8 +224,7 @@ class MetaTraining:
             validate_task(task)
             if self.evaluate:
                 check_can_train(lopt, task, self.eval.horizon or self.horizon[-1])
-        at_most = min(self.log_every, self.steps)
-        log_every = max(n for n in range(1, at_most + 1) if self.steps % n == 0)
+        log_every = steps_of_chunk(self.steps, self.log_every)
         checkpoint_every = max(1, self.checkpoint_every // log_every) * log_every
         train = [task for family in families for task in family.train]
         return Parts(

@@ -7,6 +7,7 @@ sent.
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
@@ -41,7 +42,8 @@ def place(tree: Tree, shardings: Tree) -> Tree:
     """Place a tree on the devices of all processes, as a compiled program takes it.
 
     Args:
-        tree: Pytree that every process has whole, or that such a program returned.
+        tree: Pytree that every process has whole, NumPy arrays among it, or that such a program
+            returned.
         shardings: Pytree with a sharding for each leaf, None where the program does not use it.
     """
     return jax.tree.map(_place, tree, shardings)
@@ -68,7 +70,9 @@ def local(tree: Tree) -> Tree:
     return jax.tree.map(_local, tree)
 
 
-def _place(leaf: jax.Array, sharding: Sharding | None) -> jax.Array:
+def _place(leaf: jax.Array | np.ndarray, sharding: Sharding | None) -> jax.Array:
+    if not isinstance(leaf, jax.Array):
+        leaf = jnp.asarray(leaf)
     if sharding is None or leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
         return leaf
     if is_key(leaf):

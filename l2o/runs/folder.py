@@ -16,6 +16,10 @@ except ImportError:  # on Windows
     fcntl = None
 
 
+EARLIER_STEPS = "earlier_steps"
+"""Name, in a configuration, of the numbers of steps that a run was for until it was made longer."""
+
+
 class RunError(RuntimeError):
     """Error of a run that cannot go on; the message is one line that says what to do."""
 
@@ -70,6 +74,11 @@ class RunFolder:
     def config(self) -> Path:
         """Resolved configuration."""
         return self.path / "config.json"
+
+    @property
+    def lock(self) -> Path:
+        """Empty file that the process which writes the run has locked."""
+        return self.path / ".lock"
 
     @property
     def metrics(self) -> Path:
@@ -131,7 +140,7 @@ class RunFolder:
         Raises:
             ValueError: If another process has the folder.
         """
-        with open(self.config, "rb+") as file:  # written once, so that all lock the same file
+        with open(self.lock, "ab") as file:
             try:
                 if fcntl is None:
                     raise OSError(errno.ENOSYS, "this system has no flock")
@@ -148,11 +157,48 @@ class RunFolder:
                 )
             yield
 
+    def recorded(self) -> dict[str, Any]:
+        """Read the configuration that the run was begun with, or was last made longer with.
+
+        Raises:
+            ValueError: If it cannot be read.
+        """
+        try:
+            config = json.loads(self.config.read_bytes())
+            if not isinstance(config, dict):
+                raise ValueError("not a JSON object")
+        except (OSError, ValueError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise ValueError(
+                f"`resume` needs the config.json of a run; got {self.config} ({reason}). "
+                "Choose another --run-dir."
+            ) from error
+        return config
+
+    def make_longer(self, config: Mapping[str, Any]) -> int | None:
+        """Record that a run goes on to more steps than it was begun for, which its lock allows.
+
+        Args:
+            config: Resolved configuration that `open` has accepted.
+
+        Returns:
+            Steps that it was for until now, or None if there are no more than these.
+        """
+        before = self.recorded()
+        steps = before.get("steps")
+        if steps == config.get("steps"):
+            return None
+        earlier = [*before.get(EARLIER_STEPS, []), steps]
+        content = {**config, EARLIER_STEPS: earlier}
+        atomic_write(self.config, json.dumps(content, indent=2).encode() + b"\n")
+        return steps
+
     @staticmethod
     def open(path: str | Path, config: Mapping[str, Any], *, resume: bool = False) -> "RunFolder":
         """Start a run in a new or empty folder or, with `resume`, continue one.
 
-        A run that was killed before its first checkpoint continues from the start.
+        A run that was killed before its first checkpoint continues from the start. One is continued
+        with the configuration that it has, but for `steps`, of which there may be more.
 
         Args:
             path: Path of the folder; created, with its parents, if it is not there.
@@ -214,22 +260,16 @@ def _check_resumable(folder: RunFolder, config: dict) -> None:
             f"`resume` needs a run to continue; got {path}, which holds none. "
             "Drop --resume to start one there, or correct --run-dir."
         )
-    try:
-        before = json.loads(folder.config.read_bytes())
-        if not isinstance(before, dict):
-            raise ValueError("not a JSON object")
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise ValueError(
-            f"`resume` needs the config.json of a run; got {folder.config} ({reason}). "
-            "Choose another --run-dir."
-        ) from error
+    before = folder.recorded()
+    before.pop(EARLIER_STEPS, None)
     if not os.access(path, os.W_OK | os.X_OK):
         raise ValueError(
             f"`run_dir` must be a folder that can be written; got {path} (Permission denied). "
             "Choose another --run-dir."
         )
     old, new = flatten(before), flatten(config)
+    if isinstance(old.get("steps"), int) and new.get("steps", 0) > old["steps"]:
+        old["steps"] = new["steps"]
     changed = [
         f"{f}{'=' if f in old else ' '}{_show(old, f)} (now {_show(new, f)})"
         for f in dict.fromkeys((*old, *new))
@@ -238,7 +278,8 @@ def _check_resumable(folder: RunFolder, config: dict) -> None:
     if changed:
         raise ValueError(
             f"`resume` needs the configuration of the run in {path}; it was started with "
-            f"{', '.join(changed)}. Use the old values, or another --run-dir without --resume."
+            f"{', '.join(changed)}. Leave out what the run was started with, or use another "
+            "--run-dir without --resume."
         )
 
 

@@ -147,7 +147,7 @@ def test_a_comparison_from_end_to_end_and_continued(tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in files}
     files[0].unlink()
     (out / "hpo.json").unlink()
-    with open(out / "config.json", "rb+") as file:
+    with open(out / ".lock", "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert main([*arguments, "--resume"]) == 2
     assert "`out` must not be in use" in capsys.readouterr().err

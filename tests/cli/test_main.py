@@ -95,7 +95,10 @@ def test_a_design_of_ones_own_is_trained_and_evaluated_by_its_path(tmp_path, cap
     evaluate = ["evaluate", "a", *SHORT]
     assert cli.main([*evaluate, *design]) == 0
     capsys.readouterr()
-    assert cli.main(evaluate) == 2  # a file never names code to import
+    assert cli.main(evaluate) == 0  # the folder names its code
+    Path("a", "theta.safetensors").rename("alone.safetensors")
+    capsys.readouterr()
+    assert cli.main(["evaluate", "alone.safetensors", *SHORT]) == 2  # a file never does
     assert "momentum_rate" in one_line(capsys)
 
 

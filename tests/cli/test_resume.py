@@ -1,0 +1,86 @@
+"""What `--resume` knows of a run, what may change, and what a run that failed leaves."""
+
+import dataclasses
+import json
+
+import pytest
+
+import l2o
+from l2o import release
+from l2o.cli import main as cli
+from l2o.cli.meta_train import parse_settings
+from l2o.cli.methods.table import METHODS
+from l2o.cli.presets import PRESETS
+from l2o.runs.folder import RunFolder
+from l2o.runs.logging import read_metrics
+
+OTHERS = (
+    "scheduler --validate-on digits_mlp --seed 4 ppo --reward.names log_loss accuracy "
+    "--reward.weights 1 2",
+    "digits --freeze layers/* --weights 2 --eval.tasks digits_mlp_32 pes --final-std .001",
+    "nres --task quadratic parabola --weights 1 2 --horizon 40 80 --std 0.2 --summary mean",
+)
+NEW = "meta-train --task user_module:bowl --horizon 8 --window 2 --no-evaluate --run-dir run"
+AGAIN = "meta-train --resume --no-evaluate --run-dir run"
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("words", [*PRESETS, *METHODS, *OTHERS])
+def test_resume_needs_no_option_of_the_run(words, tmp_path):
+    settings = parse_settings(words.split())
+    (tmp_path / "config.json").write_text(json.dumps(settings.recorded()))
+    again = parse_settings(["--resume", "--run-dir", str(tmp_path)])
+    assert dataclasses.replace(again, output=settings.output) == settings
+    longer = parse_settings([f"--run_dir={tmp_path}", "--resume", "--steps", "100000"])
+    assert longer.recorded() == settings.recorded() | {"steps": 100_000}
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"tasks": ["digits_mlp"]}, "whose config.json has tasks. Continue it with the version in"),
+        ({"method": {"name": "pess"}}, "whose config.json has the method pess. Continue it with"),
+    ],
+)
+def test_a_run_of_another_version_is_told(changed, says, tmp_path, capsys):
+    config = parse_settings(["smoke"]).recorded() | changed
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert cli.main(["meta-train", "--resume", "--run-dir", "."]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_run_is_made_longer_with_a_design_of_ones_own(tmp_path, capsys):
+    run = RunFolder(tmp_path / "run")
+    design = "--optimizer user_module:rate_of rates=2 --steps 4".split()
+    assert cli.main([*NEW.split(), *design]) == 0
+    for wrong in ("--steps 3", "--steps 6 --seed 1", "--std 1"):
+        assert cli.main([*AGAIN.split(), *wrong.split()]) == 2
+    assert run.recorded()["steps"] == 4
+    capsys.readouterr()
+    for steps in ("6", "8"):
+        assert cli.main([*AGAIN.split(), "--steps", steps]) == 0
+    assert "going on to 6 steps from 4" in capsys.readouterr().out
+    assert read_metrics(run.metrics)[-1]["step"] == 8
+    assert run.recorded()["earlier_steps"] == [4, 6]
+    assert release.summary("run")["earlier_steps"] == [4, 6]
+    assert cli.main(AGAIN.split()) == 0  # of which nothing is left
+
+    lopt, _ = l2o.load("run")
+    assert (lopt.name, lopt.config) == ("rate_of", {"rates": 2})
+    assert l2o.load("run/best.safetensors")[0].name == "rate_of"
+    evaluate = "evaluate run --horizon 4 --seeds 8 --trials 0 --baselines sgdm --out evaluation"
+    assert cli.main(evaluate.split()) == 0
+    run.theta.rename("alone.safetensors")
+    with pytest.raises(ValueError, match="pass its constructor"):
+        l2o.load("alone.safetensors")
+
+
+def test_a_run_that_a_mistake_ends_before_its_first_step_is_removed(tmp_path, capsys):
+    wrong = [*NEW.split(), "--optimizer", "user_module:mistaken", "--steps", "4"]
+    assert cli.main(wrong) == 2
+    assert "user_module.py, line" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
