@@ -57,6 +57,7 @@ from .release import load as load
 from .release import optimizer as optimizer
 from .release import save as save
 from .rng import stream as stream
+from .rollback import with_rollback as with_rollback
 from .runs.folder import RunError as RunError
 from .runs.folder import RunFolder as RunFolder
 from .stacks import stacked as stacked

@@ -57,12 +57,14 @@ class Window(NamedTuple):
         done: Whether the run ended with the step.
         mask: Whether the step counts; False where nothing was trained.
         finite: Whether the training loss itself was finite.
+        diverged: Whether it was not, or above the task's cap.
     """
 
     loss: jax.Array
     done: jax.Array
     mask: jax.Array
     finite: jax.Array
+    diverged: jax.Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,6 +227,7 @@ def inner_problem(
             done=is_last,
             mask=jnp.ones(window, bool),
             finite=jnp.isfinite(losses),
+            diverged=~(losses <= task.loss_cap) | jnp.isinf(losses),
         )
 
     return Problem(

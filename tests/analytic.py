@@ -71,6 +71,7 @@ def decay_problem(window: int = WINDOW, num_windows: int = NUM_WINDOWS, loss=Non
             done=jnp.arange(1, window + 1) + state.step >= state.horizon,
             mask=jnp.ones(window, bool),
             finite=jnp.isfinite(losses),
+            diverged=~jnp.isfinite(losses),
         )
 
     return Problem(init, start, unroll, window, window * num_windows)
@@ -153,7 +154,11 @@ class Toy(NamedTuple):
                 step, (state.params, state.step), length=self.window
             )
             return state._replace(params=s, step=count), Window(
-                loss=loss, done=done, mask=mask, finite=jnp.isfinite(loss)
+                loss=loss,
+                done=done,
+                mask=mask,
+                finite=jnp.isfinite(loss),
+                diverged=~jnp.isfinite(loss),
             )
 
         return Problem(init, start, unroll, self.window, self.horizon)

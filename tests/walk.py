@@ -65,7 +65,9 @@ def walk(num_actions: int, horizon: int | None = None, spoil=None, far=np.inf) -
             reward = spoil(reward, state)
         after = Walk(s, state.context, state.step + 1, jax.random.uniform(key), action)
         done = (after.step >= horizon) | (jnp.abs(s) > far)
-        return after, Outcome(reward, reward[None], reward[None], done, jnp.float32(1.0))
+        return after, Outcome(
+            reward, reward[None], reward[None], done, jnp.float32(1.0), jnp.bool_(False)
+        )
 
     return Environment(
         init=init,

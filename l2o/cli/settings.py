@@ -22,6 +22,7 @@ from l2o.cli.arguments import (
 )
 from l2o.cli.methods.estimators import PES
 from l2o.cli.methods.method import Ingredients, Method, check_positive
+from l2o.cli.methods.strategies import Evosax
 from l2o.cli.validation import Validation
 from l2o.distributed import launchers
 from l2o.distributed.mesh import population_mesh
@@ -35,6 +36,7 @@ from l2o.learner import Learner
 from l2o.outer_loop import steps_of_chunk
 from l2o.problem import check_can_train
 from l2o.rng import check_seed, stream
+from l2o.rollback import with_rollback
 from l2o.task import Key, Task, TaskFamily, validate_task
 from l2o.tree import named_leaves
 
@@ -79,7 +81,7 @@ class Processes:
     """Options of devices, processes and hosts; they change the result by rounding at most."""
 
     devices: Number = None
-    """Devices, CPU cores included; as many as fit if none."""
+    """Devices, CPU cores included; all that fit if none."""
     distributed: Flag = False
     """Be one of several processes of a run."""
     coordinator: Name = None
@@ -89,7 +91,7 @@ class Processes:
     process_id: Number = None
     """Number of this process, from 0, likewise."""
     connect_timeout: int = 60
-    """Seconds to wait for the other processes."""
+    """Seconds to wait for the others."""
 
     def process(self) -> launchers.ProcessSpec | None:
         """Which process this one is, or None if it is alone.
@@ -171,10 +173,12 @@ class MetaTraining:
     """Outer steps."""
     ema_decay: float = 0.98
     """Decay rate of the released average."""
+    rollback: Flag = False
+    """Undo outer steps that make the population diverge."""
     seed: int = 0
     """Seed of everything random."""
     log_every: int = 10
-    """Outer steps of a chunk and its metrics."""
+    """Most outer steps of a chunk."""
     checkpoint_every: int = 100
     """Outer steps between checkpoints."""
     evaluate: Flag = True
@@ -192,6 +196,8 @@ class MetaTraining:
             del config[name]
         if not self.validation.validate_on:
             del config["validation"]
+        if not self.rollback:
+            del config["rollback"]
         config["method"] = {"name": self.method.name, **config["method"]}
         return config
 
@@ -218,6 +224,8 @@ class MetaTraining:
                 mesh=population_mesh(self.num_devices()),
             )
         )
+        if self.rollback:
+            learner = with_rollback(learner)
         jax.eval_shape(learner.init, jax.random.key(0), theta)  # whether theta suits it
         evaluation = registry.evaluation_tasks(families, self.eval.tasks, "eval.tasks")
         for task in evaluation:
@@ -292,6 +300,11 @@ class MetaTraining:
         if self.evaluate:
             check_seeds(self.eval.seeds, "eval.seeds")
             check_trials(self.eval.trials, "eval.trials")
+        if self.rollback and isinstance(self.method, Evosax):
+            raise ValueError(
+                f"`rollback` goes with estimators and policy gradients; got {self.method.name}, "
+                "which keeps its mean to itself. Drop --rollback."
+            )
         if len(self.horizon) not in (1, 2):
             raise ValueError(
                 f"`horizon` must be one number or two; got {len(self.horizon)}. "

@@ -23,7 +23,8 @@ class Estimator:
         init: `(key, theta) -> EstimatorState`.
         estimate: `(key, theta, state, data) -> (meta-gradient, state, metrics)`. The metrics hold
             at least `meta_loss` (mean over steps and members), `finite` (fraction of inner steps
-            with a finite training loss) and `valid` (fraction of members that were not left out).
+            with a finite training loss), `diverged` (fraction of those with one that is not, or is
+            above the task's cap) and `valid` (fraction of members that were not left out).
         steps: Number of inner steps of one estimate, over all members.
         data: Arrays to pass as `data`, an argument of the compiled program.
     """

@@ -120,6 +120,7 @@ def population_estimator(
                 "measured": is_measured.astype(jnp.float32),
                 "meta_loss": jnp.where(is_measured, jnp.mean(window_mean(window)), 0.0),
                 "finite": jnp.mean(window.finite.astype(jnp.float32)),
+                "diverged": jnp.mean((window.diverged & window.mask).astype(jnp.float32)),
             }
 
         def members(indices, states, *shared):
@@ -135,6 +136,7 @@ def population_estimator(
             "meta_loss": sums["meta_loss"]
             / jnp.where(sums["measured"] > 0, sums["measured"], jnp.nan),
             "finite": sums["finite"] / num_members,
+            "diverged": sums["diverged"] / num_members,
             "valid": sums["valid"] / num_members,
         }
         return unravel(mean), Population(states, state.step + 1), metrics

@@ -60,7 +60,8 @@ def evolution_learner(
 
     Metrics are `meta_loss`, the mean cost over candidates with a finite one, for each problem as
     `name/meta_loss`, too; `best_loss`, the lowest cost; `finite`, the fraction of inner steps with
-    a finite training loss; `valid`, the fraction of candidates with a finite cost.
+    a finite training loss; `diverged`, of those with one that is not, or is above the task's cap;
+    `valid`, the fraction of candidates with a finite cost.
 
     >>> import l2o
     >>> from l2o.tasks.quadratic import rosenbrock
@@ -123,24 +124,25 @@ def evolution_learner(
         def members(indices: jax.Array, candidates: jax.Array, key: Key, data: Data):
             """Train all runs of the candidates of one device; they share all random numbers."""
             del indices
-            costs, finite = {}, {}
+            costs, shares = {}, {}
             for name, problem in problems.items():
 
                 def train(k_run: Key, candidate: jax.Array, name=name, problem=problem):
                     window = unroll_run(map_theta(problem, unravel), k_run, candidate, data[name])
                     num_steps = jnp.maximum(jnp.sum(window.mask), 1)
-                    return window_mean(window), jnp.sum(window.finite & window.mask) / num_steps
+                    of = lambda steps: jnp.sum(steps & window.mask) / num_steps
+                    return window_mean(window), jnp.stack([of(window.finite), of(window.diverged)])
 
                 k_runs = jax.vmap(jax.random.fold_in, (None, 0))(
                     key_of(key, name), jnp.arange(runs_per_candidate)
                 )
                 runs = jax.vmap(jax.vmap(train, (0, None)), (None, 0))(k_runs, candidates)
-                costs[name], finite[name] = jax.tree.map(lambda x: jnp.mean(x, axis=1), runs)
-            return costs, sum(jnp.sum(f) for f in finite.values()) / len(problems)
+                costs[name], shares[name] = jax.tree.map(lambda x: jnp.mean(x, axis=1), runs)
+            return costs, sum(jnp.sum(s, axis=0) for s in shares.values()) / len(problems)
 
         k_ask, k_runs, k_tell = jax.random.split(key, 3)
         candidates, asked = es.ask(k_ask, state.opt_state, params)
-        costs, finite = shard_population(members, mesh)(
+        costs, shares = shard_population(members, mesh)(
             jnp.arange(population_size), candidates, k_runs, data
         )
         cost = weighted_mean(costs, weights)
@@ -156,7 +158,8 @@ def evolution_learner(
         metrics = {
             "meta_loss": finite_mean(cost),
             "best_loss": jnp.where(jnp.any(is_valid), jnp.min(rank_by), jnp.nan),
-            "finite": finite / population_size,
+            "finite": shares[0] / population_size,
+            "diverged": shares[1] / population_size,
             "valid": jnp.mean(is_valid.astype(jnp.float32)),
         }
         for group, names in groups.items():

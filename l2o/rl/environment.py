@@ -51,6 +51,7 @@ class Outcome(NamedTuple):
         rewards: Rewards by name, before weights and penalty, shape (names,).
         done: Whether the episode ends here, at its horizon or by divergence.
         finite: Fraction of the inner steps with a finite training loss.
+        diverged: Whether the run has diverged.
     """
 
     reward: jax.Array
@@ -58,6 +59,7 @@ class Outcome(NamedTuple):
     rewards: jax.Array
     done: jax.Array
     finite: jax.Array
+    diverged: jax.Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,6 +285,7 @@ def training_environment(
             rewards=rewards,
             done=diverged | (run.step >= run.horizon),
             finite=jnp.mean(jnp.isfinite(losses).astype(jnp.float32)),
+            diverged=diverged,
         )
         return state._replace(run=run, potentials=potentials, loss=loss), outcome
 

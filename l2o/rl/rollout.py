@@ -221,6 +221,7 @@ def rollout_worker(
             "reward": jnp.sum(counts * outcome.reward),
             "rewards": jnp.sum(counts[..., None] * outcome.rewards, axis=(0, 1, 2)),
             "finite": jnp.sum(counts * outcome.finite),
+            "diverged": jnp.sum(counts * outcome.diverged),
             "valid": jnp.sum(is_whole.astype(jnp.float32)),
             "ended": jnp.sum(counts * outcome.done),
         }
@@ -239,6 +240,7 @@ def rollout_worker(
         metrics = {
             "meta_loss": -sums["reward"] / number,
             "finite": jnp.nan_to_num(sums["finite"] / number),
+            "diverged": jnp.nan_to_num(sums["diverged"] / number, nan=1.0),
             "valid": sums["valid"] / (num_groups * group_size),
             "episodes": sums["ended"],
             **{

@@ -16,6 +16,7 @@ def describe(line: Mapping[str, Any]) -> str:
     score = line.get("validation_score")
     return (
         f"meta-loss {line['meta_loss']:.4g}  finite {line['finite']:.0%}  "
+        + (f"diverged {line['diverged']:.0%}  " if line.get("diverged") else "")
         + ("" if score is None else f"validation {score:.4g} at {line['validation_step']}  ")
         + f"{line['inner_steps_per_second']:,.0f} inner steps/s"
     )

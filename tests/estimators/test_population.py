@@ -238,7 +238,7 @@ def test_a_pair_that_is_left_out_does_not_shape_the_others(shaping):
     losses = np.array([[1.0, 4.0], [np.nan, 2.0], [3.0, 2.5]], np.float32)
     valid = np.isfinite(losses).all(axis=1)
     on = jnp.ones((3, 2, 1), bool)
-    window = Window(loss=jnp.asarray(losses)[..., None], done=on, mask=on, finite=on)
+    window = Window(loss=jnp.asarray(losses)[..., None], done=on, mask=on, finite=on, diverged=~on)
     shaped = jax.vmap(lambda w: loss_difference(w, STD, shaping, None), axis_name=MEMBERS)
     found = np.asarray(shaped(window))[valid, 0]
     kept = losses[valid]

@@ -90,6 +90,7 @@ def bowl_problem(cost=distance, num_windows: tuple[int, int] = (1, 2)) -> Proble
             done=count == state.horizon,
             mask=jnp.ones(2, bool),
             finite=jnp.isfinite(loss),
+            diverged=~jnp.isfinite(loss),
         )
 
     return Problem(start, start, unroll, 2, 2 * max(num_windows), data=jnp.float32(0.0))
@@ -215,7 +216,8 @@ def test_a_run_compiles_once_and_resumes_to_the_same_bytes(tmp_path, monkeypatch
     assert len(traces) == len(builds) == 1
     lines = lines_of(run)
     assert set(lines[0]) == {
-        *("step", "inner_steps", "meta_loss", "best_loss", "finite", "valid", "bowl/meta_loss"),
+        *("step", "inner_steps", "meta_loss", "best_loss", "finite", "diverged", "valid"),
+        "bowl/meta_loss",
     }
     shutil.rmtree(run.checkpoints / "20")
     assert_same(fit(KEY, learner, START, num_steps=20, **schedule, run=run), whole)

@@ -351,7 +351,7 @@ def test_estimators_on_stored_losses():
 
     def one(d, m, e):  # as in truncated ES; the losses of a pair are its difference and 0
         both = jnp.stack([m, m])
-        window = Window(jnp.stack([d, jnp.zeros_like(d)]), both, both, both)
+        window = Window(jnp.stack([d, jnp.zeros_like(d)]), both, both, both, ~both)
         return 0.5 * jnp.sum(loss_difference(window, std, "none", None)) * e / std**2
 
     gradients = jax.vmap(one)(delta.T, jnp.asarray(mask).T, perturbation)
