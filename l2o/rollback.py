@@ -1,10 +1,11 @@
 """Rollback: meta-training goes back if the population that it trains diverges.
 
-Let s be the share of the inner steps of an outer step that have diverged, and q its moving average.
-While s <= q + 1/4 all is well, and theta, its average and the meta-optimizer are copied every ten
-outer steps. Where s is higher they go back to the copy before the last, so that the steps that led
-there are forgotten, too; the population begins anew, and the updates that follow are half as long.
-With each outer step that is well they are longer by half a per cent, up to their own length.
+Let s be the share of the inner steps of an outer step that have diverged, and q its moving
+average. All is well unless half of those that usually do not have diverged: s > q + (1 - q) / 2.
+Then theta, its average and the meta-optimizer, of which a copy is kept every ten outer steps, go
+back to the copy before the last, so that the steps that led there are forgotten, too; the
+population begins anew, and the updates that follow are half as long. With each outer step that is
+well they are longer by half a per cent, up to their own length.
 """
 
 import dataclasses
@@ -20,7 +21,6 @@ from l2o.task import Data, Key
 
 COPY_EVERY = 10
 DECAY = 0.9
-MORE = 0.25
 GROWTH = 1.005
 SHORTEST = 1e-3
 ANEW = 2**31 - 1
@@ -58,8 +58,8 @@ class Rollback(NamedTuple):
 def with_rollback(learner: Learner) -> Learner:
     """Let meta-training go back where its population diverges.
 
-    Until then theta is that of `learner`, bit for bit. Metrics have `rolled_back`, 1 for an outer
-    step from which it went back and else 0, and `length`, the factor of updates.
+    Until then theta is that of `learner`, but for rounding. Metrics have `rolled_back`, 1 for an
+    outer step from which it went back and else 0, and `length`, the factor of updates.
 
     >>> import jax, l2o, optax
     >>> from l2o.tasks.quadratic import rosenbrock
@@ -97,7 +97,7 @@ def with_rollback(learner: Learner) -> Learner:
             key, state._replace(estimator_state=known.estimator_state), data
         )
         share = metrics["diverged"]
-        is_bad = share > known.share + MORE
+        is_bad = share > 0.5 * (1.0 + known.share)
         shortened = lambda old, new: jnp.where(
             known.length < 1.0, old + known.length * (new - old), new
         )

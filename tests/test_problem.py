@@ -288,8 +288,8 @@ def test_a_run_that_starts_draws_from_another_key_than_the_window(key):
     assert len(set(draws)) == len(draws) == 7
 
 
-def test_steps_that_have_diverged_are_above_the_cap_or_not_finite():
-    """Descent of x² at rate 1.5 multiplies x by -2: 1, 4, 16, 64, ..., until it overflows."""
+def test_steps_that_have_diverged_are_above_the_cap():
+    """Descent of x² at rate 1.5 multiplies x by -2: losses are 1, 4, 16, 64 and so on."""
     line = Task(
         name="line",
         sample=lambda key: None,
@@ -298,9 +298,9 @@ def test_steps_that_have_diverged_are_above_the_cap_or_not_finite():
         loss=lambda params, batch, instance: jnp.square(params["x"]),
         loss_cap=20.0,
     )
-    problem = inner_problem(line, learnable_sgd(), horizon=80, window=80)
+    problem = inner_problem(line, learnable_sgd(), horizon=160, window=80)
     theta = {"log_learning_rate": jnp.log(1.5)}
     key = jax.random.key(0)
     _, window = problem.unroll(key, theta, problem.start(key, theta), ())
     assert window.diverged.tolist() == [False] * 3 + [True] * 77
-    assert abs(int(jnp.sum(window.finite)) - 64) <= 1 and not bool(window.finite[-1])
+    assert bool(jnp.all(window.finite))  # gradients beyond 1e15 count as zero

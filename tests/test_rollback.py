@@ -51,7 +51,7 @@ def thetas_of(diverged, num_steps: int) -> tuple[list[float], list[dict], MetaSt
 
 def test_it_goes_back_to_the_copy_before_the_last_and_shortens_what_follows():
     bad = 35
-    thetas, lines, state = thetas_of([0.0] * bad + [0.3] + [0.0] * 9, bad + 10)
+    thetas, lines, state = thetas_of([0.4, *[0.0] * (bad - 1), 0.6, *[0.0] * 9], bad + 10)
     assert thetas[bad - 1] == 10.0 * bad
     assert [i for i, line in enumerate(lines) if line["rolled_back"]] == [bad]
     # Copies of theta are those that steps 10, 20 and 30 began with.

@@ -65,7 +65,7 @@ class Output:
     """Options of the run folder and of what is shown; they do not change the result."""
 
     run_dir: Name = None
-    """Folder for everything written."""
+    """Folder of the run."""
     resume: Flag = False
     """Continue the run in the run folder."""
     log: Annotated[tuple[Tracker, ...], _NAMES] = ()
@@ -166,7 +166,7 @@ class MetaTraining:
     freeze: Names = ()
     """Leaves of theta to keep, or patterns: layers/0/*."""
     horizon: Steps = (200,)
-    """Inner steps of a training run; two numbers draw it log-uniformly between them."""
+    """Inner steps of a run, or two to draw between."""
     window: int = 50
     """Inner steps between two outer steps."""
     steps: int = 1000
