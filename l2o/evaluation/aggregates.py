@@ -203,7 +203,8 @@ def stratified_bootstrap(
             sequence of them for a statistic that takes several.
         statistic: Function of as many arrays of shape (..., seeds, tasks), which reduces the last
             two axes to any of its own, such as `interquartile_mean`.
-        paired: Whether all of `scores` are resampled alike, where they are of the same seeds; else
+        paired: Whether all of `scores` are resampled alike, where they are of the same seeds and
+            the statistic compares equal seeds (`probability_of_improvement` compares all); else
             each on its own.
         num_resamples: Number of resamples.
         seed: Seed of the resampling; equal seeds give equal intervals.

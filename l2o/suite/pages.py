@@ -118,11 +118,14 @@ def page(title: str, *parts: str) -> str:
     body = "\n".join(part for part in parts if part)
     return (
         f"<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
-        f"<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
+        f"<meta name='viewport' content='width=device-width, initial-scale=1'>\n{MADE_BY}\n"
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f"<h1>{html.escape(title)}</h1>\n{body}\n<script>{SORT}</script>\n</body>\n</html>\n"
     )
 
+
+MADE_BY = "<meta name='generator' content='l2o suite'>"
+"""By which a page is known that a later report may remove."""
 
 STYLE = """
 :root { color-scheme: light dark; --line: #ccc; --faint: #f4f4f4; --note: #d55e00; }

@@ -84,7 +84,7 @@ def render_suite_report(folder: str | Path) -> dict[str, Path]:
         for kind in ("png", "pdf"):
             files[f"report.{kind}"] = plots.image(rows, kind, title=heading(content))
     for path in (Path(folder) / "tasks").glob("*.html"):  # of a report before this one
-        if f"tasks/{path.name}" not in files:
+        if f"tasks/{path.name}" not in files and pages.MADE_BY in path.read_text(errors="replace"):
             path.unlink()
     for name, data in files.items():
         path = Path(folder) / name

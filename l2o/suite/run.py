@@ -140,20 +140,29 @@ def check_data(suite: Sequence[SuiteTask]) -> None:
 
 
 def check_scored(task: Task, starts: Start) -> None:
-    """Raise a `ValueError` unless losses begin above zero and depend on the parameters."""
+    """Raise a `ValueError` unless losses begin between zero and the cap and have a gradient."""
 
-    def at_start(start: Start) -> tuple[jax.Array, jax.Array]:
+    def at_start(start: Start) -> tuple[dict[str, jax.Array], jax.Array]:
         loss = lambda params: mean_loss(task, params, start.probes, start.instance)
         value, gradient = jax.value_and_grad(loss)(start.params)
-        return value, optax.tree.norm(gradient)
+        valid = mean_loss(task, start.params, start.valids, start.instance)
+        return {"training": value, "validation": valid}, optax.tree.norm(gradient)
 
-    losses, slopes = (np.asarray(x) for x in jax.jit(jax.vmap(at_start))(starts))
-    bad = ~(np.isfinite(losses) & (losses > 0))
-    if np.any(bad):
-        raise ValueError(
-            f"`suite` must have tasks whose training loss begins above zero; got {task.name}, "
-            f"where one begins at {losses[bad][0]}. Add what its loss can be at the least."
-        )
+    found, slopes = jax.device_get(jax.jit(jax.vmap(at_start))(starts))
+    losses = found["training"]
+    for name, values in found.items():
+        bad = ~(np.isfinite(values) & (values > 0))
+        if np.any(bad):
+            raise ValueError(
+                f"`suite` must have tasks whose {name} loss begins above zero; got {task.name}, "
+                f"where one begins at {values[bad][0]}. Add what its loss can be at the least."
+            )
+        if np.any(values >= task.loss_cap):
+            raise ValueError(
+                f"`suite` must have tasks whose {name} loss begins below `loss_cap`; got "
+                f"{task.name}, where one begins at {np.max(values):g} and the cap is "
+                f"{task.loss_cap:g}. Raise the cap."
+            )
     if np.any(slopes == 0):
         raise ValueError(
             f"`suite` must have tasks whose loss depends on the parameters; got {task.name}, where "
@@ -176,6 +185,7 @@ class TaskRunner:
     """
 
     def __init__(self, entry: SuiteTask, task: Task, budget: Budget, folder: Path, seed: int):
+        self.given = task
         # Under its name in the suite, which has each once, as files of tunings go by names.
         self.task = replace(task, name=entry.name, family=task.family or task.name)
         self.entry, self.budget, self.folder = entry, budget, folder
@@ -198,7 +208,7 @@ class TaskRunner:
         """
         began = time.perf_counter()
         search = self._prepare(entrant)
-        is_seen = has_seen(entrant, self.task)
+        is_seen = has_seen(entrant, self.given)
         identity = self._identity(entrant, search, target)
         path = result_file(self.folder, self.entry.name, entrant.name, identity)
         if path.exists():
@@ -234,9 +244,12 @@ class TaskRunner:
         path = cache_file(
             self.folder / "tuning", self.k_tuning, self.task, name, horizon, num_seeds
         )
-        return prepare(
-            self.task, name, entrant.baseline, self.tuning_starts, horizon=horizon, path=path
-        )
+        try:
+            return prepare(
+                self.task, name, entrant.baseline, self.tuning_starts, horizon=horizon, path=path
+            )
+        except ValueError as error:  # that knows these files as a cache
+            raise ValueError(str(error).replace("`cache`", "`out`")) from error
 
     def _identity(self, entrant: Entrant, search: Search, target: float | None) -> dict[str, str]:
         """What a result depends on, by name."""
@@ -248,6 +261,7 @@ class TaskRunner:
         device = jax.devices()[0]
         return search.trials.identity | {
             "entrant": entrant.name,
+            "horizon": str(self.entry.horizon),
             "solved": repr(self.entry.solved),
             "budget": json.dumps(asdict(self.budget)),
             "searched": json.dumps(searched),

@@ -1,7 +1,10 @@
 """A task of a suite: what is trained, for how long, and when it counts as solved."""
 
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from l2o.registry import unknown_name_error
 from l2o.task import Task
@@ -33,7 +36,8 @@ class SuiteTask:
         is_quick: Whether the task belongs to the part of the suite that takes minutes.
 
     Raises:
-        ValueError: If `horizon` or `solved` is not positive.
+        ValueError: If `name` is none of a file, `make` is no function, `horizon` no whole number
+            above 0, or `solved` not positive and finite.
     """
 
     name: str
@@ -46,15 +50,26 @@ class SuiteTask:
     is_quick: bool = False
 
     def __post_init__(self) -> None:
-        for argument, value, tried in (
-            ("horizon", self.horizon, 200),
-            ("solved", self.solved, 0.01),
-        ):
-            if not value > 0:
-                raise ValueError(
-                    f"`{argument}` of suite task {self.name} must be positive; got {value}. "
-                    f"Try {argument}={tried}."
-                )
+        if not isinstance(self.name, str) or not re.fullmatch(r"\w[\w.+-]*", self.name):
+            raise ValueError(
+                "`name` of a suite task must be of letters, digits and _ . + -, as files are "
+                f"called by it; got {self.name!r}. Try name='my_task'."
+            )
+        if not callable(self.make):
+            raise ValueError(
+                f"`make` of suite task {self.name} must be a function that makes the task; got "
+                f"{type(self.make).__name__}. Try lambda: my_task()."
+            )
+        if not isinstance(self.horizon, Integral) or self.horizon < 1:
+            raise ValueError(
+                f"`horizon` of suite task {self.name} must be a whole number above 0; got "
+                f"{self.horizon!r}. Try horizon=200."
+            )
+        if not 0 < self.solved < math.inf:
+            raise ValueError(
+                f"`solved` of suite task {self.name} must be positive and finite; got "
+                f"{self.solved}. Try solved=0.01."
+            )
 
 
 def check_names(suite: Sequence[SuiteTask]) -> None:

@@ -213,7 +213,7 @@ def aggregate(
     def of(losses: str) -> dict[str, Any]:
         own = scores[losses]
         wins = aggregates.stratified_bootstrap(
-            [own, rival[losses]], aggregates.probability_of_improvement, paired=True
+            [own, rival[losses]], aggregates.probability_of_improvement
         )
         iqm = aggregates.stratified_bootstrap(own, aggregates.interquartile_mean)
         speedup = table(name, losses, "speedup")

@@ -23,6 +23,8 @@ class Criterion:
             (rows,), tells which rows count.
         maximized: As in `Task`.
         metric_caps: As in `Task`.
+        mistake: Function `(outputs, targets) -> what is wrong with the targets of a split`, or None
+            if nothing is; of the shapes of the outputs of one row, and NumPy's arrays.
     """
 
     losses: Callable[[Any, Any], jax.Array]
@@ -31,6 +33,7 @@ class Criterion:
     metrics: Callable[[Any, Any, jax.Array], Mapping[str, jax.Array]] | None = None
     maximized: frozenset[str] = frozenset()
     metric_caps: Mapping[str, float] = field(default_factory=dict)
+    mistake: Callable[[Any, Any], str | None] = lambda outputs, targets: None
 
 
 def cross_entropy(*, sequences: bool = False) -> Criterion:
@@ -56,6 +59,23 @@ def cross_entropy(*, sequences: bool = False) -> Criterion:
             found["macro_f1"] = macro_f1(predicted, labels, counts, logits.shape[-1])
         return found
 
+    def mistake(logits: jax.ShapeDtypeStruct, labels: np.ndarray) -> str | None:
+        classes = logits.shape[-1]
+        if labels.shape[1:] != logits.shape[1:-1]:
+            return (
+                f"must be class indices of shape {('rows', *logits.shape[1:-1])} for outputs of "
+                f"shape {('rows', *logits.shape[1:])}; got shape {labels.shape}"
+            )
+        if not np.issubdtype(labels.dtype, np.integer):
+            return f"must be whole numbers; got {labels.dtype}"
+        lowest, highest = int(labels.min()), int(labels.max())  # 256 is none of uint8
+        if lowest < 0 or highest >= classes:
+            return (
+                f"must be from 0 to {classes - 1}, as there are {classes} outputs; got {lowest} to "
+                f"{highest}"
+            )
+        return None
+
     names = ("accuracy",) if sequences else ("accuracy", "macro_f1")
     return Criterion(
         losses,
@@ -64,6 +84,7 @@ def cross_entropy(*, sequences: bool = False) -> Criterion:
         metrics=metrics,
         maximized=frozenset(names),
         metric_caps=dict.fromkeys(names, 0.0),
+        mistake=mistake,
     )
 
 
@@ -72,9 +93,21 @@ def squared_error() -> Criterion:
 
     Its scale is that of the best constant, half the variance of each number among training rows.
     """
+
+    def mistake(outputs: jax.ShapeDtypeStruct, targets: np.ndarray) -> str | None:
+        if targets.shape[1:] != outputs.shape[1:]:
+            return (
+                f"must have the shape of the outputs, {('rows', *outputs.shape[1:])}; got "
+                f"{targets.shape}"
+            )
+        if not np.all(np.isfinite(targets)):
+            return "must be finite; got NaN or infinity"
+        return None
+
     return Criterion(
         losses=lambda outputs, targets: mean_of_row(0.5 * jnp.square(outputs - targets)),
         scale=lambda outputs, targets: 0.5 * float(np.mean(np.var(np.asarray(targets), axis=0))),
+        mistake=mistake,
     )
 
 

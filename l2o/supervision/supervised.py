@@ -1,5 +1,6 @@
 """Supervised tasks: from data and a network to loss, metrics, batches and varied instances."""
 
+import math
 from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -104,8 +105,9 @@ def supervised(
         family: Name that variants of the task share; empty for the task's own name.
 
     Raises:
-        ValueError: If a split is missing, is empty or has not as many inputs as targets, or the
-            criterion or the size of a batch is none.
+        ValueError: If a split is missing, is empty, is not of arrays of numbers or has not as many
+            inputs as targets; if targets are not what the criterion takes, or all are the same; or
+            if the criterion or the size of a batch is none.
     """
     if not isinstance(criterion, Criterion | None):
         raise ValueError(
@@ -137,7 +139,9 @@ def supervised(
             "init_scale": log_uniform(k_init, 0.5, 2.0),
             "scale": log_uniform(k_scale, *SCALES),
             "first_row": jax.random.randint(k_first_row, (), 0, train_rows),
-            "num_rows": log_uniform(k_num_rows, train_rows / 4, train_rows).astype(jnp.int32),
+            "num_rows": log_uniform(k_num_rows, max(train_rows / 4, 1), train_rows).astype(
+                jnp.int32
+            ),
             "batch_size": log_uniform(k_batch_size, fewest, batch_size).astype(jnp.int32),
         }
 
@@ -197,7 +201,15 @@ def supervised(
         take(rows["train"], jnp.arange(1)).inputs,
         kept,
     )
+    for split in SPLITS:
+        if problem := by.mistake(shapes, rows[split].targets):
+            raise ValueError(f"`data` of task {name}: targets of {split} {problem}.")
     scale = by.scale(shapes, rows["train"].targets)
+    if not 0 < scale < math.inf:
+        raise ValueError(
+            f"`data` of task {name} must have targets that differ; got a loss of guessing of "
+            f"{scale:g}. Try another target, or a criterion with a scale of its own."
+        )
     return Task(
         name=name,
         family=family,
@@ -224,12 +236,31 @@ def log_uniform(key: Key, low: float, high: float, shape: tuple[int, ...] = ()) 
 
 def rows_of(task: str, data: Mapping[Split, tuple[Arrays, Arrays]], split: Split) -> Rows:
     """A split's inputs and targets, which must be there and as many as each other."""
+    if not isinstance(data, Mapping):
+        raise ValueError(
+            f"`data` of task {task} must be a dict; got {type(data).__name__}. Try "
+            '{"train": (inputs, targets), "valid": (...), "test": (...)}.'
+        )
     if split not in data:
         raise ValueError(
             f"`data` of task {task} must have the splits {', '.join(SPLITS)}; got "
             f"{', '.join(data) or 'none'}. Add {split}=(inputs, targets)."
         )
-    rows = Rows(*data[split])
+    pair = data[split]
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise ValueError(
+            f"`data` of task {task} must have pairs; got {describe(pair)} for {split}. "
+            f"Try {split}=(inputs, targets)."
+        )
+    rows = Rows(*pair)
+    for leaf in jax.tree.leaves(rows):
+        if not hasattr(leaf, "dtype") or not (
+            jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool
+        ):
+            raise ValueError(
+                f"`data` of task {task} must be arrays of numbers; got {describe(leaf)} in "
+                f"{split}. Try numpy.asarray(...)."
+            )
     sizes = {int(np.shape(leaf)[0]) if np.ndim(leaf) else 0 for leaf in jax.tree.leaves(rows)}
     if len(sizes) != 1 or 0 in sizes:
         raise ValueError(
@@ -237,6 +268,15 @@ def rows_of(task: str, data: Mapping[Split, tuple[Arrays, Arrays]], split: Split
             f"with {', '.join(map(str, sorted(sizes))) or 'no'} rows in {split}."
         )
     return rows
+
+
+def describe(thing: object) -> str:
+    """A few words about what was given in place of arrays."""
+    dtype = getattr(thing, "dtype", None)
+    if dtype is not None:
+        return f"an array of {dtype}"
+    size = f" of {len(thing)}" if isinstance(thing, tuple | list) else ""
+    return f"{type(thing).__name__}{size}"
 
 
 def num_rows(rows: Rows | Batch) -> int:

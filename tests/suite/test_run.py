@@ -210,7 +210,15 @@ def test_tasks_that_cannot_be_scored_are_one_line(tmp_path):
     zero = dataclasses.replace(
         bowl("zero"), loss=lambda params, batch, instance: jnp.sum(params["x"]) * 0.0
     )
+    sinks = dataclasses.replace(
+        bowl("sinks"),
+        loss=lambda params, batch, instance: (
+            bowl().loss(params, batch, instance) - 8.0 * (batch[0] == 2.0)
+        ),
+    )
     for task, message in (
+        (sinks, r"validation loss begins above zero; got sinks, where one begins at -1\.9"),
+        (bowl("high", cap=3.0), r"loss begins below `loss_cap`; got high, .* the cap is 3"),
         (flat, "depends on the parameters; got flat, where it is constant at 1 about a start"),
         (zero, r"begins above zero; got zero, where one begins at 0\.0"),
     ):
@@ -225,6 +233,35 @@ def test_two_optimizers_of_one_name_are_refused_and_the_reference_runs_once(tmp_
     other = dataclasses.replace(learned(), name="sgdm")
     with pytest.raises(ValueError, match="`entrants` must have names of their own; got sgdm twice"):
         run(tmp_path, [other])
+
+
+def test_no_run_is_tuned_on_a_seed_that_is_reported(tmp_path):
+    runner = TaskRunner(entry(), bowl(), BUDGET, tmp_path, 0)
+    tuning, reported = (
+        {key.tobytes() for key in np.asarray(jax.random.key_data(starts.key))}
+        for starts in (runner.tuning_starts, runner.starts)
+    )
+    assert len(tuning) == 16 and len(reported) == 8 and not tuning & reported
+
+
+def test_a_result_is_of_its_horizon(tmp_path):
+    """Both horizons are probed at every step, so their programs are the same."""
+    plain = Entrant("plain", as_it_is("plain", "", lambda horizon: optax.sgd(0.1)))
+    for horizon in (6, 7):
+        found = run(tmp_path, [plain], [entry(horizon=horizon)])
+        assert [r.is_kept for r in found] == [False, False]
+        assert found[1].best.steps[-1] == horizon
+
+
+def test_seen_is_told_by_the_tasks_own_name(tmp_path):
+    """A release file of before there were signatures knows names alone."""
+    suite = [SuiteTask("one", bowl, kind="function", horizon=6, solved=0.02)]
+    named = learned(trained_on=["bowl"])
+    with pytest.raises(ValueError, match="by one's"):
+        run(tmp_path, [named], suite)
+    marked = run(tmp_path, [named], suite, allow_seen=True)
+    assert [r.is_seen for r in marked] == [False, True]
+    assert not run(tmp_path, [learned(trained_on=["one"])], suite)[1].is_seen
 
 
 def test_a_family_in_place_of_a_task_is_one_line(tmp_path):

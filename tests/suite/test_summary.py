@@ -1,6 +1,7 @@
 """What results add up to: by hand on curves of few steps."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from suite.bowls import entry, result
 
 from l2o.evaluation.report import strict
 from l2o.suite.entrant import Entrant, find_entrants
-from l2o.suite.summary import figures, read_matrix, summarise
+from l2o.suite.summary import aggregate, figures, read_matrix, summarise
 
 REFERENCE = result(entrant="adam", train=[16.0, 8.0, 4.0], valid=[16.0, 4.0, 8.0])
 
@@ -96,6 +97,33 @@ def test_aggregates_are_over_tasks_that_all_have_results_of():
         "adam": [float(ratio >= 2.0) for ratio in found["profiles"]["ratios"]],
     }
     json.dumps(strict(found), allow_nan=False)
+
+
+def test_a_run_that_diverged_has_solved_nothing_and_seconds_are_not_steps():
+    results = [
+        result("one", "adam", train=[16.0, 8.0, 4.0], cost=1.0),
+        result("one", "a", train=[16.0, 4.0, 0.01], cost=4.0, diverged=True),
+    ]
+    train = summary(results)["aggregates"]["a"]["train"]
+    assert (train["failed"], train["solved"]) == (1.0, 0.0)
+    assert (train["median_speedup"], train["median_speedup_seconds"]) == (2.0, 0.5)
+
+
+def test_intervals_of_the_probability_of_improvement_cover():
+    """Scores that go together by seed: a resampled seed must not meet itself more than others."""
+    rng = np.random.default_rng(0)
+    low, high, lead = [], [], 0.3
+    for _ in range(40):
+        common = rng.normal(size=(8, 30))
+        ours, theirs = (
+            m + np.sqrt(0.9) * common + np.sqrt(0.1) * rng.normal(size=(8, 30)) for m in (lead, 0.0)
+        )
+        scores = [{"train": x, "valid": x} for x in (ours, theirs)]
+        found = aggregate(*scores, lambda *_: np.ones((8, 30)), "a")
+        interval = found["train"]["probability_of_improvement"]
+        low, high = [*low, interval["low"]], [*high, interval["high"]]
+    truth = 0.5 * (1 + math.erf(lead / 2))  # two seeds differ by a normal number of variance 2
+    assert np.mean((np.array(low) <= truth) & (truth <= np.array(high))) >= 0.9
 
 
 def test_failures_are_counted_beside_the_interquartile_mean():

@@ -283,3 +283,68 @@ def test_members_share_what_is_frozen_when_they_have_batches_of_their_own():
     axes = batch_axes(batch)  # of another than None, vmap would refuse it
     own = jax.vmap(of_each, out_axes=axes)(params)
     assert own.inputs.shape == (3, 8, 4) and own.frozen.arrays["w"].shape == (4, 1000)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "targets", "message"),
+    [
+        (None, np.arange(8) % 3 + 1, "targets of train must be from 0 to 2, .* got 1 to 3"),
+        (None, np.arange(8) % 3 - 1, "must be from 0 to 2, .* got -1 to 1"),
+        (None, np.linspace(0, 1, 8), "must be whole numbers; got float64"),
+        (None, np.arange(8)[:, None] % 3, r"must be class indices of shape .* got shape \(8, 1\)"),
+        (None, np.eye(8, 3, dtype=int), r"must be class indices of shape .* got shape \(8, 3\)"),
+        (None, np.array(["a"] * 8), "must be arrays of numbers; got an array of <U1 in train"),
+        (None, [0, 1] * 4, "must be arrays of numbers; got int in train. Try numpy.asarray"),
+        (l2o.squared_error(), rows(8, width=3)[:, 0], r"must have the shape of the outputs, "),
+        (l2o.squared_error(), np.full((8, 3), np.nan), "must be finite; got NaN or infinity"),
+        (l2o.squared_error(), np.ones((8, 3)), "must have targets that differ; got a loss of"),
+    ],
+)
+def test_targets_that_are_not_what_a_criterion_takes(criterion, targets, message):
+    data = split_of(lambda i: (rows(8, i), targets))
+    with pytest.raises(ValueError, match=message) as found:
+        l2o.supervised("wrong", data, *linear(3), criterion)
+    assert "\n" not in str(found.value) and "`data` of task wrong" in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((rows(8), np.zeros(8, int)), "must be a dict; got tuple"),
+        ({"train": rows(8)}, "must have pairs; got an array of float32 for train"),
+        ({"train": (rows(8),) * 3}, "must have pairs; got tuple of 3 for train"),
+    ],
+)
+def test_data_of_another_form(data, message):
+    with pytest.raises(ValueError, match=message):
+        l2o.supervised("wrong", data, *linear(3))
+
+
+def test_bytes_are_labels_of_256_classes():
+    data = split_of(lambda i: (rows(8, i), jnp.arange(248, 256, dtype=jnp.uint8)))
+    assert l2o.supervised("bytes", data, *linear(256)).loss_scale == pytest.approx(np.log(256))
+
+
+def test_a_varied_task_of_few_rows_sees_one_at_least():
+    data = split_of(lambda i: (rows(3, i), np.arange(3)))
+    task = l2o.supervised("few", data, *linear(3), varied=True)
+    numbers = jax.vmap(lambda key: task.sample(key)["num_rows"])(jax.random.split(KEY, 200))
+    assert set(numbers.tolist()) == {1, 2}
+
+
+def test_a_run_of_rows_goes_on_at_the_first():
+    """Rows of a varied instance are consecutive ones, cyclically, and each as likely."""
+    data = split_of(lambda i: (np.arange(8, dtype=np.float32)[:, None], np.arange(8) % 2))
+    init, apply = (lambda key: {"w": jnp.zeros((1, 2))}), (lambda params, x: x @ params["w"])
+    task = l2o.supervised("cyclic", data, init, apply, batch_size=400, varied=True)
+    instance = task.sample(KEY) | {"first_row": jnp.int32(6), "num_rows": jnp.int32(4)}
+    drawn = np.asarray(task.batch(KEY, instance, task.data, "train").inputs)[:, 0]
+    shares = [np.mean(drawn == row) for row in (6, 7, 0, 1)]
+    assert sum(shares) == pytest.approx(1.0) and min(shares) > 0.15
+
+
+def test_a_network_that_begins_at_zero_passes_the_common_checks():
+    zeros = lambda key: {"w": jnp.zeros((4, 3)), "b": jnp.zeros(3)}
+    data = split_of(lambda i: (rows(90, i), np.argmax(rows(90, i)[:, :3], axis=1)))
+    task = l2o.supervised("zeros", data, zeros, linear(3)[1], batch_size=16)
+    l2o.testing.check_task(task, num_steps=50)
