@@ -48,7 +48,8 @@ def supervised_nnx(
         family: Name that variants of the task share; empty for the task's own name.
 
     Raises:
-        ValueError: As `supervised`, or if the module was made already or has no parameters.
+        ValueError: As `supervised`, or if the module was made already, has no parameters, or
+            carries statistics other than those of batch normalisation.
     """
     if isinstance(module, nnx.Module):
         raise ValueError(
@@ -61,6 +62,14 @@ def supervised_nnx(
     graph, params, keys, rest = nnx.split(training, nnx.Param, nnx.RngKey, ...)
     if jax.tree.leaves(rest):
         rest = jax.jit(lambda: nnx.split(module(nnx.Rngs(0)), nnx.Param, nnx.RngKey, ...)[3])()
+    for _, part in nnx.iter_modules(training):
+        carries = any(isinstance(value, nnx.BatchStat) for value in vars(part).values())
+        if carries and not hasattr(part, "use_running_average"):
+            raise ValueError(
+                f"`module` of task {name} must not carry statistics from batch to batch, but for "
+                f"layers with use_running_average; got {type(part).__name__}. Try nnx.BatchNorm, "
+                "or nnx.LayerNorm."
+            )
     training.eval()
     normalizes = bool(jax.tree.leaves(nnx.state(training, nnx.BatchStat)))
     training.set_attributes(use_running_average=False, raise_if_not_found=False)

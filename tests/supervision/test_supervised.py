@@ -196,9 +196,25 @@ def test_a_module_without_parameters_is_a_one_line_error():
         l2o.supervised_nnx("nothing", digits(), lambda rngs: nnx.Dropout(0.5, rngs=rngs))
 
 
+class Counting(nnx.Module):
+    """Divides by a size that it carries from batch to batch."""
+
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(64, 10, rngs=rngs)
+        self.size = nnx.BatchStat(jnp.ones(()))
+
+    def __call__(self, x):
+        self.size[...] = 0.9 * self.size[...] + 0.1 * jnp.std(x)
+        return self.linear(x / self.size[...])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            lambda: l2o.supervised_nnx("t", digits(), Counting),
+            "`module` of task t must not carry statistics .* got Counting. Try nnx.BatchNorm",
+        ),
         (
             lambda: l2o.supervised_nnx("t", digits(), ConvNet, "cross_entropy"),  # pyright: ignore
             "`criterion` of task t must be a Criterion; got 'cross_entropy'. Try l2o.cross_ent",
