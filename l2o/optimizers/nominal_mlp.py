@@ -10,9 +10,10 @@ MLP₁ reads thirteen features, each over its RMS: parameter, gradient, three bi
 (decays 0.5, 0.9, 0.99), the root of the second moment (0.99), momenta and gradient over that
 root, the gradient's sign, the signed square of the second momentum and the gradient cubed. MLP₂
 reads fourteen statistics of the run and the tensor: progress, loss trend, scale of the
-parameters, agreement of gradient and momenta, noise, size and rank. T is the horizon, so the
-design needs to be told it; past it the rate stays that of the last step. The bound on η keeps an
-unseen statistic from blowing up a run.
+parameters, agreement of gradient and momenta, noise, size and rank. What has never had a gradient
+other than zero, such as a row of an embedding that was not looked up, stays. T is the horizon, so
+the design needs to be told it; past it the rate stays that of the last step. The bound on η keeps
+an unseen statistic from blowing up a run.
 """
 
 import math
@@ -197,6 +198,8 @@ def nominal_mlp(
         unit_powers = features.scaled(powers(unit), jax.lax.rsqrt(means[6:] + 1e-30))
         (correction,) = nets.mlp_per_parameter(theta["direction"], [*unit, *unit_powers])
         (direction,) = features.rms_normalize([unit[NOMINAL] + correction], eps=1e-30)
+        has_begun = (accumulators.momenta[-1] != 0.0) | (accumulators.second_moment != 0.0)
+        direction = jnp.where(has_begun, direction, 0.0)  # MLP₁ has biases
 
         tensor_inputs = jnp.concatenate(
             [

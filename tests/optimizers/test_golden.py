@@ -84,7 +84,8 @@ def filled(i: int, shape: tuple[int, ...]) -> np.ndarray:
         (  # our own design: what it gave when its weights were released
             nominal_mlp(),
             NOMINAL_LEAVES,
-            [-0.00045232, -0.00079920, -0.00050609],
+            # The first number, whose first gradient is zero, moves from the second update on.
+            [-0.00045072, -0.00079920, -0.00050609],
             [-0.00101116, -0.00092739, 0.00103340, 0.00103967, 0.00095820, -0.00100154],
         ),
     ],
