@@ -5,11 +5,14 @@ import io
 import os
 import re
 import select
+import signal
 import sys
 import sysconfig
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
 
 import jax
@@ -168,6 +171,19 @@ def has_lost_its_reader(stream: TextIO) -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise `KeyboardInterrupt` at Ctrl-C, a little later where nobody would hear of it.
+
+    JAX has a callback in Python's garbage collector, in which an exception is only printed.
+    """
+    while frame is not None:
+        if frame.f_code.co_name == "_xla_gc_callback":
+            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
 def run(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console script: `main`, with JAX's compilation cache.
 
@@ -178,6 +194,8 @@ def run(argv: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     use_compilation_cache()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         status = main(argv)
         if sys.stdout is not None:  # as it is where it was closed from the start

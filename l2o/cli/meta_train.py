@@ -102,7 +102,7 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
         run = processes.on_process_0(lambda: open_run(settings, console, stack))
         about = about_run(settings, parts, run, console) if run else {}
         trackers = processes.broadcast_errors(lambda: start_trackers(settings, run, stack, console))
-        state = train(settings, parts, run, about, trackers, console)
+        state, is_stopped = train(settings, parts, run, about, trackers, console)
         step = int(state.step)
         if step < settings.steps:
             console.print(
@@ -112,6 +112,9 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
             return EXIT_ON_SIGNAL + signal.SIGINT
         if run:
             theta = save_theta(run.theta, parts, run, about, state)
+            if settings.evaluate and is_stopped:
+                console.print("stopped before the evaluation; continue with --resume")
+                return EXIT_ON_SIGNAL + signal.SIGINT
             if settings.evaluate:
                 evaluate(settings, parts, run, theta, about, trackers, console)
             if parts.validator:
@@ -192,8 +195,8 @@ def train(
     about: Mapping[str, Any],
     trackers: Sequence[Tracker],
     console: Console,
-) -> MetaState:
-    """Meta-train until the last step or a signal; then the processes part.
+) -> tuple[MetaState, bool]:
+    """Meta-train until the last step or a signal, and whether there was one; then processes part.
 
     `run` is None in processes other than 0.
     """
@@ -252,7 +255,7 @@ def train(
             should_stop=should_stop,
         )
         processes.disconnect()  # before trackers close, which can take long in process 0
-        return state
+        return state, should_stop()
 
 
 def say_stopping() -> None:

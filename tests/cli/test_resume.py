@@ -1,13 +1,16 @@
 """What `--resume` knows of a run, what may change, and what a run that failed leaves."""
 
+import contextlib
 import dataclasses
 import json
+import signal
 
 import pytest
 
 import l2o
 from l2o import release
 from l2o.cli import main as cli
+from l2o.cli import meta_train
 from l2o.cli.meta_train import parse_settings
 from l2o.cli.methods.table import METHODS
 from l2o.cli.presets import PRESETS
@@ -77,6 +80,23 @@ def test_a_run_is_made_longer_with_a_design_of_ones_own(tmp_path, capsys):
     run.theta.rename("alone.safetensors")
     with pytest.raises(ValueError, match="pass its constructor"):
         l2o.load("alone.safetensors")
+
+
+def test_a_signal_in_the_last_chunk_stops_ahead_of_the_evaluation(tmp_path, capsys, monkeypatch):
+    @contextlib.contextmanager
+    def interrupting(*_, **__):
+        yield lambda line: signal.raise_signal(signal.SIGTERM) if line["step"] == 4 else None
+
+    words = NEW.replace("--no-evaluate ", "").split()
+    small = "--eval.seeds 8 --eval.baselines sgdm --steps 4 --optimizer learnable_sgd".split()
+    with monkeypatch.context() as patch:
+        patch.setattr(meta_train, "progress", interrupting)
+        assert cli.main([*words, *small]) == 130
+    assert "stopped before the evaluation; continue with --resume" in capsys.readouterr().out
+    run = RunFolder(tmp_path / "run")
+    assert run.theta.exists() and not run.report_json.exists()
+    assert cli.main("meta-train --resume --run-dir run".split()) == 0
+    assert run.report_json.exists()
 
 
 def test_a_run_that_a_mistake_ends_before_its_first_step_is_removed(tmp_path, capsys):

@@ -1,8 +1,11 @@
 """The command line in other people's shells: terminals that know ASCII, closed pipes, tildes."""
 
+import gc
 import os
+import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 
 import pytest
@@ -130,3 +133,25 @@ def test_a_working_directory_that_is_gone_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("os.getcwd", gone)
     assert cli.main(["list"]) == 2
     assert "the working directory has been removed" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_the_garbage_collector_is_heard_when_that_is_done():
+    """An exception in a callback of the collector is printed and forgotten."""
+    heard = []
+
+    def _xla_gc_callback(phase, info):
+        if phase == "start" and not heard:
+            heard.append(phase)
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, cli.interrupt)
+    gc.callbacks.append(_xla_gc_callback)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            gc.collect()
+            heard.append("collected")
+            time.sleep(20)
+    finally:
+        gc.callbacks.remove(_xla_gc_callback)
+        signal.signal(signal.SIGINT, before)
+    assert heard == ["start", "collected"]
