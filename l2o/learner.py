@@ -1,7 +1,7 @@
 """One outer step: from a meta-gradient to the next theta."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from l2o.estimators.estimator import Estimator, EstimatorState
 from l2o.learned_optimizer import Theta
+from l2o.leaves import require_transformation
 from l2o.task import Data, Key
 
 
@@ -48,7 +49,7 @@ class Learner:
     step: Callable[[Key, MetaState, Data], tuple[MetaState, dict[str, jax.Array]]]
     theta: Callable[[MetaState], Theta]
     steps: int
-    data: Data = ()
+    data: Data = field(default=(), repr=False)
 
 
 def gradient_learner(
@@ -75,9 +76,10 @@ def gradient_learner(
             (1 + t) / (10 + t), so that the start is forgotten.
 
     Raises:
-        ValueError: If `ema_decay` is outside [0, 1).
+        ValueError: If `ema_decay` is outside [0, 1), or `optimizer` no optax transformation.
     """
     check_ema_decay(ema_decay)
+    optimizer = require_transformation(optimizer, "optimizer")
 
     def init(key: Key, theta: Theta) -> MetaState:
         return MetaState(

@@ -18,6 +18,23 @@ LARGEST = 1e15
 over a tensor overflow in float32 not far beyond it, and an average that was infinite stays so."""
 
 
+def require_transformation(tx: Any, argument: str) -> optax.GradientTransformationExtraArgs:
+    """Return an optax transformation that takes a loss, or raise a `ValueError`.
+
+    Args:
+        tx: What was given as a transformation.
+        argument: Argument that it was given as, for the message.
+    """
+    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
+        name = getattr(tx, "__name__", None)
+        got = f"the {type(tx).__name__} {name}" if name else repr(tx)[:60]
+        raise ValueError(
+            f"`{argument}` must be an optax transformation; got {got}. Try optax.adam(1e-3), or "
+            'l2o.optimizer("digits", horizon=1000).'
+        )
+    return optax.with_extra_args_support(tx)
+
+
 def on_any_tree(
     tx: optax.GradientTransformationExtraArgs, design: str
 ) -> optax.GradientTransformationExtraArgs:

@@ -141,6 +141,13 @@ def fit(
             another process that has ended.
     """
     _check_steps(num_steps, log_every, checkpoint_every, patience)
+    if not hasattr(key, "dtype"):
+        raise ValueError(f"`key` must be a random key; got {key!r}. Try jax.random.key(0).")
+    if isinstance(theta, MetaState):
+        raise ValueError(
+            "`theta` must be meta-parameters; got a MetaState. Try learner.theta(state), or go on "
+            "with a run by run=RunFolder.open(..., resume=True)."
+        )
     if profile and run is None and processes.is_process_0():
         raise ValueError("`run` is needed for a profile; got None. Pass a RunFolder.")
     if not processes.is_process_0():

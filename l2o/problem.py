@@ -1,7 +1,8 @@
 """Inner training runs, a window at a time: the seam between tasks and estimators."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -91,7 +92,7 @@ class Problem:
     unroll: Callable[[Key, Theta, InnerState, Data], tuple[InnerState, Window]]
     window: int
     horizon: int
-    data: Data = ()
+    data: Data = field(default=(), repr=False)
     is_differentiable: bool = True
 
 
@@ -170,9 +171,15 @@ def inner_problem(
         ValueError: If the task is malformed or lacks what the objective measures or the optimizer
             needs, or `horizon` and `window` do not fit.
     """
+    if not isinstance(lopt, LearnedOptimizer):
+        name = getattr(lopt, "__name__", None) or repr(lopt)[:60]
+        raise ValueError(
+            f"`lopt` must be a LearnedOptimizer; got {type(lopt).__name__} {name}. "
+            "Try l2o.learnable_adam()."
+        )
     validate_task(task)
     check_objective(objective, task)
-    shortest, longest = (horizon, horizon) if isinstance(horizon, int) else horizon
+    shortest, longest = horizons_of(horizon)
     check_horizon(shortest, longest, window)
     check_can_train(lopt, task, longest)
 
@@ -315,6 +322,17 @@ def staggered_start(
         return begin(k_start, num_steps, *arguments)
 
     return start
+
+
+def horizons_of(horizon: int | tuple[int, int]) -> tuple[int, int]:
+    """The shortest and the longest run of a number of steps, or a pair of them."""
+    pair = horizon if isinstance(horizon, tuple | list) else (horizon, horizon)
+    if len(pair) != 2 or not all(isinstance(steps, Integral) for steps in pair):
+        raise ValueError(
+            f"`horizon` must be a whole number, or a pair of them; got {horizon!r}. "
+            "Try horizon=200, or horizon=(100, 1000)."
+        )
+    return int(pair[0]), int(pair[1])
 
 
 def check_horizon(shortest: int, longest: int, window: int, *, allow_one: bool = False) -> None:

@@ -5,6 +5,7 @@ A name stands for a path, `module:attribute`, which is also how users name thing
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -360,6 +361,11 @@ def import_by_path(argument: str, path: str, known: Iterable[str]) -> Any:
     """
     module, _, attribute = path.partition(":")
     if not attribute or not module.strip("."):
+        if path not in known and path.isidentifier() and importlib.util.find_spec(path):
+            raise ValueError(
+                f"`{argument}` must be a known name or module:attribute; got {path}, which is a "
+                f"module. Try {path}:NAME."
+            )
         raise unknown_name_error(argument, path, known)
     try:
         return getattr(importlib.import_module(module), attribute)

@@ -63,13 +63,6 @@ def save(
 ) -> None:
     """Write a release file, atomically.
 
-    >>> import tempfile, l2o
-    >>> lopt = l2o.learnable_sgd(learning_rate=0.5)
-    >>> path = Path(tempfile.mkdtemp()) / "mine.safetensors"
-    >>> save(path, lopt, lopt.init(jax.random.key(0)), {"steps": 10})
-    >>> summary(path)
-    {'steps': 10}
-
     >>> import jax, l2o, os, tempfile
     >>> lopt, folder = l2o.learnable_sgd(), tempfile.TemporaryDirectory()
     >>> path = os.path.join(folder.name, "mine.safetensors")
@@ -146,6 +139,10 @@ def load(
             format; if it is of an unknown design or another than `design`; or if its configuration
             or weights do not fit the design.
     """
+    if design is not None and not callable(design):
+        raise ValueError(
+            f"`design` must be a constructor; got {design!r}. Try my_module.my_design."
+        )
     path = _find(name_or_path)
     header, arrays = _parse(path)
     if design is None and header["design"] not in (*DESIGNS, *RENAMED):

@@ -30,9 +30,13 @@ def stream(seed: int, purpose: Purpose) -> Key:
         purpose: Part of the run.
 
     Raises:
-        ValueError: If the seed is not one of the 2³² that JAX tells apart.
+        ValueError: If the seed is not one of the 2³² that JAX tells apart, or `purpose` is no part.
     """
     check_seed(seed)
+    if purpose not in TAGS:
+        raise ValueError(
+            f"`purpose` must be one of {', '.join(TAGS)}; got {purpose!r}. Try meta_training."
+        )
     return jax.random.fold_in(jax.random.key(seed), TAGS[purpose])
 
 

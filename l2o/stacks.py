@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.leaves import is_none, is_number
+from l2o.leaves import is_none, is_number, require_transformation
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["axis"])
@@ -64,10 +64,10 @@ def stacked(
         there has no such axis.
 
     Raises:
-        ValueError: If an axis is no integer.
+        ValueError: If an axis is no integer, or `tx` no optax transformation.
     """
     axes = checked(axes)
-    inner = optax.with_extra_args_support(tx)
+    inner = require_transformation(tx, "tx")
 
     def tagged(tree: Any) -> Any:
         def tag(path: Any, x: Any) -> Any:

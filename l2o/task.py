@@ -107,7 +107,7 @@ class Task:
     batch: Callable[[Key, Instance, Data, Split], Batch]
     loss: Callable[[optax.Params, Batch, Instance], jax.Array]
     loss_cap: float
-    data: Data = ()
+    data: Data = field(default=(), repr=False)
     metrics: Callable[[optax.Params, Batch, Instance], Mapping[str, jax.Array]] = no_metrics
     maximized: frozenset[str] = frozenset()
     metric_caps: Mapping[str, float] = field(default_factory=dict)

@@ -166,7 +166,7 @@ class MetaTraining:
     freeze: Names = ()
     """Leaves of theta to keep, or patterns: layers/0/*."""
     horizon: Steps = (200,)
-    """Inner steps of a run, or two to draw between."""
+    """Inner steps of a run, or its range."""
     window: int = 50
     """Inner steps between two outer steps."""
     steps: int = 1000

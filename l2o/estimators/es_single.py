@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from l2o.estimators.estimator import Estimator
 from l2o.estimators.nres import first_pair, reset_pair, reuse_noise
-from l2o.estimators.population import Shaping, check_pairs, population_estimator
+from l2o.estimators.population import Shaping, check_pairs, check_problem, population_estimator
 from l2o.problem import Problem
 
 
@@ -49,6 +49,7 @@ def es_single(
         ValueError: If `num_pairs` < 1 or not a multiple of the mesh's devices, `std` <= 0, or
             `shaping` is unknown.
     """
+    check_problem(problem)
     check_pairs(num_pairs, std, shaping)
     return population_estimator(
         problem,

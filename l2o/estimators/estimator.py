@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -34,7 +34,7 @@ class Estimator:
         [Key, Theta, EstimatorState, Data], tuple[Theta, EstimatorState, dict[str, jax.Array]]
     ]
     steps: int
-    data: Data = ()
+    data: Data = field(default=(), repr=False)
 
 
 def average_estimators(

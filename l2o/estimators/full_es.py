@@ -16,6 +16,7 @@ from l2o.estimators.population import (
     Shaping,
     both_signs,
     check_pairs,
+    check_problem,
     loss_difference,
     population_estimator,
     std_at,
@@ -57,6 +58,7 @@ def full_es(
         ValueError: If `num_pairs` < 1 or not a multiple of the mesh's devices, `std` <= 0, or
             `shaping` is unknown.
     """
+    check_problem(problem)
     check_pairs(num_pairs, std, shaping)
 
     def estimate_pair(problem, key, theta, step, state, data):

@@ -21,6 +21,7 @@ from l2o.estimators.population import (
     Shaping,
     as_pair,
     check_pairs,
+    check_problem,
     loss_difference,
     population_estimator,
     std_at,
@@ -78,6 +79,7 @@ def pes(
         ValueError: If `num_pairs` < 1 or not a multiple of the mesh's devices, `std` <= 0, or
             `shaping` is unknown.
     """
+    check_problem(problem)
     check_pairs(num_pairs, std, shaping)
 
     def init_pair(problem: Problem, key: Key, theta: jax.Array) -> PersistentPair:

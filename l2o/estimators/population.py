@@ -6,6 +6,7 @@ each be a program's many small kernels. `population_estimator` ravels it and put
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -196,10 +197,21 @@ PAIRED = InnerState(
 """vmap axes of a pair's inner state: the members differ in what they trained, and only in that."""
 
 
+def check_problem(problem: Problem) -> None:
+    """Raise a `ValueError` that says what to type if something else was given as a problem."""
+    if not isinstance(problem, Problem):
+        raise ValueError(
+            f"`problem` must be a Problem; got {type(problem).__name__}. "
+            "Try l2o.inner_problem(task, lopt, horizon=200, window=50)."
+        )
+
+
 def check_pairs(num_pairs: int, std: float | optax.Schedule, shaping: Shaping = "none") -> None:
     """Raise a `ValueError` that says what to type if there are no such pairs."""
-    if num_pairs < 1:
-        raise ValueError(f"`num_pairs` must be at least 1; got {num_pairs}. Try num_pairs=16.")
+    if not isinstance(num_pairs, Integral) or num_pairs < 1:
+        raise ValueError(
+            f"`num_pairs` must be a whole number above 0; got {num_pairs!r}. Try num_pairs=16."
+        )
     if not callable(std) and not 0 < std < math.inf:
         raise ValueError(f"`std` must be positive and finite; got {std}. Try std=0.01.")
     if shaping not in get_args(Shaping):

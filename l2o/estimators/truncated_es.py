@@ -16,6 +16,7 @@ from l2o.estimators.population import (
     Shaping,
     as_pair,
     check_pairs,
+    check_problem,
     loss_difference,
     plus_member,
     population_estimator,
@@ -58,6 +59,7 @@ def truncated_es(
         ValueError: If `num_pairs` < 1 or not a multiple of the mesh's devices, `std` <= 0, or
             `shaping` is unknown.
     """
+    check_problem(problem)
     check_pairs(num_pairs, std, shaping)
 
     def estimate_pair(problem, key, theta, step, run, data):

@@ -24,6 +24,7 @@ from l2o.estimators.population import (
     both_signs,
     check_differentiable,
     check_pairs,
+    check_problem,
     gather_members,
     is_finite,
     loss_difference,
@@ -63,6 +64,7 @@ def variance_weighted(
             meta-loss has no gradient.
     """
     check_differentiable(problem)
+    check_problem(problem)
     check_pairs(num_pairs, std)
     if num_pairs < 3:
         raise ValueError(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from l2o.learned_optimizer import require_params
-from l2o.leaves import is_number
+from l2o.leaves import is_number, require_transformation
 
 
 class DiagnosedState(NamedTuple):
@@ -34,7 +34,7 @@ def diagnosed(tx: optax.GradientTransformation) -> optax.GradientTransformationE
     Args:
         tx: Any optax transformation; its `update` then needs `params`.
     """
-    inner = optax.with_extra_args_support(tx)
+    inner = require_transformation(tx, "tx")
 
     def init(params: optax.Params) -> DiagnosedState:
         nothing = lambda: jnp.zeros(len(jax.tree.leaves(params)), jnp.float32)

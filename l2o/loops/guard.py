@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from l2o.learned_optimizer import require_params, require_value
-from l2o.leaves import on_any_tree
+from l2o.leaves import on_any_tree, require_transformation
 from l2o.tree import with_dtypes_of
 
 FAST_DECAY = 0.8
@@ -118,13 +118,14 @@ def guarded(
         An optimizer whose `update` needs `params` and `value=loss`.
 
     Raises:
-        ValueError: If a number of updates is no whole number of at least 1.
+        ValueError: If a number of updates is no whole number of at least 1, or `tx` or `fallback`
+            no optax transformation.
     """
     for name, number in (("snapshot_every", snapshot_every), ("retry_after", retry_after)):
         if number is not None and (not isinstance(number, int) or number < 1):
             raise ValueError(f"`{name}` must be a whole number from 1 on; got {number!r}. Try 10.")
-    leader = optax.with_extra_args_support(tx)
-    relief = optax.with_extra_args_support(optax.adam(1e-3) if fallback is None else fallback)
+    leader = require_transformation(tx, "tx")
+    relief = require_transformation(optax.adam(1e-3) if fallback is None else fallback, "fallback")
 
     def init(params: optax.Params) -> GuardState:
         number = lambda value: jnp.full((), value, jnp.int32)

@@ -11,7 +11,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -90,7 +90,7 @@ class Environment:
     num_actions: int
     steps_per_action: int
     reward_names: tuple[str, ...]
-    data: Data = ()
+    data: Data = field(default=(), repr=False)
 
 
 class Counterfactual(NamedTuple):

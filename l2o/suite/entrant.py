@@ -115,7 +115,7 @@ def _find_entrant(word: str, label: str) -> Entrant:
             return Entrant(label or word.partition(":")[2], thing)
         raise ValueError(
             f"`optimizer` must be a Baseline or an Entrant; got {word}, which is "
-            f"{type(thing).__name__}. Try l2o.Baseline(...)."
+            f"{type(thing).__name__}. Try l2o.Baseline(...), or the run folder of a design."
         )
     if word not in release.names() and not Path(word).exists():
         if "/" in word or word.endswith(".safetensors"):
