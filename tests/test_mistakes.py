@@ -50,7 +50,7 @@ MISTAKES = {
     ),
     "half a pair": (
         lambda: l2o.pes(l2o.inner_problem(bowl(), LOPT, **RUNS), num_pairs=2.5, std=0.1),  # pyright: ignore
-        "`num_pairs` must be a whole number above 0; got 2.5. Try num_pairs=16",
+        "`num_pairs` must be a whole number; got 2.5. Try num_pairs=16",
     ),
     "a seed as key": (
         lambda: l2o.fit(0, tiny_learner(), THETA, num_steps=2),  # pyright: ignore

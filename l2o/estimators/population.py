@@ -208,10 +208,12 @@ def check_problem(problem: Problem) -> None:
 
 def check_pairs(num_pairs: int, std: float | optax.Schedule, shaping: Shaping = "none") -> None:
     """Raise a `ValueError` that says what to type if there are no such pairs."""
-    if not isinstance(num_pairs, Integral) or num_pairs < 1:
+    if not isinstance(num_pairs, Integral):
         raise ValueError(
-            f"`num_pairs` must be a whole number above 0; got {num_pairs!r}. Try num_pairs=16."
+            f"`num_pairs` must be a whole number; got {num_pairs!r}. Try num_pairs=16."
         )
+    if num_pairs < 1:
+        raise ValueError(f"`num_pairs` must be at least 1; got {num_pairs}. Try num_pairs=16.")
     if not callable(std) and not 0 < std < math.inf:
         raise ValueError(f"`std` must be positive and finite; got {std}. Try std=0.01.")
     if shaping not in get_args(Shaping):

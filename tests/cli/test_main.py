@@ -134,7 +134,7 @@ MISTAKES = {
     "range": ("--horizon 8 4", "from short to long; got 8 to 4. Try horizon=4 8"),
     "three": ("--horizon 2 4 8", "`horizon` must be one number or two; got 3"),
     "window": ("--window 0", "`window` must be at least 1; got 0"),
-    "pairs": ("--num-pairs 0", "`num_pairs` must be a whole number above 0; got 0. Try num_p"),
+    "pairs": ("--num-pairs 0", "`num_pairs` must be at least 1; got 0. Try num_pairs=16"),
     "members": (
         "full_grad --num-members 0",
         "`num_members` must be at least 1; got 0. Try num_members=16",
