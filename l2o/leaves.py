@@ -32,6 +32,8 @@ def require_transformation(tx: Any, argument: str) -> optax.GradientTransformati
             f"`{argument}` must be an optax transformation; got {got}. Try optax.adam(1e-3), or "
             'l2o.optimizer("digits", horizon=1000).'
         )
+    if isinstance(tx, optax.MultiSteps):  # it hands `value` on, though its type does not say so
+        return optax.GradientTransformationExtraArgs(tx.init, tx.update)  # pyright: ignore[reportArgumentType]
     return optax.with_extra_args_support(tx)
 
 

@@ -1,5 +1,6 @@
 """`l2o evaluate`: a learned optimizer beside tuned baselines, on held-out seeds."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,13 +11,25 @@ import tyro
 from rich.console import Console
 
 from l2o import registry, release
-from l2o.cli.arguments import baselines_named, check_cache, check_renamed, check_writable, parse
+from l2o.cli.arguments import (
+    Name,
+    Names,
+    Number,
+    baselines_named,
+    check_cache,
+    check_renamed,
+    check_writable,
+    parse,
+)
 from l2o.cli.methods.method import check_positive
 from l2o.cli.settings import first_theta
+from l2o.cli.tune_baselines import progress
 from l2o.evaluation.baselines import DEFAULT_BASELINES
 from l2o.evaluation.compare import Comparison, compare
 from l2o.evaluation.report import comparison_table, write_report
 from l2o.evaluation.statistics import check_seeds
+from l2o.evaluation.tables import number
+from l2o.evaluation.trials import Trials
 from l2o.evaluation.tuning import TRIALS, check_trials
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.rng import check_seed, stream
@@ -30,23 +43,23 @@ class Evaluate:
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
     """Run folder, for its last theta, release file, for instance a run's validated.safetensors, or
     the name of one that comes with the package."""
-    task: tuple[str, ...] = ()
+    task: Names = ()
     """Families, their evaluation tasks, or module:attribute; the families that it was meta-trained
     on if none is given."""
-    horizon: int | None = None
+    horizon: Number = None
     """Inner steps of each run; if not given those of its own evaluation, or the longest that it
     was meta-trained for."""
     seeds: int = 16
     """Runs of each optimizer on each task."""
     seed: int = 0
     """Seed of everything random."""
-    baselines: tuple[str, ...] = DEFAULT_BASELINES
+    baselines: Names = DEFAULT_BASELINES
     """Rivals, each tuned for each task: names from `l2o list`, or all."""
     trials: int = TRIALS
     """Random settings of all hyperparameters of each rival, after its learning rates."""
-    cache: str | None = None
+    cache: Name = None
     """Folder of tunings by l2o tune-baselines; new ones are kept there, too."""
-    optimizer: str | None = None
+    optimizer: Name = None
     """Design by module:attribute, if it does not come with the package."""
     out: str = "runs/evaluation"
     """Folder for report.json and report.html; replaced if there is one."""
@@ -136,22 +149,35 @@ def compare_on(
 ) -> list[Comparison]:
     """Compare a learned optimizer with tuned baselines and its untrained design on each task."""
     comparisons = []
-    for task in tasks:
-        console.print(f"evaluating on {task.name}", soft_wrap=True, markup=False)
-        comparisons.append(
-            compare(
-                stream(seed, "evaluation"),
-                task,
-                lambda *, horizon: lopt.transform(theta, horizon=horizon),
-                horizon=horizon,
-                num_seeds=num_seeds,
-                controls={"untrained": lambda *, horizon: lopt.transform(theta0, horizon=horizon)},
-                seen=frozenset(seen),
-                validated=frozenset(validated),
-                allow_seen=True,
-                baselines=baselines,
-                num_random=trials,
-                cache=cache,
+    with progress(console) as display:
+        rivals = [*baselines, "untrained"]
+        shown = display.add_task("", total=len(tasks) * len(rivals))
+
+        def show(before: int, name: str, tried: Trials) -> None:
+            far = f"{name}: {len(tried.tried)} settings, best {number(tried.best.median)}"
+            done = before + rivals.index(name)
+            display.update(shown, completed=done, description=far, refresh=True)
+
+        for i, task in enumerate(tasks):
+            console.print(f"evaluating on {task.name}", soft_wrap=True, markup=False)
+            display.update(shown, description=f"compiling ({task.name})", refresh=True)
+            comparisons.append(
+                compare(
+                    stream(seed, "evaluation"),
+                    task,
+                    lambda *, horizon: lopt.transform(theta, horizon=horizon),
+                    horizon=horizon,
+                    num_seeds=num_seeds,
+                    controls={
+                        "untrained": lambda *, horizon: lopt.transform(theta0, horizon=horizon)
+                    },
+                    seen=frozenset(seen),
+                    validated=frozenset(validated),
+                    allow_seen=True,
+                    baselines=baselines,
+                    num_random=trials,
+                    cache=cache,
+                    on_tried=functools.partial(show, i * len(rivals)),
+                )
             )
-        )
     return comparisons

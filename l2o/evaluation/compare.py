@@ -1,6 +1,7 @@
 """A learned optimizer beside tuned rivals: one row of numbers and the curves for each task."""
 
-from collections.abc import Collection, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from l2o.evaluation.statistics import (
     targets,
 )
 from l2o.evaluation.training import Curves, Trainer
-from l2o.evaluation.trials import cache_file
+from l2o.evaluation.trials import Trials, cache_file
 from l2o.evaluation.tuning import TRIALS, Tuning, check_trials, prepare, tune_one, with_rates
 from l2o.task import Key, Task
 
@@ -83,6 +84,7 @@ def compare(
     baselines: Sequence[str] = DEFAULT_BASELINES,
     num_random: int = TRIALS,
     cache: str | Path | None = None,
+    on_tried: Callable[[str, Trials], None] = lambda name, trials: None,
 ) -> Comparison:
     """Compare a learned optimizer with baselines and controls, all of them tuned.
 
@@ -119,6 +121,7 @@ def compare(
         baselines: Names in `l2o.evaluation.baselines.BASELINES`.
         num_random: Random settings of all hyperparameters of each baseline.
         cache: Folder that keeps what tuning has tried of the baselines.
+        on_tried: Function called with the name of a rival and its trials so far, after each lot.
 
     Raises:
         ValueError: As `evaluate` and `tune`, if there are fewer than 8 seeds, or if a control has
@@ -165,6 +168,8 @@ def compare(
         probe_every=probe_every,
     ).values()
     starts = draw_starts(k_report, task, num_seeds)
+    for search in searches:
+        search.trials.on_tried = functools.partial(on_tried, search.name)
     rivals = {
         search.name: report_on(
             tune_one(search, num_random=num_random), search.trials.trainer, starts

@@ -245,3 +245,15 @@ def test_what_it_needs_is_named(missing):
     arguments[missing] = None
     with pytest.raises(ValueError, match=f"`{missing}` is needed by guarded"):
         tx.update(x, tx.init(x), arguments["params"], value=arguments["value"])
+
+
+def test_several_gradients_for_one_update_keep_the_loss():
+    """`optax.MultiSteps` takes `value`, though its type does not say so."""
+    tx = guarded(optax.MultiSteps(l2o.optimizer("digits", horizon=10), 2), optax.adam(1e-2))
+    params = {"x": jnp.ones(2)}
+    state = tx.init(params)
+    moved = []
+    for _ in range(4):
+        updates, state = tx.update({"x": jnp.ones(2)}, state, params, value=1.0)
+        moved.append(bool(jnp.any(updates["x"] != 0)))
+    assert moved == [False, True, False, True]
