@@ -12,17 +12,27 @@ from l2o.evaluation.baselines import BASELINES
 def page(content: Mapping[str, Any], figures: Sequence[str]) -> str:
     """Write the report as one HTML file that refers to nothing outside itself."""
     rows = content["comparisons"]
-    losses = [sentence for row in rows for sentence in tables.shortfalls(row)]
-    if rows and not losses:
-        losses = ["On none of these tasks does the learned optimizer end above a rival."]
+    losses = "".join(
+        f"<p class='note'>{html.escape(text)}</p>"
+        for row in rows
+        for text in tables.shortfalls(row)
+    )
+    if not losses:
+        losses = (
+            "<p class='good'>On none of these tasks does the learned optimizer end above a rival."
+            "</p>"
+            if rows
+            else "<p>No comparison has been run.</p>"
+        )
     names = dict.fromkeys(rival["name"] for row in rows for rival in row["baselines"])
     known = [name for name in names if name in BASELINES]
     optimizers = dict.fromkeys(BASELINES[name].optimizer for name in known)
     meanings = [(name, BASELINES[name].description) for name in known]
     return TEMPLATE.format(
         baselines=html.escape(" and ".join(optimizers) or "rivals"),
-        losses="".join(f"<p class='note'>{html.escape(text)}</p>" for text in losses)
-        or "<p>No comparison has been run.</p>",
+        losses=losses,
+        style=STYLE,
+        about=html.escape(about(content)),
         comparisons=table(tables.COMPARISON, [tables.comparison_cells(row) for row in rows]),
         figures="".join(f"<figure>{figure}</figure>" for figure in figures),
         entrants=table(
@@ -42,6 +52,15 @@ def page(content: Mapping[str, Any], figures: Sequence[str]) -> str:
     )
 
 
+def about(content: Mapping[str, Any]) -> str:
+    """Which run it is of, when it was written, and how long meta-training took."""
+    parts = [content.get("name"), content.get("written"), f"l2o {content['environment']['l2o']}"]
+    seconds = content.get("compute_seconds")
+    if seconds:
+        parts.append(f"meta-trained for {seconds / 60:,.1f} minutes")
+    return ", ".join(part for part in parts if part)
+
+
 def first_control(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Name the control that the tests are shown of, if there is one."""
     return [control["name"] for row in rows[:1] for control in row["controls"][:1]]
@@ -58,28 +77,39 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
 
 
+STYLE = """
+:root { color-scheme: light dark; --line: #ccc; --faint: #f4f4f4; --note: #d55e00;
+  --good: #009e73; }
+@media (prefers-color-scheme: dark) { :root { --line: #444; --faint: #222; --note: #e69f00;
+  --good: #56b4e9; } }
+body { font-family: system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em;
+  line-height: 1.45; }
+h1 { font-size: 1.5em; }
+.note, .good { border-left: 3px solid var(--note); padding-left: .8em; margin: .4em 0; }
+.good { border-color: var(--good); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85em; font-variant-numeric: tabular-nums; }
+th, td { padding: .3em .7em; border-bottom: 1px solid var(--line); text-align: left;
+  white-space: nowrap; }
+th { background: var(--faint); cursor: pointer; }
+figure { margin: 1em 0; background: #fff; border-radius: 4px; overflow-x: auto; }
+figure svg { width: 100%; min-width: 44em; height: auto; }
+dt { font-weight: 600; } dd { margin: 0 0 .6em 1.2em; }
+pre { background: var(--faint); padding: 1em; overflow-x: auto; font-size: 12px; }
+"""
+"""Of all pages, in light and dark, on wide screens and narrow ones."""
+
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>l2o report</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2em auto;
-  padding: 0 1em; }}
-h1, h2 {{ font-weight: 600; }} h2 {{ margin-top: 2em; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 13px; }}
-th, td {{ text-align: left; padding: .35em .8em; border-bottom: 1px solid #ddd; }}
-th {{ font-weight: 600; white-space: nowrap; }} td {{ font-variant-numeric: tabular-nums; }}
-figure {{ margin: 1em 0; }} figure svg {{ width: 100%; height: auto; }}
-.note {{ border-left: 3px solid #d55e00; padding-left: .8em; margin: .4em 0; }}
-dt {{ font-weight: 600; }} dd {{ margin: 0 0 .6em 1.2em; }}
-pre {{ background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 12px; }}
-</style>
+<style>{style}</style>
 </head>
 <body>
 <h1>Learned optimizer beside {baselines}</h1>
+<p>{about}</p>
 {losses}
 <h2>Comparison</h2>
 {comparisons}

@@ -4,6 +4,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,11 @@ def write_report(
     write_json(
         path,
         {
+            "name": Path(folder).resolve().name,
+            "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            "compute_seconds": sum(
+                line.get("seconds") or 0.0 for line in read_metrics(Path(folder))
+            ),
             "comparisons": [c.summary for c in comparisons],
             "config": config or {},
             "environment": environment(),

@@ -89,8 +89,11 @@ Row = Mapping[str, Any]
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Format a number; "n/a" for one that is not finite."""
-    return "n/a" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
+    """Format a number, thousands with commas; "n/a" for one that is not finite."""
+    if value is None or not math.isfinite(value):
+        return "n/a"
+    text = f"{value:.{digits}g}"
+    return f"{float(text):,.0f}" if 1e3 <= abs(value) < 1e6 else text
 
 
 def interval_text(middle: float, low: float, high: float, digits: int = 3) -> str:

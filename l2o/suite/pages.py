@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from l2o.evaluation.html import table
+from l2o.evaluation.html import STYLE, table
 from l2o.evaluation.tables import number
 from l2o.suite.tables import (
     AGGREGATES,
@@ -126,24 +126,6 @@ def page(title: str, *parts: str) -> str:
 
 MADE_BY = "<meta name='generator' content='l2o suite'>"
 """By which a page is known that a later report may remove."""
-
-STYLE = """
-:root { color-scheme: light dark; --line: #ccc; --faint: #f4f4f4; --note: #d55e00; }
-@media (prefers-color-scheme: dark) { :root { --line: #444; --faint: #222; --note: #e69f00; } }
-body { font-family: system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em;
-  line-height: 1.45; }
-h1 { font-size: 1.5em; }
-.note { border-left: 3px solid var(--note); padding-left: .8em; margin: .4em 0; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85em; font-variant-numeric: tabular-nums; }
-th, td { padding: .3em .7em; border-bottom: 1px solid var(--line); text-align: left;
-  white-space: nowrap; }
-th { background: var(--faint); cursor: pointer; }
-figure { margin: 1em 0; background: #fff; border-radius: 4px; }
-figure svg { width: 100%; height: auto; }
-dt { font-weight: 600; } dd { margin: 0 0 .6em 1.2em; }
-pre { background: var(--faint); padding: 1em; overflow-x: auto; font-size: 12px; }
-"""
 
 SORT = """
 for (const table of document.querySelectorAll('table')) {

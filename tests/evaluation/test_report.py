@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from l2o.evaluation.tables import (
     DEFINITIONS,
     ENTRANTS,
     entrant_cells,
+    number,
     setting,
     shortfalls,
 )
@@ -361,3 +363,33 @@ def test_the_learned_optimizer_is_said_to_lose_to_controls_too(comparisons):
     row = {**comparisons[0].summary, "learned_final_loss": 1e6}
     assert len(shortfalls(row)) == 2
     assert shortfalls({**row, "learned_final_loss": -1.0}) == []
+
+
+def test_the_page_says_which_run_it_is_of(folder):
+    content = json.loads((folder / "report.json").read_text())
+    about = re.search(r"<h1>.*</h1>\n<p>(.*)</p>", (folder / "report.html").read_text())
+    assert about
+    assert about[1].startswith(f"{content['name']}, {content['written']}, l2o {version('l2o')}")
+    content |= {"compute_seconds": 90_000.0}
+    (folder / "report.json").write_text(json.dumps(content))
+    render_report(folder)
+    assert "meta-trained for 1,500.0 minutes" in (folder / "report.html").read_text()
+
+
+def test_good_news_is_no_warning(folder):
+    content = json.loads((folder / "report.json").read_text())
+    for row in content["comparisons"]:
+        row["learned_final_loss"] = -1.0
+    (folder / "report.json").write_text(json.dumps(content))
+    render_report(folder)
+    text = (folder / "report.html").read_text()
+    assert "class='note'" not in text
+    assert "<p class='good'>On none of these tasks does the learned optimizer end above" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1209.4, "1,210"), (999.0, "999"), (0.01234, "0.0123"), (2.5e7, "2.5e+07"), (None, "n/a")],
+)
+def test_numbers(value, text):
+    assert number(value) == text
