@@ -60,7 +60,8 @@ def on_any_tree(
 
     def init(params: optax.Params) -> optax.OptState:
         check_real(params, "params", design)
-        return tx.init(numbers_of(params))
+        with jax.numpy_rank_promotion("allow"):  # networks have biases, whatever a user forbids
+            return tx.init(numbers_of(params))
 
     def update(
         updates: optax.Updates,
@@ -77,9 +78,10 @@ def on_any_tree(
             extra_args["value"] = scalar(extra_args["value"], design)
         grads, treedef = jax.tree.flatten(updates, is_leaf=is_none)
         grads = [without_extremes(g) if is_number(g) else None for g in grads]
-        if params is not None and any(g is None for g in grads):
-            grads, params = with_frozen(tx, treedef, grads, params, state)
-        steps, state = tx.update(treedef.unflatten(grads), state, params, **extra_args)
+        with jax.numpy_rank_promotion("allow"):
+            if params is not None and any(g is None for g in grads):
+                grads, params = with_frozen(tx, treedef, grads, params, state)
+            steps, state = tx.update(treedef.unflatten(grads), state, params, **extra_args)
         dropped = lambda g, step: step if is_number(g) else None
         return jax.tree.map(dropped, updates, steps, is_leaf=is_none), state
 

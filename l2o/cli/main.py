@@ -174,10 +174,13 @@ def has_lost_its_reader(stream: TextIO) -> bool:
 def interrupt(number: int, frame: FrameType | None) -> None:
     """Raise `KeyboardInterrupt` at Ctrl-C, a little later where nobody would hear of it.
 
-    JAX has a callback in Python's garbage collector, in which an exception is only printed.
+    In callbacks of the garbage collector, of which JAX has one, and of weak references an exception
+    is only printed.
     """
     while frame is not None:
-        if frame.f_code.co_name == "_xla_gc_callback":
+        code = frame.f_code
+        is_callback = code.co_name in ("_xla_gc_callback", "__del__")
+        if is_callback or Path(code.co_filename).name in ("weakref.py", "_weakrefset.py"):
             threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
             return
         frame = frame.f_back

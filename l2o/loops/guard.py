@@ -4,8 +4,8 @@ A learned optimizer has no proof that it converges. The guard follows the loss. 
 l̄ an average of the last few and l* the lowest that it has been, training has diverged if
 
     l̄ > l₀ + |l₀|, twice the first loss, or
-    l̄ > l* + max(l₀ - l*, |l₀| / 2) / 2 + 4 δ for 20 updates: half of what was won is lost; δ is
-                                                      how far a loss is from l̄ on average,
+    l̄ > l* + max(l₀ - l*, |l₀| / 5) / 10 + 3 δ* for 20 updates: a tenth of what was won is lost;
+                                δ* is how far a loss was from l̄ on average when l̄ was l*,
 
 or if an update would make a parameter infinite, which is never done and looked for whenever the
 parameters are copied. Then the parameters go back to where l̄ was lowest, and the fallback takes
@@ -25,7 +25,9 @@ from l2o.tree import with_dtypes_of
 
 FAST_DECAY = 0.8
 NOISE_DECAY = 0.95
-NOISES = 4.0
+NOISES = 3.0
+LOST = 0.1
+LEAST = 0.2
 PATIENCE = 20
 CEILING = 4.0
 """A loss counts as this much above the first at most, in units of it: one bad batch is no end."""
@@ -46,13 +48,15 @@ class Watch(NamedTuple):
         recent: Average of the last losses.
         best: Lowest `recent` so far.
         noise: Average distance of a loss from `recent`.
-        strikes: Consecutive updates at which half of what was won was lost.
+        calm: What `noise` was at the best; it grows where training diverges by spikes.
+        strikes: Consecutive updates at which a tenth of what was won was lost.
     """
 
     first: jax.Array
     recent: jax.Array
     best: jax.Array
     noise: jax.Array
+    calm: jax.Array
     strikes: jax.Array
 
 
@@ -135,7 +139,7 @@ def guarded(
             leader=leader.init(params),
             fallback=relief.init(params),
             snapshot=jax.tree.map(jnp.array, params),
-            watch=Watch(nan(), nan(), nan(), nan(), number(0)),
+            watch=Watch(nan(), nan(), nan(), nan(), nan(), number(0)),
             mode=number(LEADING),
             since=number(0),
             switches=number(0),
@@ -221,11 +225,13 @@ def observe(watch: Watch, loss: jax.Array) -> Watch:
     distance = jnp.abs(loss - jnp.where(jnp.isnan(watch.recent), loss, watch.recent))
     noise = average(NOISE_DECAY, watch.noise, distance)
     recent = average(FAST_DECAY, watch.recent, loss)
-    best = jnp.fmin(watch.best, recent)
-    won = jnp.maximum(first - best, 0.5 * jnp.abs(first))
-    is_lost = recent > best + 0.5 * won + NOISES * noise
+    is_best = ~(recent > watch.best)
+    best = jnp.where(is_best, recent, watch.best)
+    calm = jnp.where(is_best, noise, watch.calm)
+    won = jnp.maximum(first - best, LEAST * jnp.abs(first))
+    is_lost = recent > best + LOST * won + NOISES * calm
     is_lost |= ~jnp.isfinite(first)
-    return Watch(first, recent, best, noise, jnp.where(is_lost, watch.strikes + 1, 0))
+    return Watch(first, recent, best, noise, calm, jnp.where(is_lost, watch.strikes + 1, 0))
 
 
 def decide(state: GuardState, loss: jax.Array, retry_after: int | None) -> tuple[Watch, jax.Array]:
