@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from design_cases import NAMES, TABLE, perturbed_theta
 
 from l2o.learned_optimizer import require_horizon
 from l2o.leaves import LARGEST, is_number, on_any_tree, scalar, without_extremes
@@ -141,3 +142,16 @@ def test_whole_numbers_are_horizons(horizon):
 def test_other_things_are_not(horizon):
     with pytest.raises(ValueError, match="`horizon` must be a whole number of training steps"):
         require_horizon(horizon, "celo")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_user_forbids_elsewhere(name):
+    """`jax_numpy_rank_promotion` and `jax_debug_nans` are set by people to find bugs of theirs."""
+    lopt, theta = TABLE[name], perturbed_theta(name)
+    params = {"w": jnp.ones((4, 3)), "b": jnp.zeros(3), "s": jnp.float32(1.0)}
+    with jax.numpy_rank_promotion("raise"), jax.debug_nans(True):
+        tx = lopt.transform(theta, horizon=10)
+        state = tx.init(params)
+        for grads in (params, jax.tree.map(jnp.zeros_like, params)):
+            updates, state = jax.jit(tx.update)(grads, state, params, value=jnp.float32(1.0))
+    assert all(np.all(np.isfinite(u)) for u in jax.tree.leaves(updates))

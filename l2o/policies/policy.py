@@ -155,9 +155,13 @@ def as_learned_optimizer(policy: Policy) -> PolicyOptimizer:
     ) -> optax.GradientTransformationExtraArgs:
         tx = controlled_transform(controlled, require_horizon(horizon, policy.name))
 
+        def observe(state: ControlledState) -> jax.Array:
+            with jax.numpy_rank_promotion("allow"):  # as inside of designs, see `l2o.leaves`
+                return controlled.observe(state)
+
         def init(params: optax.Params) -> PolicyState:
             state = tx.init(params)
-            num_agents = controlled.observe(state).shape[0]
+            num_agents = jax.eval_shape(observe, state).shape[0]
             return PolicyState(jnp.zeros((), jnp.int32), state, actor.start(num_agents))
 
         def update(
@@ -172,11 +176,10 @@ def as_learned_optimizer(policy: Policy) -> PolicyOptimizer:
             params = require_params(params, policy.name)
 
             def select_action(state: PolicyState) -> PolicyState:
-                outputs, carry = actor.apply(
-                    theta, controlled.observe(state.controlled), state.carry
-                )
-                action = head.squash(head.mode(outputs))
-                acted = controlled.apply_action(state.controlled, action)
+                with jax.numpy_rank_promotion("allow"):
+                    outputs, carry = actor.apply(theta, observe(state.controlled), state.carry)
+                    action = head.squash(head.mode(outputs))
+                    acted = controlled.apply_action(state.controlled, action)
                 return state._replace(controlled=acted, carry=carry)
 
             # Not `cond`: under vmap it computes both sides anyway, and inside `shard_map` JAX 0.10

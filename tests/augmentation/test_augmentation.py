@@ -526,7 +526,7 @@ NUMBERS = rows_task(np.eye(ROWS, 2, dtype=np.float32), 2, criterion=l2o.squared_
         (lambda: l2o.noisy_labels(ROWS_TASK, low=-0.1), r"at least 0 and at most 1; got low=-0.1"),
         (lambda: l2o.noisy_labels(BOWL), r"one of l2o.supervised; got bowl"),
         (lambda: l2o.noisy_labels(l2o.noisy_gradients(ROWS_TASK)), r"Apply noisy_labels first"),
-        (lambda: l2o.noisy_labels(NUMBERS), r"as targets; got rows, .* float32.* from 1.0"),
+        (lambda: l2o.noisy_labels(NUMBERS), r"as targets; got rows, .* float32.* from 0.0"),
         (lambda: l2o.noisy_labels(IGNORED), r"integers from 0, .* int32\[200\] from -1 to 4\. L"),
         (lambda: l2o.noisy_labels(flipped(ROWS_TASK)), r"batches are otherwise. Apply noisy_la"),
         (lambda: l2o.noisy_labels(doubled(ROWS_TASK)), r"batches are otherwise. Apply noisy_la"),
