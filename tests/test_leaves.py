@@ -10,6 +10,7 @@ from design_cases import NAMES, TABLE, perturbed_theta
 
 from l2o.learned_optimizer import require_horizon
 from l2o.leaves import LARGEST, is_number, on_any_tree, scalar, without_extremes
+from l2o.loops.guard import guarded
 
 ADAM = on_any_tree(optax.with_extra_args_support(optax.adam(0.1)), "adam")
 
@@ -144,13 +145,15 @@ def test_other_things_are_not(horizon):
         require_horizon(horizon, "celo")
 
 
+@pytest.mark.parametrize("is_guarded", [False, True], ids=["", "guarded"])
 @pytest.mark.parametrize("name", NAMES)
-def test_what_a_user_forbids_elsewhere(name):
+def test_what_a_user_forbids_elsewhere(name, is_guarded):
     """`jax_numpy_rank_promotion` and `jax_debug_nans` are set by people to find bugs of theirs."""
     lopt, theta = TABLE[name], perturbed_theta(name)
     params = {"w": jnp.ones((4, 3)), "b": jnp.zeros(3), "s": jnp.float32(1.0)}
     with jax.numpy_rank_promotion("raise"), jax.debug_nans(True):
         tx = lopt.transform(theta, horizon=10)
+        tx = guarded(tx) if is_guarded else tx
         state = tx.init(params)
         for grads in (params, jax.tree.map(jnp.zeros_like, params)):
             updates, state = jax.jit(tx.update)(grads, state, params, value=jnp.float32(1.0))

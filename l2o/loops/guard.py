@@ -44,7 +44,7 @@ class Watch(NamedTuple):
     """What the guard knows of the loss; float32 scalars, and an int32 one.
 
     Attributes:
-        first: First finite loss, NaN before.
+        first: First finite loss; this and what follows from it are infinite before.
         recent: Average of the last losses.
         best: Lowest `recent` so far.
         noise: Average distance of a loss from `recent`.
@@ -133,13 +133,13 @@ def guarded(
 
     def init(params: optax.Params) -> GuardState:
         number = lambda value: jnp.full((), value, jnp.int32)
-        nan = lambda: jnp.full((), jnp.nan, jnp.float32)
+        none = lambda: jnp.full((), jnp.inf, jnp.float32)
         return GuardState(
             count=number(0),
             leader=leader.init(params),
             fallback=relief.init(params),
             snapshot=jax.tree.map(jnp.array, params),
-            watch=Watch(nan(), nan(), nan(), nan(), nan(), number(0)),
+            watch=Watch(none(), none(), none(), none(), none(), number(0)),
             mode=number(LEADING),
             since=number(0),
             switches=number(0),
@@ -165,7 +165,7 @@ def guarded(
         steps, led = leader.update(updates, leader_state, params, value=value, **extra_args)
         is_due = state.count % snapshot_every == 0
         has_overflown = if_so(is_due, lambda _: overflows(params, steps), jnp.bool_(False))
-        is_best = is_due & (watch.recent <= watch.best)
+        is_best = is_due & (watch.recent <= watch.best) & jnp.isfinite(watch.recent)
         snapshot = if_so(is_best & (mode != GOING_BACK), lambda _: params, state.snapshot)
 
         def act(carry: tuple[optax.Updates, optax.OptState]):
@@ -215,20 +215,21 @@ def if_so(is_so: jax.Array, function: Callable[[T], T], x: T) -> T:
 
 def observe(watch: Watch, loss: jax.Array) -> Watch:
     """Add a loss to what is known."""
-    is_none = jnp.isnan(watch.first) | (watch.first == 0)
+    is_none = jnp.isinf(watch.first) | (watch.first == 0)
     first = jnp.where(is_none & jnp.isfinite(loss), loss, watch.first)
     ceiling = first + CEILING * jnp.abs(first)
     loss = jnp.where(jnp.isfinite(loss), jnp.minimum(loss, ceiling), ceiling)
     average = lambda decay, before, x: jnp.where(
-        jnp.isnan(before), x, decay * before + (1.0 - decay) * x
+        jnp.isinf(before), x, decay * before + (1.0 - decay) * x
     )
-    distance = jnp.abs(loss - jnp.where(jnp.isnan(watch.recent), loss, watch.recent))
+    is_new = jnp.isinf(watch.recent)  # not NaN, which people look for with jax_debug_nans
+    distance = jnp.where(is_new, 0.0, jnp.abs(loss - jnp.where(is_new, 0.0, watch.recent)))
     noise = average(NOISE_DECAY, watch.noise, distance)
     recent = average(FAST_DECAY, watch.recent, loss)
     is_best = ~(recent > watch.best)
     best = jnp.where(is_best, recent, watch.best)
     calm = jnp.where(is_best, noise, watch.calm)
-    won = jnp.maximum(first - best, LEAST * jnp.abs(first))
+    won = jnp.maximum(jnp.where(jnp.isinf(best), 0.0, first - best), LEAST * jnp.abs(first))
     is_lost = recent > best + LOST * won + NOISES * calm
     is_lost |= ~jnp.isfinite(first)
     return Watch(first, recent, best, noise, calm, jnp.where(is_lost, watch.strikes + 1, 0))

@@ -57,7 +57,7 @@ def init_statistics(params: optax.Params, horizon: int | jax.Array) -> RunStatis
         count=jnp.zeros((), jnp.int32),
         horizon=jnp.asarray(horizon, jnp.float32),
         losses=features.loss_buffer_init(horizon),
-        first_loss=jnp.float32(jnp.nan),
+        first_loss=jnp.float32(jnp.inf),
         momentum=jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params),
         grad_square=nothing(),
         grad_momentum=nothing(),
@@ -88,7 +88,7 @@ def update_statistics(
     """Update the statistics by one more step; a value that is not finite is left out."""
     slow, fast = GRADIENT_DECAY, MOMENTUM_DECAY
     agreement = mean_products(grads, statistics.momentum)
-    is_first = jnp.isnan(statistics.first_loss) & jnp.isfinite(value)
+    is_first = jnp.isinf(statistics.first_loss) & jnp.isfinite(value)
     return RunStatistics(
         count=jnp.asarray(optax.safe_increment(statistics.count)),
         horizon=statistics.horizon,

@@ -187,7 +187,7 @@ def as_learned_optimizer(policy: Policy) -> PolicyOptimizer:
             is_due = state.count % policy.action_interval == 0
             acted = select_action(state)
             state = jax.tree.map(lambda new, old: jnp.where(is_due, new, old), acted, state)
-            loss = jnp.nan if value is None else value
+            loss = jnp.inf if value is None else value
             steps, stepped = tx.update(updates, state.controlled, params, value=loss)
             count = jnp.asarray(optax.safe_increment(state.count))
             return steps, state._replace(count=count, controlled=stepped)
