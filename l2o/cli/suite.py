@@ -18,7 +18,13 @@ from l2o.evaluation.statistics import check_seeds
 from l2o.evaluation.tuning import check_trials
 from l2o.rng import check_seed
 from l2o.suite.entrant import Entrant, find_entrants
-from l2o.suite.report import NAME, progress_line, show, write_suite_report
+from l2o.suite.report import (
+    NAME,
+    progress_line,
+    read_suite_report,
+    show,
+    write_suite_report,
+)
 from l2o.suite.run import BUDGETS, Budget, run_suite
 from l2o.suite.suite_task import SuiteTask, check_names, selected
 from l2o.suite.summary import summarise
@@ -72,6 +78,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
     reference = find_reference(options.reference)
     entrants = find_all(options.optimizer)
     check_out(options.out)
+    before = report_before(options.out)
     others = [entrant for entrant in entrants if entrant.baseline is not reference.baseline]
     total = len(suite) * (1 + len(others))
     progress = Console(stderr=True) if options.json else console
@@ -103,12 +110,30 @@ def command(arguments: Sequence[str], console: Console) -> int:
         raise
     progress.print("writing the report")
     page = report()
+    if gone := before - report_before(options.out):
+        progress.print(
+            f"it replaces a report that had {', '.join(sorted(gone))}, too; results are kept: name "
+            "all of them for a report of all",
+            soft_wrap=True,
+            markup=False,
+        )
     if options.json:
         print((page.parent / NAME).read_text())
     else:
         show(options.out, console)
         console.print(str(page), soft_wrap=True, markup=False)
     return 0
+
+
+def report_before(folder: str) -> frozenset[str]:
+    """The optimizers and tasks of the report that a folder has, if any."""
+    try:
+        content = read_suite_report(folder)
+    except ValueError:
+        return frozenset()
+    return frozenset(
+        [e["name"] for e in content["entrants"]] + [r["task"] for r in content["rows"]]
+    )
 
 
 def check_out(folder: str) -> None:
