@@ -1,15 +1,16 @@
 """Compilation: XLA's options, and the cache of compiled programs on disk.
 
-The cache is JAX's own, switched on by the command line: a second run with the same shapes, and
-one that is continued, compile nothing anew. It lies beside the data sets, in `xla`; delete it at
-any time. `JAX_COMPILATION_CACHE_DIR` puts it elsewhere, `JAX_ENABLE_COMPILATION_CACHE=false`
-switches it off.
+The cache is JAX's own, switched on by the command line: a second run with the same shapes, and one
+that is continued, compile nothing anew. It lies beside the data sets, in `xla`, and is cut to
+`LARGEST_CACHE` when a command begins; delete it at any time. `JAX_COMPILATION_CACHE_DIR` puts it
+elsewhere, `JAX_ENABLE_COMPILATION_CACHE=false` switches it off.
 """
 
 import contextlib
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 
@@ -17,6 +18,9 @@ from l2o.datasets.fetch import cache_folder
 
 SECONDS_WORTH_KEEPING = 0.02
 """Compile time below which a program is not kept."""
+
+LARGEST_CACHE = 2 * 2**30
+"""Bytes of the cache on disk. JAX's own bound reads all entries whenever it writes one."""
 
 
 ON_CPUS: Mapping[str, str | bool] = {
@@ -46,6 +50,18 @@ def long_running() -> dict[str, str | bool]:
     return {name: value for name, value in ON_CPUS.items() if name not in named}
 
 
+def cut_to(folder: Path, most: int) -> None:
+    """Remove the oldest files of a folder beyond a number of bytes; others may do so as well."""
+    with os.scandir(folder) as entries:
+        files = [(entry.stat(), entry.path) for entry in entries if entry.is_file()]
+    size = 0
+    for stat, path in sorted(files, key=lambda file: file[0].st_mtime, reverse=True):
+        size += stat.st_size
+        if size > most:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
 def use_compilation_cache() -> None:
     """Keep what this process compiles, unless the environment names a folder.
 
@@ -56,6 +72,7 @@ def use_compilation_cache() -> None:
     folder = cache_folder() / "xla"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
+        cut_to(folder, LARGEST_CACHE)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         smallest = {
             "jax_persistent_cache_min_compile_time_secs": SECONDS_WORTH_KEEPING,

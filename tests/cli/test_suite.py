@@ -36,6 +36,9 @@ def test_a_suite_of_ones_own_is_run_and_reported(capsys):
     found = json.loads(Path("runs/suite/suite.json").read_text())
     assert found["config"]["command"].endswith("--optimizer digits --reference sgdm")
     assert Path("runs/suite/tasks/bowl.html").is_file()
+    assert "it replaces" not in out
+    assert cli.main([word if word != "digits" else "prodigy" for word in OWN]) == 0
+    assert "it replaces a report that had digits, too" in capsys.readouterr().out
 
 
 @pytest.mark.slow

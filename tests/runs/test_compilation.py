@@ -1,6 +1,7 @@
 """What a run compiles, how, and that the next one finds it."""
 
 import itertools
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from estimator_table import EVERY, make
 from l2o.objective import Objective, as_cost
 from l2o.problem import inner_problem
 from l2o.registry import DESIGNS
-from l2o.runs.compilation import ON_CPUS, long_running, use_compilation_cache
+from l2o.runs.compilation import ON_CPUS, cut_to, long_running, use_compilation_cache
 from l2o.tasks.quadratic import rotated_quadratic
 
 SCRIPT = """
@@ -129,3 +130,13 @@ def test_every_estimator_meta_trains_every_design(estimator, design):
     state = jax.eval_shape(found.init, jax.random.key(1), theta)
     gradient, _, _ = jax.eval_shape(found.estimate, jax.random.key(2), theta, state, found.data)
     assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, theta)
+
+
+def test_the_cache_is_cut_to_what_was_written_last(tmp_path):
+    for age, name in enumerate("abcd"):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    cut_to(tmp_path, 250)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    cut_to(tmp_path, 200)
+    assert len(list(tmp_path.iterdir())) == 2
