@@ -55,7 +55,9 @@ class Options:
     steps: int = 600
     """Of runs that diverge; half of it of those that do not."""
     seeds: int = 8
-    """Runs of each that diverges; one of each that does not."""
+    """Runs of each that diverges."""
+    healthy_seeds: int = 4
+    """Runs of each that does not."""
     trees: tuple[str, ...] = ("mlp", "transformer")
     """Of the cost; see `update_cost.py`."""
     designs: tuple[str, ...] = ("nominal_mlp", "adafac_mlp", "mlp_lopt")
@@ -116,12 +118,13 @@ def healthy(options: Options) -> list[dict[str, Any]]:
     """Rows of runs that do not diverge."""
     families = (digits_mlp, digits_conv, digits_autoencoder, python_transformer)
     rows = []
-    for number, family in enumerate(families):
+    for family in families:
         for name, make in HEALTHY.items():
             task, steps = family().evaluation[1], options.steps // 2
-            _, state = train(task, l2o.guarded(make(steps)), steps, np.array([number]))
-            switches = int(state.switches[0])
-            rows.append({"task": task.name, "optimizer": name, "switches": switches})
+            seeds = np.arange(options.healthy_seeds)
+            _, state = train(task, l2o.guarded(make(steps)), steps, seeds)
+            row = {"task": task.name, "optimizer": name, "switches": state.switches.tolist()}
+            rows.append(row)
             print(rows[-1], flush=True)
     return rows
 

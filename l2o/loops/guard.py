@@ -4,7 +4,7 @@ A learned optimizer has no proof that it converges. The guard follows the loss. 
 l̄ an average of the last few and l* the lowest that it has been, training has diverged if
 
     l̄ > l₀ + |l₀|, twice the first loss, or
-    l̄ > l* + max(l₀ - l*, |l₀| / 5) / 10 + 3 δ* for 20 updates: a tenth of what was won is lost;
+    l̄ > l* + max(l₀ - l*, |l₀| / 2) / 4 + 4 δ* for 20 updates: a quarter of what was won is lost;
                                 δ* is how far a loss was from l̄ on average when l̄ was l*,
 
 or if an update would make a parameter infinite, which is never done and looked for whenever the
@@ -25,9 +25,9 @@ from l2o.tree import with_dtypes_of
 
 FAST_DECAY = 0.8
 NOISE_DECAY = 0.95
-NOISES = 3.0
-LOST = 0.1
-LEAST = 0.2
+NOISES = 4.0
+LOST = 0.25
+LEAST = 0.5
 PATIENCE = 20
 CEILING = 4.0
 """A loss counts as this much above the first at most, in units of it: one bad batch is no end."""
@@ -49,7 +49,7 @@ class Watch(NamedTuple):
         best: Lowest `recent` so far.
         noise: Average distance of a loss from `recent`.
         calm: What `noise` was at the best; it grows where training diverges by spikes.
-        strikes: Consecutive updates at which a tenth of what was won was lost.
+        strikes: Consecutive updates at which a quarter of what was won was lost.
     """
 
     first: jax.Array
@@ -213,22 +213,25 @@ def if_so(is_so: jax.Array, function: Callable[[T], T], x: T) -> T:
     return jax.lax.while_loop(lambda carry: carry[0], once, (is_so, x))[1]
 
 
-def observe(watch: Watch, loss: jax.Array) -> Watch:
-    """Add a loss to what is known."""
+def observe(watch: Watch, loss: jax.Array, count: jax.Array) -> Watch:
+    """Add a loss to what is known; `count` is the number of those before."""
     is_none = jnp.isinf(watch.first) | (watch.first == 0)
     first = jnp.where(is_none & jnp.isfinite(loss), loss, watch.first)
     ceiling = first + CEILING * jnp.abs(first)
     loss = jnp.where(jnp.isfinite(loss), jnp.minimum(loss, ceiling), ceiling)
-    average = lambda decay, before, x: jnp.where(
-        jnp.isinf(before), x, decay * before + (1.0 - decay) * x
-    )
+
+    def average(decay: float | jax.Array, before: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(jnp.isinf(before), x, decay * before + (1.0 - decay) * x)
+
     is_new = jnp.isinf(watch.recent)  # not NaN, which people look for with jax_debug_nans
     distance = jnp.where(is_new, 0.0, jnp.abs(loss - jnp.where(is_new, 0.0, watch.recent)))
-    noise = average(NOISE_DECAY, watch.noise, distance)
+    # A plain average at first, where zero, the distance of the first loss, would count for long.
+    plain = (count - 1.0) / jnp.maximum(count, 1.0)
+    noise = average(jnp.clip(plain, 0.0, NOISE_DECAY), watch.noise, distance)
     recent = average(FAST_DECAY, watch.recent, loss)
     is_best = ~(recent > watch.best)
     best = jnp.where(is_best, recent, watch.best)
-    calm = jnp.where(is_best, noise, watch.calm)
+    calm = jnp.where(is_best | (count < PATIENCE), noise, watch.calm)
     won = jnp.maximum(jnp.where(jnp.isinf(best), 0.0, first - best), LEAST * jnp.abs(first))
     is_lost = recent > best + LOST * won + NOISES * calm
     is_lost |= ~jnp.isfinite(first)
@@ -237,7 +240,7 @@ def observe(watch: Watch, loss: jax.Array) -> Watch:
 
 def decide(state: GuardState, loss: jax.Array, retry_after: int | None) -> tuple[Watch, jax.Array]:
     """Decide who makes the next update, by what is then known of the loss."""
-    watch = observe(state.watch, loss)
+    watch = observe(state.watch, loss, state.count)
     has_diverged = watch.recent > watch.first + jnp.abs(watch.first)
     has_diverged |= (watch.strikes >= PATIENCE) | (state.watch.strikes >= PATIENCE)
     wait = jnp.inf if retry_after is None else retry_after * 2.0 ** (state.switches - 1)

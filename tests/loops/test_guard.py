@@ -192,17 +192,71 @@ def test_snapshots_are_as_far_apart_as_was_said():
     assert len(set(kept[0:5])) == len(set(kept[5:10])) == 1 and len(set(kept)) == 3
 
 
-def test_a_rise_is_measured_by_what_was_won_and_by_the_noise():
-    """A fiftieth of the first loss is no divergence before anything is won, nor is noise."""
-    assert int(walk(guarded(optax.sgd(0.01)), [2.0] * 5 + [2.03] * 80)[-1][0].switches) == 0
-    rng = np.random.default_rng(0)
-    falls = np.concatenate([np.linspace(2.0, 1.0, 60), np.full(150, 1.0)])
-    noisy = falls + 0.4 * rng.normal(size=falls.size)
-    assert int(walk(guarded(optax.sgd(0.01)), noisy)[-1][0].switches) == 0
-    rises = np.concatenate([falls, np.full(40, 1.3)])
-    assert int(walk(guarded(optax.sgd(0.01)), rises)[-1][0].switches) == 1
-    rises[-40:] += 0.4 * rng.normal(size=40)  # noise that comes with the rise excuses nothing
-    assert int(walk(guarded(optax.sgd(0.01)), rises)[-1][0].switches) == 1
+SEEDS, UPDATES = 300, 400
+TIME = np.arange(UPDATES)
+FALL = 0.3 + 0.7 * np.exp(-TIME / 100)
+
+
+def correlated(rng) -> np.ndarray:
+    """Noise that lasts for some 50 updates, as of rows that come by document."""
+    noise, decay = np.zeros((SEEDS, UPDATES)), np.exp(-1 / 50)
+    for i in range(1, UPDATES):
+        fresh = np.sqrt(1 - decay**2) * rng.normal(size=SEEDS)
+        noise[:, i] = decay * noise[:, i - 1] + fresh
+    return noise
+
+
+HEALTHY = {
+    "flat": lambda rng: 1.0 + 0.1 * rng.normal(size=(SEEDS, UPDATES)),
+    "flat, hardly any noise": lambda rng: 1.0 + 0.02 * rng.normal(size=(SEEDS, UPDATES)),
+    "slow": lambda rng: (
+        (0.3 + 0.7 * np.exp(-TIME / 1000)) * (1 + 0.1 * rng.normal(size=(SEEDS, UPDATES)))
+    ),
+    "fast": lambda rng: FALL * (1 + 0.1 * rng.normal(size=(SEEDS, UPDATES))),
+    "warm-up": lambda rng: (
+        np.where(TIME < 100, 1.0, 0.3 + 0.7 * np.exp(-(TIME - 100) / 100))
+        * (1 + 0.1 * rng.normal(size=(SEEDS, UPDATES)))
+    ),
+    "noise that lasts": lambda rng: FALL * (1 + 0.1 * correlated(rng)),
+    "a warm restart": lambda rng: (
+        (FALL + 0.1 * (TIME > 200) * np.exp(-(TIME - 200) / 50))
+        * (1 + 0.03 * rng.normal(size=(SEEDS, UPDATES)))
+    ),
+}
+DIVERGING = {
+    "half of it is lost": lambda rng: (
+        (FALL + 0.5 * np.clip((TIME - 200) / 100, 0, 1))
+        * (1 + 0.05 * rng.normal(size=(SEEDS, UPDATES)))
+    ),
+    "noise comes with it": lambda rng: (
+        FALL
+        + (TIME > 200) * (0.7 + 0.5 * rng.normal(size=(SEEDS, UPDATES)))
+        + 0.02 * rng.normal(size=(SEEDS, UPDATES))
+    ),
+}
+
+
+def share_of_switches(losses: np.ndarray) -> float:
+    tx = guarded(optax.sgd(0.0), optax.sgd(0.0))
+    params = jnp.zeros(1)
+
+    def run(losses):
+        def update(state, loss):
+            return tx.update(params, state, params, value=loss)[1], None
+
+        return jax.lax.scan(update, tx.init(params), losses)[0].switches
+
+    return float(np.mean(np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(losses))) > 0))
+
+
+@pytest.mark.parametrize("curve", HEALTHY)
+def test_healthy_runs_are_left_alone(curve):
+    assert share_of_switches(HEALTHY[curve](np.random.default_rng(0))) <= 0.01
+
+
+@pytest.mark.parametrize("curve", DIVERGING)
+def test_runs_that_lose_what_they_won_are_not(curve):
+    assert share_of_switches(DIVERGING[curve](np.random.default_rng(0))) >= 0.99
 
 
 def test_a_population_with_donation():
