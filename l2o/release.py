@@ -253,10 +253,11 @@ def _find(name_or_path: str | Path) -> Path:
 
 def _design_of_run(run: RunFolder) -> Design | None:
     """The constructor that a run folder names as module:attribute, or None."""
-    if not run.config.is_file():
+    try:
+        name = run.recorded()["optimizer"][0]
+    except (ValueError, LookupError, TypeError):  # no run, or none of this version
         return None
-    name, *_ = run.recorded().get("optimizer") or ("",)
-    return registry.design(name) if ":" in name else None
+    return registry.design(name) if isinstance(name, str) and ":" in name else None
 
 
 def _invalid(path: Path, got: str, advice: str = "Get a fresh copy of the file") -> ValueError:

@@ -1,20 +1,23 @@
 """Rollback: meta-training goes back if the population that it trains diverges.
 
-Let s be the share of the inner steps of an outer step that have diverged, and q its moving
-average. All is well unless half of those that usually do not have diverged: s > q + (1 - q) / 2.
-Then theta, its average and the meta-optimizer, of which a copy is kept every ten outer steps, go
-back to the copy before the last, so that the steps that led there are forgotten, too; the
-population begins anew, and the updates that follow are half as long. With each outer step that is
-well they are longer by half a per cent, up to their own length.
+Let s be the share of the inner steps of an outer step that have diverged, with a policy that of
+the runs that ended in it, and q its moving average. All is well unless half of those that usually
+do not have diverged, s > q + (1 - q) / 2, over all tasks or on one of them. Then theta, its
+average and the meta-optimizer, of which a copy is kept every ten outer steps, go back to the copy
+before the last, so that the steps that led there are forgotten, too; the population begins anew,
+and the updates that follow are half as long. With each outer step that is well they are longer by
+half a per cent, up to their own length.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from l2o.estimators.estimator import EstimatorState
+from l2o.estimators.population import Population
 from l2o.learned_optimizer import Theta
 from l2o.learner import Learner, MetaState
 from l2o.task import Data, Key
@@ -42,7 +45,7 @@ class Rollback(NamedTuple):
         estimator_state: State of the population.
         last: The last copy.
         earlier: The copy before, to which meta-training goes back.
-        share: Average share of diverged inner steps, NaN before the first; a float32 scalar.
+        share: Average share of what has diverged, over all tasks and on each; -1 before the first.
         length: Factor of updates, in (0, 1]; a float32 scalar.
         well: Outer steps that were well, since the beginning or the last that was not; int32.
     """
@@ -78,13 +81,14 @@ def with_rollback(learner: Learner) -> Learner:
 
     def init(key: Key, theta: Theta) -> MetaState:
         state = learner.init(key, theta)
+        _, metrics = jax.eval_shape(learner.step, key, state, learner.data)
         copy = lambda: jax.tree.map(jnp.copy, Copy(state.theta, state.average, state.opt_state))
         return state._replace(
             estimator_state=Rollback(
                 estimator_state=state.estimator_state,
                 last=copy(),
                 earlier=copy(),
-                share=jnp.float32(jnp.nan),
+                share=-jnp.ones(len(shares_of(metrics)), jnp.float32),
                 length=jnp.float32(1.0),
                 well=jnp.int32(0),
             )
@@ -96,8 +100,9 @@ def with_rollback(learner: Learner) -> Learner:
         after, metrics = learner.step(
             key, state._replace(estimator_state=known.estimator_state), data
         )
-        share = metrics["diverged"]
-        is_bad = share > 0.5 * (1.0 + known.share)
+        share = jnp.stack(shares_of(metrics))
+        is_first = known.share < 0.0
+        is_bad = jnp.any(~is_first & (share > 0.5 * (1.0 + known.share)))
         shortened = lambda old, new: jnp.where(
             known.length < 1.0, old + known.length * (new - old), new
         )
@@ -105,8 +110,8 @@ def with_rollback(learner: Learner) -> Learner:
 
         def go_back() -> tuple[Copy, EstimatorState]:
             theta = learner.theta(state._replace(average=known.earlier.theta))
-            anew = learner.init(jax.random.fold_in(key, ANEW), theta)
-            return known.earlier, anew.estimator_state
+            anew = learner.init(jax.random.fold_in(key, ANEW), theta).estimator_state
+            return known.earlier, at_step_of(after.estimator_state, anew)
 
         def go_on() -> tuple[Copy, EstimatorState]:
             return Copy(theta, average, after.opt_state), after.estimator_state
@@ -120,9 +125,7 @@ def with_rollback(learner: Learner) -> Learner:
             estimator_state=estimator_state,
             last=choose(is_bad, known.earlier, choose(is_due, before, known.last)),
             earlier=choose(is_due, known.last, known.earlier),
-            share=jnp.where(
-                jnp.isnan(known.share), share, DECAY * known.share + (1.0 - DECAY) * share
-            ),
+            share=jnp.where(is_first, share, DECAY * known.share + (1.0 - DECAY) * share),
             length=jnp.clip(length, SHORTEST, 1.0),
             well=well,
         )
@@ -133,3 +136,19 @@ def with_rollback(learner: Learner) -> Learner:
         return MetaState(now.theta, now.average, now.opt_state, rollback, after.step), metrics
 
     return dataclasses.replace(learner, init=init, step=step)
+
+
+def shares_of(metrics: Mapping[str, jax.Array]) -> list[jax.Array]:
+    """Shares of what has diverged: over all tasks, and on each where there are several."""
+    return [v for name, v in metrics.items() if name.rpartition("/")[2] == "diverged"]
+
+
+def at_step_of(before: EstimatorState, anew: EstimatorState) -> EstimatorState:
+    """Let populations that begin anew go on with the schedule of their std."""
+    is_population = lambda x: isinstance(x, Population)
+    return jax.tree.map(
+        lambda old, new: new._replace(step=old.step) if is_population(new) else new,
+        before,
+        anew,
+        is_leaf=is_population,
+    )

@@ -391,7 +391,8 @@ def test_a_run_can_be_made_longer(learner, tmp_path, before, after):
     run = RunFolder.open(tmp_path / "run", {})
     fit(KEY, learner, THETA, num_steps=before, checkpoint_every=1, run=run)
     state = fit(KEY, learner, THETA, num_steps=after, run=run)
-    assert_same(state, fit(KEY, learner, THETA, num_steps=after))
+    whole = fit(KEY, learner, THETA, num_steps=after)  # in chunks of another size
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), state, whole)
     assert lines_of(run)[-1]["step"] == after
 
 

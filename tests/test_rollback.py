@@ -1,5 +1,7 @@
 """Meta-training that goes back: to what, when, and that nothing changes before."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,8 @@ def counting(diverged) -> Learner:
     shares = jnp.asarray(diverged, jnp.float32)
 
     def init(key, theta):
-        return MetaState(theta, theta, jnp.int32(0), jax.random.uniform(key), jnp.int32(0))
+        population = theta + jax.random.uniform(key)
+        return MetaState(theta, theta, jnp.int32(0), population, jnp.int32(0))
 
     def step(key, state, data):
         del key, data
@@ -39,8 +42,12 @@ def counting(diverged) -> Learner:
     return Learner(init=init, step=step, theta=lambda state: state.average, steps=1)
 
 
+def learner_of(diverged) -> Learner:
+    return with_rollback(counting(diverged))
+
+
 def thetas_of(diverged, num_steps: int) -> tuple[list[float], list[dict], MetaState]:
-    learner = with_rollback(counting(diverged))
+    learner = learner_of(diverged)
     state, thetas, lines = learner.init(KEY, jnp.float32(0.0)), [], []
     for _ in range(num_steps):
         state, metrics = jax.jit(learner.step)(KEY, state, ())
@@ -63,8 +70,16 @@ def test_it_goes_back_to_the_copy_before_the_last_and_shortens_what_follows():
     expected = back_at + 10.0 * np.cumsum(lengths[bad + 1 :])
     np.testing.assert_allclose(thetas[bad + 1 :], expected, rtol=1e-6)
     assert state.opt_state == 2 * COPY_EVERY - 1 + 9 and state.step == bad + 10
-    population = state.estimator_state.estimator_state
-    assert 9.0 < population < 10.0  # another draw than the first, and nine steps old
+    # Of the copy's theta, not its average, by a key of its own, and nine steps old.
+    population = float(state.estimator_state.estimator_state)
+    assert back_at + 9.0 < population < back_at + 10.0
+    first = learner_of([0.0]).init(KEY, jnp.float32(back_at)).estimator_state.estimator_state
+    assert population - 9.0 != pytest.approx(float(first))
+    average = thetas_of([0.4, *[0.0] * (bad - 1), 0.6, 0.0], bad + 2)[2].average
+    before = thetas_of([0.4, *[0.0] * (bad - 1), 0.6], bad + 1)[2].average
+    decay = (1 + bad + 1) / (10 + bad + 1)
+    whole = min(0.5, decay) * before + (1 - min(0.5, decay)) * (back_at + 10.0)
+    assert average == pytest.approx(before + 0.5 * (whole - before))
 
 
 def test_the_average_goes_back_with_theta():
@@ -155,6 +170,57 @@ def test_a_run_that_went_back_resumes(tmp_path):
 
 def l2o_is_key(leaf) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def test_one_task_of_several_counts_by_itself():
+    """Half of all has diverged where one of two tasks has wholly."""
+    learner = counting([0.0] * 40)
+
+    def step(key, state, data):
+        after, metrics = learner.step(key, state, data)
+        is_bad = (state.step == 30).astype(jnp.float32)
+        return after, metrics | {"a/diverged": is_bad, "diverged": 0.5 * is_bad}
+
+    watched = with_rollback(dataclasses.replace(learner, step=step))
+    state, back = watched.init(KEY, jnp.float32(0.0)), []
+    for _ in range(40):
+        state, metrics = jax.jit(watched.step)(KEY, state, ())
+        back.append(float(metrics["rolled_back"]))
+    assert np.flatnonzero(back).tolist() == [30]
+
+
+def test_the_schedule_of_a_std_goes_on():
+    lopt = l2o.learnable_sgd(learning_rate=0.05)
+    problem = l2o.inner_problem(bowl(), lopt, horizon=20, window=5)
+    std = optax.exponential_decay(0.1, 100, 0.1)
+    estimator = l2o.pes(problem, num_pairs=8, std=std)
+    learner = with_rollback(l2o.gradient_learner(estimator, optax.adam(5.0), ema_decay=0.5))
+    state = fit(jax.random.key(2), learner, THETA, num_steps=50)
+    assert state.estimator_state.length < 1.0  # it went back
+    assert state.estimator_state.estimator_state.step == state.step == 50
+
+
+def test_policies_that_make_all_runs_diverge_are_left_again():
+    """At rates from 10 to 100 every run of the bowl ends at its cap."""
+    from l2o.rl.environment import training_environment
+    from l2o.rl.ppo import ppo_learner
+
+    policy = l2o.scheduler(lowest=10.0, highest=100.0, learning_rate=30.0, action_interval=2).policy
+    environment = training_environment(bowl(), policy, horizon=8, window=4)
+    learner = ppo_learner(
+        {"bowl": environment},
+        policy.actor,
+        policy.head,
+        optax.adam(0.01),
+        num_pairs=4,
+        gae_lambda=0.95,
+        epochs=1,
+        minibatches=1,
+    )
+    lines = []
+    theta = l2o.scheduler(lowest=10.0, highest=100.0, learning_rate=30.0).init(jax.random.key(0))
+    fit(KEY, learner, theta, num_steps=6, log_every=1, on_metrics=lines.append)
+    assert [line["diverged"] for line in lines] == [1.0] * 6
 
 
 def test_strategies_refuse(tmp_path, capsys):

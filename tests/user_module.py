@@ -145,13 +145,3 @@ def rate_of(rates: int = 3) -> l2o.LearnedOptimizer:
         ),
         config={"rates": rates},
     )
-
-
-def mistaken() -> l2o.LearnedOptimizer:
-    """A design whose shapes do not fit, which is found when it is compiled."""
-    return dataclasses.replace(
-        rate_of(2),
-        transform=lambda theta, *, horizon=None: optax.with_extra_args_support(
-            optax.sgd(theta["log_rates"] @ jnp.ones(3))
-        ),
-    )

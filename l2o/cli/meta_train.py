@@ -61,12 +61,14 @@ def parse_settings(arguments: Sequence[str]) -> MetaTraining:
     """
     words, preset = list(arguments), "custom"
     check_renamed(words, RENAMED)
-    default = recorded_settings(words)
+    default = MetaTraining()
     if words and not words[0].startswith("-") and words[0] not in METHODS:
         preset = words.pop(0)
         if preset not in PRESETS:
             raise registry.unknown_name_error("PRESET", preset, (*PRESETS, *METHODS))
         default = PRESETS[preset]
+    else:
+        default = recorded_settings(words)
     methods = {name: alike(method, default.method) for name, method in METHODS.items()}
     union = tyro.extras.subcommand_type_from_defaults(
         methods,
@@ -127,10 +129,12 @@ def open_run(settings: MetaTraining, console: Console, stack: contextlib.ExitSta
     """The run folder, locked until `stack` is left."""
     output = settings.output
     check_trackers(output.log)
-    run = RunFolder.open(output.run_dir or "runs/custom", settings.recorded(), resume=output.resume)
+    folder = output.run_dir or "runs/custom"
+    was_there = Path(folder).exists()
+    run = RunFolder.open(folder, settings.recorded(), resume=output.resume)
     stack.enter_context(run.locked(warn_on(console)))
     if not output.resume:
-        stack.push(functools.partial(remove_unless_begun, run))
+        stack.push(functools.partial(remove_unless_begun, run, was_there))
     elif before := run.make_longer(settings.recorded()):
         console.print(
             f"going on to {settings.steps} steps from {before}; rates and a std that follow the "
@@ -140,10 +144,15 @@ def open_run(settings: MetaTraining, console: Console, stack: contextlib.ExitSta
     return run
 
 
-def remove_unless_begun(run: RunFolder, kind: type[BaseException] | None, *_: object) -> None:
+def remove_unless_begun(
+    run: RunFolder, was_there: bool, kind: type[BaseException] | None, *_: object
+) -> None:
     """Remove a new run that a mistake has ended before its first step, so that it can be mended."""
-    if kind is not None and not (run.metrics.exists() and run.metrics.stat().st_size):
+    is_mistake = kind is not None and issubclass(kind, Exception)
+    if is_mistake and not (run.metrics.exists() and run.metrics.stat().st_size):
         shutil.rmtree(run.path, ignore_errors=True)
+        if was_there:
+            run.path.mkdir(exist_ok=True)
 
 
 def about_run(
@@ -223,7 +232,10 @@ def train(
             """Validate theta when that is due, and write the best so far."""
             assert run is not None and curve is not None
             step = int(state.step)
-            if step % parts.validate_every and step != settings.steps:
+            every = parts.validate_every
+            is_due = step % every == 0 or step == settings.steps
+            # Checkpoints of a run that was made longer may miss the multiples.
+            if not is_due and step // every == curve.last_step // every:
                 return
             row, is_best = curve.add(step, parts.unravel(parts.learner.theta(state)))
             if is_best:

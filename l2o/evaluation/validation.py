@@ -132,6 +132,12 @@ class ValidationCurve:
     def __init__(self, path: Path, validator: Validator) -> None:
         self.path, self.validator = path, validator
 
+    @property
+    def last_step(self) -> int:
+        """Outer step of the last line; 0 before the first."""
+        rows = read_rows(self.path)
+        return rows[-1]["step"] if rows else 0
+
     def add(self, step: int, theta: Theta) -> tuple[Row, bool]:
         """Score theta of a step, unless that has been done; the line is durable then.
 

@@ -240,7 +240,7 @@ def rollout_worker(
         metrics = {
             "meta_loss": -sums["reward"] / number,
             "finite": jnp.nan_to_num(sums["finite"] / number),
-            "diverged": jnp.nan_to_num(sums["diverged"] / number, nan=1.0),
+            "diverged": sums["diverged"] / jnp.maximum(sums["ended"], 1.0),
             "valid": sums["valid"] / (num_groups * group_size),
             "episodes": sums["ended"],
             **{

@@ -52,14 +52,16 @@ def long_running() -> dict[str, str | bool]:
 
 def cut_to(folder: Path, most: int) -> None:
     """Remove the oldest files of a folder beyond a number of bytes; others may do so as well."""
-    with os.scandir(folder) as entries:
-        files = [(entry.stat(), entry.path) for entry in entries if entry.is_file()]
+    files = []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            files.append((path.stat(), path))
     size = 0
     for stat, path in sorted(files, key=lambda file: file[0].st_mtime, reverse=True):
         size += stat.st_size
         if size > most:
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                path.unlink()
 
 
 def use_compilation_cache() -> None:
@@ -72,7 +74,6 @@ def use_compilation_cache() -> None:
     folder = cache_folder() / "xla"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        cut_to(folder, LARGEST_CACHE)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         smallest = {
             "jax_persistent_cache_min_compile_time_secs": SECONDS_WORTH_KEEPING,
@@ -81,3 +82,4 @@ def use_compilation_cache() -> None:
         for name, value in smallest.items():
             if name.upper() not in os.environ:
                 jax.config.update(name, value)
+        cut_to(folder, LARGEST_CACHE)

@@ -183,11 +183,19 @@ class RunFolder:
 
         Returns:
             Steps that it was for until now, or None if there are no more than these.
+
+        Raises:
+            ValueError: If it is for more than these.
         """
         before = self.recorded()
         steps = before.get("steps")
         if steps == config.get("steps"):
             return None
+        if steps > config["steps"]:  # since `open`, which had no lock yet
+            raise ValueError(
+                f"`steps` must be at least {steps}, to which another process has made the run in "
+                f"{self.path} longer; got {config['steps']}. Try steps={steps}."
+            )
         earlier = [*before.get(EARLIER_STEPS, []), steps]
         content = {**config, EARLIER_STEPS: earlier}
         atomic_write(self.config, json.dumps(content, indent=2).encode() + b"\n")

@@ -5,6 +5,8 @@ import dataclasses
 import json
 import signal
 
+import jax
+import numpy as np
 import pytest
 
 import l2o
@@ -99,8 +101,55 @@ def test_a_signal_in_the_last_chunk_stops_ahead_of_the_evaluation(tmp_path, caps
     assert run.report_json.exists()
 
 
-def test_a_run_that_a_mistake_ends_before_its_first_step_is_removed(tmp_path, capsys):
-    wrong = [*NEW.split(), "--optimizer", "user_module:mistaken", "--steps", "4"]
-    assert cli.main(wrong) == 2
-    assert "user_module.py, line" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_run_that_a_mistake_ends_before_its_first_step_is_removed(
+    tmp_path, capsys, monkeypatch, is_there
+):
+    def fails(*_, **__):
+        raise ValueError("`std` must be smaller.")
+
+    if is_there:
+        (tmp_path / "run").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(meta_train, "fit", fails)
+        assert cli.main([*NEW.split(), "--steps", "4"]) == 2
+    assert capsys.readouterr().err.endswith("`std` must be smaller.\n")
+    assert [p.name for p in tmp_path.rglob("*")] == ["run"] * is_there
+
+
+def test_a_run_that_is_interrupted_before_its_first_step_stays(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(meta_train, "fit", interrupted)
+        assert cli.main([*NEW.split(), "--steps", "4"]) == 130
+    assert cli.main(AGAIN.split()) == 0
+    assert RunFolder(tmp_path / "run").theta.exists()
+
+
+def test_a_run_that_was_made_longer_is_validated_as_often(tmp_path):
+    """Its checkpoints are at multiples of nine at first, then of ten."""
+    validated = "--checkpoint-every 10 --validate-on quadratic --validate-seeds 8 --steps 27"
+    assert cli.main([*NEW.split(), "--optimizer", "learnable_sgd", *validated.split()]) == 0
+    assert cli.main([*AGAIN.split(), "--steps", "120"]) == 0
+    steps = [line["step"] for line in read_metrics(RunFolder(tmp_path / "run").validation)]
+    assert max(np.diff(steps)) <= 18 and len(steps) >= 12, steps
+
+
+def test_two_that_make_a_run_longer(tmp_path):
+    """The second has read the configuration before the first has written it."""
+    run = RunFolder.open(tmp_path / "run", {"steps": 10})
+    run.make_longer({"steps": 30})
+    with pytest.raises(ValueError, match=r"`steps` must be at least 30, .* got 20\. Try steps=30"):
+        run.make_longer({"steps": 20})
+
+
+@pytest.mark.parametrize("content", ["{bad", '{"optimizer": 5}', '{"optimizer": [5]}', "[]"])
+def test_a_release_file_beside_a_foreign_configuration(tmp_path, content):
+    lopt = l2o.learnable_sgd()
+    other = dataclasses.replace(lopt, name="mine")
+    l2o.save("mine.safetensors", other, lopt.init(jax.random.key(0)))
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match="pass its constructor"):
+        l2o.load("mine.safetensors")
