@@ -254,6 +254,12 @@ def test_healthy_runs_are_left_alone(curve):
     assert share_of_switches(HEALTHY[curve](np.random.default_rng(0))) <= 0.01
 
 
+def test_a_first_loss_that_is_low_by_chance_is_rare():
+    """Twice the first loss is divergence, and the first loss is one batch's."""
+    losses = 1.0 + 0.2 * np.random.default_rng(0).normal(size=(SEEDS, UPDATES))
+    assert share_of_switches(losses) <= 0.05
+
+
 @pytest.mark.parametrize("curve", DIVERGING)
 def test_runs_that_lose_what_they_won_are_not(curve):
     assert share_of_switches(DIVERGING[curve](np.random.default_rng(0))) >= 0.99
