@@ -77,11 +77,19 @@ def with_rollback(learner: Learner) -> Learner:
     Args:
         learner: Learner of `l2o.gradient_learner` or `l2o.rl.ppo.ppo_learner`. Evolution strategies
             keep their mean to themselves and cannot be told another.
+
+    Returns:
+        A learner whose `init` raises a `ValueError` if there is no metric `diverged`.
     """
 
     def init(key: Key, theta: Theta) -> MetaState:
         state = learner.init(key, theta)
         _, metrics = jax.eval_shape(learner.step, key, state, learner.data)
+        if not shares_of(metrics):
+            raise ValueError(
+                "`learner` must have a metric `diverged`; got one with "
+                f"{', '.join(metrics) or 'none'}. Try l2o.gradient_learner(...)."
+            )
         copy = lambda: jax.tree.map(jnp.copy, Copy(state.theta, state.average, state.opt_state))
         return state._replace(
             estimator_state=Rollback(

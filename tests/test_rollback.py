@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_run import THETA, tiny_learner, tiny_ppo
+from tiny_run import POLICY, THETA, tiny_learner, tiny_ppo
 from user_module import bowl
 
 import l2o
@@ -17,6 +17,7 @@ from l2o.outer_loop import fit
 from l2o.rollback import COPY_EVERY, GROWTH, with_rollback
 from l2o.runs.folder import RunFolder
 from l2o.runs.logging import TIMING_FIELDS, read_metrics
+from l2o.tree import is_key
 
 KEY = jax.random.key(3)
 
@@ -107,7 +108,7 @@ def test_a_population_that_always_diverges_is_gone_on_with():
 @pytest.mark.parametrize("make", [tiny_learner, tiny_ppo])
 def test_nothing_changes_while_all_is_well(make):
     learner = make()
-    theta = THETA if make is tiny_learner else _policy_theta()
+    theta = THETA if make is tiny_learner else POLICY.init(jax.random.key(0))
     plain = fit(KEY, learner, theta, num_steps=12)
     watched = fit(KEY, with_rollback(learner), theta, num_steps=12)
     for x, y in zip(
@@ -117,12 +118,6 @@ def test_nothing_changes_while_all_is_well(make):
     ):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
     assert watched.estimator_state.length == 1.0
-
-
-def _policy_theta():
-    from tiny_run import POLICY
-
-    return POLICY.init(jax.random.key(0))
 
 
 def wild_learner() -> Learner:
@@ -156,7 +151,7 @@ def test_a_run_that_went_back_resumes(tmp_path):
     again = fit(key, learner, THETA, num_steps=100, checkpoint_every=50, run=part)
     assert state.estimator_state.length < 1.0
     for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
-        x, y = (jax.random.key_data(z) if l2o_is_key(z) else z for z in (x, y))
+        x, y = (jax.random.key_data(z) if is_key(z) else z for z in (x, y))
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
     lines = [
         [
@@ -166,10 +161,6 @@ def test_a_run_that_went_back_resumes(tmp_path):
         for run in (whole, part)
     ]
     assert lines[0] == lines[1]
-
-
-def l2o_is_key(leaf) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def test_one_task_of_several_counts_by_itself():
@@ -200,27 +191,23 @@ def test_the_schedule_of_a_std_goes_on():
     assert state.estimator_state.estimator_state.step == state.step == 50
 
 
-def test_policies_that_make_all_runs_diverge_are_left_again():
+def test_of_a_policy_the_runs_that_ended_count():
     """At rates from 10 to 100 every run of the bowl ends at its cap."""
-    from l2o.rl.environment import training_environment
-    from l2o.rl.ppo import ppo_learner
-
-    policy = l2o.scheduler(lowest=10.0, highest=100.0, learning_rate=30.0, action_interval=2).policy
-    environment = training_environment(bowl(), policy, horizon=8, window=4)
-    learner = ppo_learner(
-        {"bowl": environment},
-        policy.actor,
-        policy.head,
-        optax.adam(0.01),
-        num_pairs=4,
-        gae_lambda=0.95,
-        epochs=1,
-        minibatches=1,
-    )
+    wild = l2o.scheduler(lowest=10.0, highest=100.0, learning_rate=30.0, action_interval=2)
     lines = []
-    theta = l2o.scheduler(lowest=10.0, highest=100.0, learning_rate=30.0).init(jax.random.key(0))
-    fit(KEY, learner, theta, num_steps=6, log_every=1, on_metrics=lines.append)
+    theta = wild.init(jax.random.key(0))
+    fit(KEY, tiny_ppo(wild), theta, num_steps=6, log_every=1, on_metrics=lines.append)
     assert [line["diverged"] for line in lines] == [1.0] * 6
+
+
+def test_a_learner_that_does_not_tell_what_has_diverged():
+    learner = counting([0.0])
+    step = lambda key, state, data: (state, {"meta_loss": jnp.float32(0.0)})
+    wrong = with_rollback(dataclasses.replace(learner, step=step))
+    with pytest.raises(
+        ValueError, match="`learner` must have a metric `diverged`; got one with meta"
+    ):
+        wrong.init(KEY, jnp.float32(0.0))
 
 
 def test_strategies_refuse(tmp_path, capsys):

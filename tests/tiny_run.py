@@ -13,6 +13,7 @@ from l2o.evaluation.validation import ValidationCurve, Validator
 from l2o.learner import Learner, MetaState, gradient_learner
 from l2o.optimizers.learnable import learnable_sgd
 from l2o.outer_loop import fit, stop_on_signals
+from l2o.policies.policy import PolicyOptimizer
 from l2o.policies.scheduler import scheduler
 from l2o.problem import inner_problem
 from l2o.rl.environment import training_environment
@@ -33,9 +34,9 @@ def tiny_learner(mesh: Mesh | None = None) -> Learner:
 POLICY = scheduler(action_interval=2, core="gru", hidden_size=3)
 
 
-def tiny_ppo() -> Learner:
+def tiny_ppo(scheduler: PolicyOptimizer = POLICY) -> Learner:
     """Of a recurrent scheduler, whose runs end between windows of two decisions."""
-    policy = POLICY.policy
+    policy = scheduler.policy
     environment = training_environment(bowl(), policy, horizon=8, window=4)
     return ppo_learner(
         {"bowl": environment},
