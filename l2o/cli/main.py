@@ -1,5 +1,6 @@
 """The command line: one file a command; mistakes become one line and exit status 2."""
 
+import gc
 import importlib
 import io
 import os
@@ -177,9 +178,10 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     In callbacks of the garbage collector, of which JAX has one, and of weak references an exception
     is only printed.
     """
+    of_collector = [getattr(callback, "__code__", None) for callback in gc.callbacks]
     while frame is not None:
         code = frame.f_code
-        is_callback = code.co_name in ("_xla_gc_callback", "__del__")
+        is_callback = code in of_collector or code.co_name == "__del__"
         if is_callback or Path(code.co_filename).name in ("weakref.py", "_weakrefset.py"):
             threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
             return

@@ -139,18 +139,18 @@ def test_ctrl_c_in_the_garbage_collector_is_heard_when_that_is_done():
     """An exception in a callback of the collector is printed and forgotten."""
     heard = []
 
-    def _xla_gc_callback(phase, info):
-        if phase == "start" and not heard:
+    def collected(phase, info):
+        if not heard:
             heard.append(phase)
             signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, cli.interrupt)
-    gc.callbacks.append(_xla_gc_callback)
+    gc.callbacks.append(collected)
     try:
         with pytest.raises(KeyboardInterrupt):
             gc.collect()
             time.sleep(20)
     finally:
-        gc.callbacks.remove(_xla_gc_callback)
+        gc.callbacks.remove(collected)
         signal.signal(signal.SIGINT, before)
-    assert heard[0] == "start"
+    assert heard == ["start"]
