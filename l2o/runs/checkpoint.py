@@ -8,12 +8,14 @@ it is asked for; and which checkpoint had the lowest score so far.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from l2o.runs.folder import RunError, atomic_write, sync_folder
+from l2o.runs.folder import PAUSES, RunError, atomic_write, sync_folder
 from l2o.tree import is_key, named_leaves, wrap_key_data
 
 FORMAT = 2
@@ -61,6 +63,8 @@ class Checkpoints:
     def save(self, step: int, state: Any, *, score: float | None = None) -> bool:
         """Save a state, then remove checkpoints that need not be kept.
 
+        A failure is tried once more, but for a full disk: over a network it may be a passing one.
+
         Args:
             step: Number of the outer step; a checkpoint of the same step is replaced.
             state: Pytree of arrays and typed keys.
@@ -73,6 +77,16 @@ class Checkpoints:
         Raises:
             RunError: If it cannot be written; earlier checkpoints stay.
         """
+        try:
+            return self._save(step, state, score)
+        except RunError as error:
+            is_full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            if is_full or jax.process_count() > 1:  # of which others wait for the first try
+                raise
+            time.sleep(PAUSES[-1])
+            return self._save(step, state, score)
+
+    def _save(self, step: int, state: Any, score: float | None) -> bool:
         path = self.folder / str(step)
         is_main = jax.process_index() == 0
         arrays = {name: _plain(leaf) for name, leaf in named_leaves(state).items()}

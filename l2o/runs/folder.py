@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ try:
 except ImportError:  # on Windows
     fcntl = None
 
+
+PAUSES = (0.1, 1.0)
+"""Seconds to wait before a file is renamed once more."""
 
 EARLIER_STEPS = "earlier_steps"
 """Name, in a configuration, of the numbers of steps that a run was for until it was made longer."""
@@ -38,7 +42,7 @@ def atomic_write(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _rename(temporary, path, content)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -46,13 +50,33 @@ def atomic_write(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def _rename(temporary: Path, path: Path, content: bytes) -> None:
+    """Rename a file; over a network, and where another program reads, the first try may fail.
+
+    A server that has renamed it and is asked again, as its answer was lost, knows no such file.
+    """
+    for wait in PAUSES:
+        try:
+            return os.replace(temporary, path)
+        except FileNotFoundError:
+            if path.exists() and path.read_bytes() == content:
+                return None
+        except OSError:
+            pass
+        time.sleep(wait)
+    return os.replace(temporary, path)
+
+
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable, where folders can be opened."""
+    """Make the names in a folder durable, where folders can be opened and have such a thing."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 
+import jax
 import numpy as np
 import pytest
 from small_images import same, small_images
@@ -13,6 +14,7 @@ from small_packages import deliver
 from l2o.datasets import fetch as data
 from l2o.datasets.files import is_present
 from l2o.datasets.idx import FILES, read_images, write_images
+from l2o.runs.compilation import use_compilation_cache
 from l2o.tasks import mnist
 
 
@@ -25,6 +27,18 @@ def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert data.cache_folder() == tmp_path / ".cache" / "l2o"
+
+
+def test_a_user_without_a_home_folder_has_data_among_the_temporary_files(monkeypatch, tmp_path):
+    for name in ("L2O_DATA", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # of whom the system knows nothing
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert data.cache_folder() == tmp_path / f"l2o-{os.getuid()}"
+    before = jax.config.jax_compilation_cache_dir
+    use_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir == before and not list(tmp_path.iterdir())
 
 
 def test_unknown_name(cache):

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from l2o.distributed.mesh import AXIS, population_mesh
 from l2o.runs.checkpoint import MANIFEST, Checkpoints
-from l2o.runs.folder import RunError, RunFolder
+from l2o.runs.folder import RunError, RunFolder, atomic_write
 
 
 class State(NamedTuple):
@@ -261,6 +261,58 @@ def test_an_unwritable_folder_is_a_run_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"file/c/10 could not be written \(Not a directory\)"):
         Checkpoints(tmp_path / "file" / "c").save(10, make_state(0))
+
+
+@pytest.fixture
+def fickle(monkeypatch):
+    """Let renames fail as over a network: `fickle(name, failures, is_done)`."""
+    monkeypatch.setattr("l2o.runs.folder.PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("l2o.runs.checkpoint.PAUSES", (0.0,))
+
+    def install(name, failures, is_done=False):
+        rename, left = getattr(os, name), [failures]
+
+        def failing(source, target, **options):
+            if left[0] > 0:
+                left[0] -= 1
+                if is_done and left[0] == failures - 1:
+                    rename(source, target, **options)
+                raise OSError(errno.ENOENT if is_done else errno.ESTALE, "Stale file handle")
+            rename(source, target, **options)
+
+        monkeypatch.setattr(os, name, failing)
+
+    return install
+
+
+@pytest.mark.parametrize("name", ["rename", "replace"])
+def test_renames_that_fail_at_first_are_tried_again(name, fickle, tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c")
+    fickle(name, 1)
+    checkpoints.save(10, make_state(10))
+    assert_same(checkpoints.restore(TARGET, pytest.fail)[1], make_state(10))
+
+
+def test_a_rename_whose_answer_was_lost_is_done(fickle, tmp_path):
+    fickle("replace", 1, is_done=True)
+    atomic_write(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_rename_that_always_fails_leaves_what_was_there(fickle, tmp_path):
+    (tmp_path / "a").write_bytes(b"old")
+    fickle("replace", 9)
+    with pytest.raises(OSError, match="Stale"):
+        atomic_write(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_checkpoint_that_cannot_be_renamed_twice_is_a_run_error(fickle, tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c")
+    fickle("rename", 2)
+    with pytest.raises(RunError, match=r"c/10 could not be written \(.*Stale"):
+        checkpoints.save(10, make_state(10))
+    assert not checkpoints.steps() and not list((tmp_path / "c").iterdir())
 
 
 CONFIG = {"steps": 10, "task": {"name": "digits", "dims": (1, 2)}, "quiet": False}
