@@ -38,7 +38,7 @@ def require_transformation(tx: Any, argument: str) -> optax.GradientTransformati
 
 
 def on_any_tree(
-    tx: optax.GradientTransformationExtraArgs, design: str
+    tx: optax.GradientTransformationExtraArgs, design: str, *, sees_extremes: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """Let an optimizer of trees of real numbers train the trees that people have.
 
@@ -52,6 +52,7 @@ def on_any_tree(
     Args:
         tx: Optimizer; a `value` that it is given is a scalar.
         design: Name of its design, for errors.
+        sees_extremes: Whether gradients are left to `tx` as they are.
 
     Returns:
         An optimizer whose `update` raises a `ValueError` for complex leaves, and for a loss of more
@@ -77,7 +78,8 @@ def on_any_tree(
         if extra_args.get("value") is not None:
             extra_args["value"] = scalar(extra_args["value"], design)
         grads, treedef = jax.tree.flatten(updates, is_leaf=is_none)
-        grads = [without_extremes(g) if is_number(g) else None for g in grads]
+        clean = (lambda g: g) if sees_extremes else without_extremes
+        grads = [clean(g) if is_number(g) else None for g in grads]
         with jax.numpy_rank_promotion("allow"):
             if params is not None and any(g is None for g in grads):
                 grads, params = with_frozen(tx, treedef, grads, params, state)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from l2o.learned_optimizer import require_params, require_value
-from l2o.leaves import on_any_tree, require_transformation
+from l2o.leaves import on_any_tree, require_transformation, without_extremes
 from l2o.tree import with_dtypes_of
 
 FAST_DECAY = 0.8
@@ -87,6 +87,22 @@ class GuardState(NamedTuple):
     switches: jax.Array
     last_switch: jax.Array
     last_return: jax.Array
+
+
+class Rare(NamedTuple):
+    """What most updates leave as it is.
+
+    Attributes:
+        steps: Updates.
+        fallback: State of the optimizer that relieves the guarded one.
+        snapshot: Parameters where the loss was lowest.
+        has_overflown: Whether the updates would make a parameter infinite.
+    """
+
+    steps: optax.Updates
+    fallback: optax.OptState
+    snapshot: optax.Params
+    has_overflown: jax.Array
 
 
 def guarded(
@@ -162,37 +178,44 @@ def guarded(
         if retry_after is not None:
             is_begun = is_new & (mode == LEADING)
             leader_state = if_so(is_begun, lambda _: leader.init(params), leader_state)
-        steps, led = leader.update(updates, leader_state, params, value=value, **extra_args)
+        grads = jax.tree.map(without_extremes, updates)
+        steps, led = leader.update(grads, leader_state, params, value=value, **extra_args)
         is_due = state.count % snapshot_every == 0
-        has_overflown = if_so(is_due, lambda _: overflows(params, steps), jnp.bool_(False))
         is_best = is_due & (watch.recent <= watch.best) & jnp.isfinite(watch.recent)
-        snapshot = if_so(is_best & (mode != GOING_BACK), lambda _: params, state.snapshot)
 
-        def act(carry: tuple[optax.Updates, optax.OptState]):
-            _, relief_state = carry
+        def act(carry: Rare) -> Rare:
+            steps, relieved, snapshot, _ = carry
+            has_overflown = is_due & overflows(params, steps)
+            snapshot = if_so(is_best & (mode != GOING_BACK), lambda _: params, snapshot)
 
-            def go_back(relief_state: optax.OptState):
+            def relieve(carry: tuple[optax.Updates, optax.OptState]):
+                grads = jax.tree.map(without_extremes, updates)  # here: only where it is needed
+                relief_state = if_so(is_new, lambda _: relief.init(params), carry[1])
+                found = relief.update(grads, relief_state, params, value=value, **extra_args)
+                return with_dtypes_of(carry, found)
+
+            def go_back(steps: optax.Updates) -> optax.Updates:
                 back = lambda u, s, p: (s - p).astype(u.dtype)
-                return jax.tree.map(back, steps, snapshot, params), relief_state
+                return jax.tree.map(back, steps, snapshot, params)
 
-            def relieve(relief_state: optax.OptState):
-                relief_state = if_so(is_new, lambda _: relief.init(params), relief_state)
-                found = relief.update(updates, relief_state, params, value=value, **extra_args)
-                return with_dtypes_of((steps, relief_state), found)
+            steps, relieved = if_so(mode == RELIEVED, relieve, (steps, relieved))
+            return Rare(
+                if_so(mode == GOING_BACK, go_back, steps), relieved, snapshot, has_overflown
+            )
 
-            return jax.lax.cond(mode == GOING_BACK, go_back, relieve, relief_state)
-
-        steps, relieved = if_so(mode != LEADING, act, (steps, state.fallback))
-        steps = jax.tree.map(without_overflow, steps, params)
+        # One loop for all that is rare: updates that pass through a second are copied.
+        rare = Rare(steps, state.fallback, state.snapshot, jnp.bool_(False))
+        rare = if_so(is_due | (mode != LEADING), act, rare)
+        steps = jax.tree.map(without_overflow, rare.steps, params)
         now = lambda when, before: jnp.where(is_new & (mode == when), state.count, before)
         since = jnp.where(is_new, 1, jnp.asarray(optax.safe_increment(state.since)))
         last_switch = now(GOING_BACK, state.last_switch)
         return steps, GuardState(
             count=jnp.asarray(optax.safe_increment(state.count)),
             leader=led,
-            fallback=relieved,
-            snapshot=snapshot,
-            watch=watch._replace(strikes=jnp.where(has_overflown, PATIENCE, watch.strikes)),
+            fallback=rare.fallback,
+            snapshot=rare.snapshot,
+            watch=watch._replace(strikes=jnp.where(rare.has_overflown, PATIENCE, watch.strikes)),
             mode=mode,
             since=since,
             switches=state.switches + (last_switch != state.last_switch),
@@ -201,7 +224,7 @@ def guarded(
         )
 
     tx = optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
-    return on_any_tree(tx, "guarded")
+    return on_any_tree(tx, "guarded", sees_extremes=True)
 
 
 def if_so(is_so: jax.Array, function: Callable[[T], T], x: T) -> T:
