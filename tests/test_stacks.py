@@ -6,11 +6,12 @@ import numpy as np
 import optax
 import pytest
 from design_cases import HORIZON, NAMES, TABLE, perturbed_theta
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import l2o
 from l2o.stacks import stacked
 
-LAYERS = 3
+LAYERS = 4
 ONE_AGENT_AN_ARRAY = "per_tensor_controller"
 
 
@@ -57,6 +58,27 @@ def test_updates_are_those_of_layers_apart(name, axis):
     optax.tree.map_params(together, same_shape, state, stack(network(0)))
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("name", sorted({*NAMES} - {ONE_AGENT_AN_ARRAY}))
+def test_layers_lie_on_devices_of_their_own_under_explicit_axes(name, axis):
+    tx = stacked(TABLE[name].transform(perturbed_theta(name), horizon=HORIZON), {"layers": axis})
+    stack = lambda tree: in_one_array(tree, axis)
+    expected, _ = train(tx, stack)
+    mesh = jax.make_mesh((2,), ("stages",), axis_types=(AxisType.Explicit,))
+    spec = PartitionSpec(*[None] * axis, "stages")
+
+    def spread(tree):
+        tree = stack(tree)
+        return tree | {"layers": jax.device_put(tree["layers"], NamedSharding(mesh, spec))}
+
+    with jax.set_mesh(mesh):
+        found, _ = train(tx, spread)
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6 * np.max(np.abs(y)))
+    for x in jax.tree.leaves(found[-1]["layers"]):
+        assert x.sharding.spec[axis] == "stages"
+
+
 def test_without_a_word_layers_in_one_array_are_one_tensor():
     tx = l2o.optimizer("digits", horizon=HORIZON)
     stack = lambda tree: in_one_array(tree, 0)
@@ -92,7 +114,7 @@ def test_the_longest_path_says_the_axis():
             {"layer": 0},
             "`stacked` must name paths of parameters; got layer, at which there is nothing",
         ),
-        ({"layers": 2}, "got 2 for layers/b of shape (3, 3)"),
+        ({"layers": 2}, "got 2 for layers/b of shape (4, 3)"),
         ({"layers": "0"}, "`stacked` must be an integer for each path; got {'layers': '0'}"),
         ({"layers": True}, "`stacked` must be an integer for each path; got {'layers': True}"),
     ],
