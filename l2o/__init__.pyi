@@ -41,6 +41,7 @@ from .optimizers.learnable import learnable_adam as learnable_adam
 from .optimizers.learnable import learnable_sgd as learnable_sgd
 from .optimizers.learnable import learnable_sgdm as learnable_sgdm
 from .optimizers.mlp_lopt import mlp_lopt as mlp_lopt
+from .optimizers.muon_mlp import muon_mlp as muon_mlp
 from .optimizers.nominal_mlp import nominal_mlp as nominal_mlp
 from .optimizers.per_tensor import per_tensor_transform as per_tensor_transform
 from .outer_loop import fit as fit

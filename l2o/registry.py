@@ -143,6 +143,7 @@ DESIGNS: Registry[Callable[..., LearnedOptimizer]] = Registry(
         "learnable_sgd": "l2o.optimizers.learnable:learnable_sgd",
         "learnable_sgdm": "l2o.optimizers.learnable:learnable_sgdm",
         "mlp_lopt": "l2o.optimizers.mlp_lopt:mlp_lopt",
+        "muon_mlp": "l2o.optimizers.muon_mlp:muon_mlp",
         "nominal_mlp": "l2o.optimizers.nominal_mlp:nominal_mlp",
         **POLICIES.paths,
     }

@@ -12,6 +12,7 @@ from l2o.optimizers.adafac_mlp import adafac_mlp
 from l2o.optimizers.celo import celo
 from l2o.optimizers.learnable import learnable_adam, learnable_sgd, learnable_sgdm
 from l2o.optimizers.mlp_lopt import mlp_lopt
+from l2o.optimizers.muon_mlp import muon_mlp
 from l2o.optimizers.nominal_mlp import nominal_mlp
 from l2o.policies.optimizer_selector import optimizer_selector
 from l2o.policies.per_tensor_controller import per_tensor_controller
@@ -25,6 +26,7 @@ TABLE = {
     "mlp_lopt": mlp_lopt(hidden_size=10, step_mult=0.1),
     "adafac_mlp": adafac_mlp(hidden_size=2, step_mult=0.1),
     "celo": celo(hidden_size=3, width=2),
+    "muon_mlp": muon_mlp(rate=0.1, direction_size=2, statistics_size=4),
     "nominal_mlp": nominal_mlp(rate=0.1, direction_size=2, schedule_size=4),
     "scheduler": scheduler(learning_rate=0.2, action_interval=2, core="gru", hidden_size=3),
     "per_tensor_controller": per_tensor_controller(
@@ -40,10 +42,10 @@ TABLE = {
 NAMES = list(TABLE)
 
 
-NEEDS_PARAMS = ["mlp_lopt", "adafac_mlp", "celo", "nominal_mlp", *POLICIES]
+NEEDS_PARAMS = ["mlp_lopt", "adafac_mlp", "celo", "muon_mlp", "nominal_mlp", *POLICIES]
 
 
-NEEDS_VALUE = ["celo", "nominal_mlp"]
+NEEDS_VALUE = ["celo", "muon_mlp", "nominal_mlp"]
 
 
 SEES_ALL = ["scheduler", "optimizer_selector"]

@@ -412,11 +412,17 @@ from l2o.cli import main
 from l2o.cli.meta_train import say_stopping
 from l2o.outer_loop import beside, stop_on_signals
 
+def interrupt_soon():  # two that are sent before the first is heard are one
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+def heard():
+    say_stopping()
+    interrupt_soon()
+
 def compiling(argv):
     try:
-        with stop_on_signals(say_stopping):
-            for seconds in (1, 2):
-                threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with stop_on_signals(heard):
+            interrupt_soon()
             beside(time.sleep, 100).result()
     except KeyboardInterrupt:
         return main.INTERRUPTED

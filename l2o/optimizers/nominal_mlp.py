@@ -16,6 +16,7 @@ the design needs to be told it; past it the rate stays that of the last step. Th
 an unseen statistic from blowing up a run.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -29,15 +30,14 @@ from l2o.learned_optimizer import (
     check_options,
     design,
     require_horizon,
-    require_value,
 )
 from l2o.optimizers import features, nets
+from l2o.optimizers.loss_trend import LossTrend, follow_loss, no_trend, run_statistics
 from l2o.optimizers.per_tensor import per_tensor_transform
 from l2o.task import Key
 
 MOMENTUM_DECAYS = (0.5, 0.9, 0.99)
 RMS_DECAY = 0.99
-LOSS_DECAYS = (0.9, 0.99)
 NUM_FEATURES = 13
 NUM_STATISTICS = 14
 MAX_LOG_RATE = 4.0
@@ -55,18 +55,6 @@ class NominalAccumulators(NamedTuple):
     second_moment: jax.Array
 
 
-class NominalRun(NamedTuple):
-    """What the design remembers of a training run.
-
-    Attributes:
-        first_loss: Loss at the first update.
-        losses: Fast and slow moving averages of the loss, shape (2,), not bias-corrected.
-    """
-
-    first_loss: jax.Array
-    losses: jax.Array
-
-
 def init_accumulators(p: jax.Array) -> NominalAccumulators:
     """Zero accumulators of a tensor."""
     return NominalAccumulators(
@@ -80,23 +68,6 @@ def accumulate(g: jax.Array, before: NominalAccumulators) -> NominalAccumulators
     momenta = features.moving_averages(before.momenta, g, MOMENTUM_DECAYS)
     second_moment = RMS_DECAY * before.second_moment + (1.0 - RMS_DECAY) * jnp.square(g)
     return NominalAccumulators(momenta, second_moment)
-
-
-def update_run(run: NominalRun, count: jax.Array, value: Any) -> NominalRun:
-    """Update the memory of a run by the loss of a step."""
-    value = require_value(value, "nominal_mlp")
-    decays = jnp.asarray(LOSS_DECAYS, jnp.float32)
-    is_finite = jnp.isfinite(value)
-    # One bad batch must not blind the averages for good, nor a loss below zero their log.
-    before = run.losses[0] / (1.0 - decays[0] ** jnp.maximum(count, 1))
-    value = jnp.where(is_finite, jnp.maximum(value, 0.0), before)
-    is_first = is_finite & (run.first_loss < 0)
-    # The first finite loss, however late, stands for those before it.
-    weight = 1.0 - jnp.where(is_first, decays ** (count + 1.0), decays)  # an integer may overflow
-    return NominalRun(
-        first_loss=jnp.where(is_first, value, run.first_loss),
-        losses=decays * run.losses + weight * value,
-    )
 
 
 def first_features(
@@ -125,25 +96,6 @@ def powers(unit: list[jax.Array]) -> list[jax.Array]:
     """Compute the other two features: a momentum's signed square, and the gradient cubed."""
     momentum = unit[UNBIASED[1]]
     return [momentum * jnp.abs(momentum), unit[GRADIENT] ** 3]
-
-
-def run_statistics(run: NominalRun, count: jax.Array, horizon: int | jax.Array) -> jax.Array:
-    """Six statistics of progress and loss trend, which are the same for every tensor."""
-    progress = jnp.minimum(count / horizon, 1.0)
-    fast, slow = jnp.log(
-        run.losses / (1.0 - jnp.asarray(LOSS_DECAYS, jnp.float32) ** (count + 1.0)) + 1e-8
-    )
-    first = jnp.log(jnp.maximum(run.first_loss, 0.0) + 1e-8)
-    return jnp.stack(
-        [
-            progress,
-            jnp.sqrt(progress),
-            progress**0.25,
-            0.2 * jnp.log(count + 1.0),
-            jnp.clip(fast - slow, -3.0, 3.0),
-            jnp.where(run.first_loss < 0, 0.0, 0.3 * jnp.clip(slow - first, -10.0, 3.0)),
-        ]
-    )
 
 
 @design
@@ -216,19 +168,19 @@ def nominal_mlp(
     def transform(theta: Theta, *, horizon: Horizon = None):
         num_steps = require_horizon(horizon, "nominal_mlp")
 
-        def shared(count: jax.Array, run: NominalRun) -> tuple[Any, ...]:
+        def shared(count: jax.Array, trend: LossTrend) -> tuple[Any, ...]:
             count = count.astype(jnp.float32)
             left = jnp.maximum(num_steps - count, 1.0)  # past the horizon, as at its last step
             nominal_rate = rate * left / num_steps
-            return theta, count + 1.0, run_statistics(run, count, num_steps), nominal_rate
+            return theta, count + 1.0, run_statistics(trend, count, num_steps), nominal_rate
 
         return per_tensor_transform(
             "nominal_mlp",
             init_accumulators,
             update_tensor,
             shared,
-            run_state=NominalRun(jnp.float32(-1.0), jnp.zeros(len(LOSS_DECAYS), jnp.float32)),
-            update_run_state=update_run,
+            run_state=no_trend(),
+            update_run_state=functools.partial(follow_loss, design="nominal_mlp"),
         )
 
     return LearnedOptimizer("nominal_mlp", init, transform)

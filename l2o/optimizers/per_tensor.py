@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,10 @@ def as_float32(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
 
+Rule = Callable[..., tuple[jax.Array, Any]]
+"""Function `(grad, param, accumulators, *shared) -> (update, accumulators)`."""
+
+
 class PerTensorState(NamedTuple):
     """State of a design whose rule sees one tensor at a time.
 
@@ -47,7 +51,7 @@ class PerTensorState(NamedTuple):
 def per_tensor_transform(
     design: str,
     init_accumulators: Callable[[jax.Array], Any],
-    update_tensor: Callable[..., tuple[jax.Array, Any]],
+    update_tensor: Rule,
     shared: Callable[[jax.Array, Any], Sequence[Any]] = lambda count, run_state: (),
     *,
     run_state: Any = (),
@@ -162,7 +166,7 @@ tensor that is taken out again."""
 
 
 def update_leaves(
-    update_tensor: Callable[..., tuple[jax.Array, Any]],
+    update_tensor: Rule,
     grads: Sequence[jax.Array],
     params: Sequence[jax.Array],
     accumulators: Sequence[Any],
@@ -221,7 +225,7 @@ def update_leaves(
 
 
 def apply_rule(
-    rule: Callable[..., tuple[jax.Array, Any]],
+    rule: Rule,
     shapes: Any,
     axis: int | None,
     shared: Sequence[Any],
@@ -236,6 +240,6 @@ def apply_rule(
         rule = jax.vmap(rule, in_axes, (axis, axes))
         if sharding_of(g).spec[axis] is not None:  # where explicit axes and vmap do not agree
             like = jax.tree.map(sharding_of, (g, found))
-            rule = jax.sharding.auto_axes(rule, out_sharding=like)
+            rule = cast(Rule, jax.sharding.auto_axes(rule, out_sharding=like))
     update, found = rule(g, p, found, *shared)
     return update, map_packed(raveled, found)

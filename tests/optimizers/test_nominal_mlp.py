@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from design_cases import HORIZON, SMALL, assert_close, case, run
 
-from l2o.optimizers.nominal_mlp import LOSS_DECAYS, nominal_mlp, run_statistics
+from l2o.optimizers.loss_trend import LOSS_DECAYS, run_statistics
+from l2o.optimizers.nominal_mlp import nominal_mlp
 
 
 def test_untrained_nominal_mlp_is_a_scheduled_sign_step(key):

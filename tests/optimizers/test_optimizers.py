@@ -34,6 +34,7 @@ from l2o.optimizers.adafac_mlp import adafac_mlp
 from l2o.optimizers.celo import celo
 from l2o.optimizers.learnable import learnable_adam, learnable_sgd, learnable_sgdm
 from l2o.optimizers.mlp_lopt import mlp_lopt
+from l2o.optimizers.muon_mlp import muon_mlp
 from l2o.optimizers.nominal_mlp import nominal_mlp
 from l2o.registry import DESIGNS, POLICIES
 from l2o.testing import check_optimizer
@@ -260,6 +261,7 @@ def test_a_root_mean_square_stands_behind_a_barrier():
         (adafac_mlp(), 197),
         (adafac_mlp(hidden_size=32), 2409),
         (celo(), 35_803),
+        (muon_mlp(), 1020),
         (nominal_mlp(), 722),
     ],
     ids=lambda x: getattr(x, "name", x),

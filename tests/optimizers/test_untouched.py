@@ -9,10 +9,18 @@ import pytest
 import l2o
 
 
+def untrained(lopt):
+    return lopt.transform(lopt.init(jax.random.key(0)), horizon=50)
+
+
 @pytest.mark.parametrize(
     "tx",
-    [l2o.optimizer("digits", horizon=50), l2o.guarded(l2o.optimizer("digits", horizon=50))],
-    ids=["digits", "guarded"],
+    [
+        l2o.optimizer("digits", horizon=50),
+        l2o.guarded(l2o.optimizer("digits", horizon=50)),
+        untrained(l2o.muon_mlp(rate=0.03)),
+    ],
+    ids=["digits", "guarded", "muon_mlp"],
 )
 def test_what_is_cut_off_and_rows_that_are_not_looked_up_stay(tx):
     k_table, k_trunk, k_head = jax.random.split(jax.random.key(0), 3)
