@@ -13,6 +13,7 @@ from design_cases import NAMES
 FOLDER = Path(__file__).parent
 QUICK = ["adafac_mlp", "nominal_mlp", "per_tensor_controller"]
 SMALLEST_MATRIX = 24 * 24
+GATHERS_MATRICES = ("muon_mlp",)  # to orthogonalise them
 
 
 @pytest.mark.parametrize(
@@ -37,4 +38,5 @@ def test_a_sharded_step_is_that_of_one_device(names):
     for row in rows:
         assert row["apart"] < 1e-5, row
         sizes = [math.prod(map(int, shape.split(","))) for shape in row["gathered"] if shape]
-        assert max(sizes, default=0) < SMALLEST_MATRIX, row
+        most = 4 * SMALLEST_MATRIX if row["design"] in GATHERS_MATRICES else SMALLEST_MATRIX - 1
+        assert max(sizes, default=0) <= most, row
