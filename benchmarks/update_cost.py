@@ -35,8 +35,8 @@ HORIZON = 1000
 class Options:
     """Times one update of every design on every tree."""
 
-    designs: tuple[str, ...] = tuple(DESIGNS)
-    """Names from `l2o list`."""
+    designs: tuple[str, ...] = ("muon", *DESIGNS)
+    """Names from `l2o list`, and muon, which is optax's."""
     trees: tuple[str, ...] = ("mlp", "transformer", "gpt2_small")
     """Which trees."""
     rounds: int = 9
@@ -91,6 +91,8 @@ def optimizer(name: str) -> optax.GradientTransformationExtraArgs:
     """The yardstick, or an untrained design; both cost what they cost with any theta."""
     if name == YARDSTICK:
         return optax.with_extra_args_support(optax.adam(1e-3))
+    if name == "muon":
+        return optax.with_extra_args_support(optax.contrib.muon(1e-3, consistent_rms=0.2))
     lopt = DESIGNS[name]()
     return lopt.transform(lopt.init(jax.random.key(0)), horizon=HORIZON)
 

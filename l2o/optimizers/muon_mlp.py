@@ -18,11 +18,11 @@ where x₁, x₂, x₃ = MLP₂, MLP₃, MLP₄(statistics) of run and tensor. A
 axes are longer than one; of more the first ones are joined, and the last ones, to be as near to a
 square as they get: kernels of convolutions and of attention's heads need no names. MLP₁ reads at
 every element eight features, each over its RMS: parameter, gradient, two momenta (0.9, 0.99),
-gradient and momenta over the root of the second moment (0.99), and o. The others read sixteen
-statistics: progress, loss trend, scale of the parameters, agreement of gradient, parameters, o
-and momenta, noise, and the sides of the matrix. What has never had a gradient other than zero,
-such as a row of an embedding that was not looked up, stays. T is the horizon; past it the rate
-stays that of the last step.
+gradient and momenta over the root of the second moment (0.99), and o. The others read seventeen
+statistics: horizon, progress, loss trend, scale of the parameters, agreement of gradient,
+parameters, o and momenta, noise, and the sides of the matrix. What has never had a gradient other
+than zero, such as a row of an embedding that was not looked up, stays. T is the horizon; past it
+the rate stays that of the last step.
 """
 
 import functools
@@ -55,7 +55,7 @@ from l2o.task import Key
 MOMENTUM_DECAYS = (0.9, 0.99)
 RMS_DECAY = 0.99
 NUM_FEATURES = 8
-NUM_STATISTICS = NUM_RUN_STATISTICS + 10
+NUM_STATISTICS = NUM_RUN_STATISTICS + 11
 MAX_LOG_RATE = 4.0
 MAX_LOG_DECAY = 3.0
 
@@ -174,7 +174,7 @@ def muon_mlp(
 ) -> LearnedOptimizer:
     """MuonMLP: learned corrections to an orthogonalised momentum with decay to zero.
 
-    It has 1,020 meta-parameters by default, and needs `horizon` and `value=loss`. It follows the
+    It has 1,068 meta-parameters by default, and needs `horizon` and `value=loss`. It follows the
     logarithm of the loss: a loss below zero counts as zero, and one that is not finite as the
     average of those before it.
 
@@ -268,7 +268,9 @@ def muon_mlp(
             count = count.astype(jnp.float32)
             left = jnp.maximum(num_steps - count, 1.0)  # past the horizon, as at its last step
             nominal_rate = rate * left / num_steps
-            return theta, count + 1.0, run_statistics(trend, count, num_steps), nominal_rate
+            length = 0.2 * jnp.log(jnp.asarray(num_steps, jnp.float32))
+            run_inputs = jnp.append(run_statistics(trend, count, num_steps), length)
+            return theta, count + 1.0, run_inputs, nominal_rate
 
         return per_tensor_transform(
             "muon_mlp",

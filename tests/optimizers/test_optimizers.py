@@ -261,7 +261,7 @@ def test_a_root_mean_square_stands_behind_a_barrier():
         (adafac_mlp(), 197),
         (adafac_mlp(hidden_size=32), 2409),
         (celo(), 35_803),
-        (muon_mlp(), 1020),
+        (muon_mlp(), 1068),
         (nominal_mlp(), 722),
     ],
     ids=lambda x: getattr(x, "name", x),
