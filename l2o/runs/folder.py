@@ -55,16 +55,17 @@ def _rename(temporary: Path, path: Path, content: bytes) -> None:
 
     A server that has renamed it and is asked again, as its answer was lost, knows no such file.
     """
-    for wait in PAUSES:
+    for wait in (*PAUSES, None):
         try:
             return os.replace(temporary, path)
-        except FileNotFoundError:
-            if path.exists() and path.read_bytes() == content:
+        except OSError as error:
+            is_lost = isinstance(error, FileNotFoundError)
+            if is_lost and path.exists() and path.read_bytes() == content:
                 return None
-        except OSError:
-            pass
-        time.sleep(wait)
-    return os.replace(temporary, path)
+            if wait is None:
+                raise
+            time.sleep(wait)
+    return None
 
 
 def sync_folder(path: Path) -> None:

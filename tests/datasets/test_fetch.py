@@ -39,6 +39,14 @@ def test_a_user_without_a_home_folder_has_data_among_the_temporary_files(monkeyp
     before = jax.config.jax_compilation_cache_dir
     use_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == before and not list(tmp_path.iterdir())
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    assert data.cache_folder() == tmp_path / f"l2o-{os.getuid()}"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert data.own_cache_folder() == tmp_path / "xdg" / "l2o"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setenv("L2O_DATA", "~/l2o")
+    with pytest.raises(ValueError, match=r"`L2O_DATA` must not begin with ~ .*; got ~/l2o\. Try"):
+        data.cache_folder()
 
 
 def test_unknown_name(cache):

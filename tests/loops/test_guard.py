@@ -172,6 +172,26 @@ def test_no_parameter_becomes_infinite_in_its_own_dtype():
     assert jnp.all(jnp.isfinite(optax.apply_updates(params, updates)))
 
 
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, 1e20])
+@pytest.mark.parametrize("leader", [0.0, 10.0], ids=["leading", "relieved"])
+def test_neither_optimizer_sees_a_gradient_that_is_no_number(leader, bad):
+    """Adam's moments would stay what such a gradient makes of them."""
+    tx = guarded(optax.adam(leader), optax.adam(1e-2))
+    params = {"w": jnp.array([1.0, -2.0])}
+    state, update = tx.init(params), jax.jit(tx.update)
+    for i in range(60):
+        loss = jnp.sum(jnp.square(params["w"]))
+        grads = jax.tree.map(lambda w: 2.0 * w, params)
+        if i == 40:
+            grads = {"w": grads["w"].at[0].set(bad)}
+        updates, state = update(grads, state, params, value=loss)
+        params = optax.apply_updates(params, updates)
+    assert (state.switches > 0) == (leader > 0)
+    moments = state.fallback[0] if leader else state.leader[0]
+    assert np.all(np.isfinite(moments.mu["w"])) and np.all(np.abs(moments.nu["w"]) < 1e3)
+    assert leader == 0.0 or np.all(np.asarray(updates["w"]) != 0.0)
+
+
 def test_it_takes_the_trees_and_losses_that_designs_take():
     params = {"w": jnp.ones(2), "f": jnp.tanh, "frozen": jnp.ones(3)}
     grads = {"w": jnp.ones(2), "f": None, "frozen": None}

@@ -265,22 +265,26 @@ def test_an_unwritable_folder_is_a_run_error(tmp_path):
 
 @pytest.fixture
 def fickle(monkeypatch):
-    """Let renames fail as over a network: `fickle(name, failures, is_done)`."""
+    """Let renames fail as over a network: `fickle(name, answers)`.
+
+    Of "stale" and "full" nothing is done, "lost" is done and has no answer, "gone" is the file.
+    """
     monkeypatch.setattr("l2o.runs.folder.PAUSES", (0.0, 0.0))
     monkeypatch.setattr("l2o.runs.checkpoint.PAUSES", (0.0,))
+    numbers = {"stale": errno.ESTALE, "lost": errno.ESTALE, "full": errno.ENOSPC, "gone": 2}
 
-    def install(name, failures, is_done=False):
-        rename, left = getattr(os, name), [failures]
+    def install(name, answers):
+        rename, answers = getattr(os, name), list(answers)
 
         def failing(source, target, **options):
-            if left[0] > 0:
-                left[0] -= 1
-                if is_done and left[0] == failures - 1:
-                    rename(source, target, **options)
-                raise OSError(errno.ENOENT if is_done else errno.ESTALE, "Stale file handle")
-            rename(source, target, **options)
+            answer = answers.pop(0) if answers else "done"
+            if answer in ("lost", "done"):
+                rename(source, target, **options)
+            if answer != "done":
+                raise OSError(numbers[answer], answer)
 
         monkeypatch.setattr(os, name, failing)
+        return answers
 
     return install
 
@@ -288,31 +292,40 @@ def fickle(monkeypatch):
 @pytest.mark.parametrize("name", ["rename", "replace"])
 def test_renames_that_fail_at_first_are_tried_again(name, fickle, tmp_path):
     checkpoints = Checkpoints(tmp_path / "c")
-    fickle(name, 1)
+    fickle(name, ["stale"])
     checkpoints.save(10, make_state(10))
     assert_same(checkpoints.restore(TARGET, pytest.fail)[1], make_state(10))
 
 
-def test_a_rename_whose_answer_was_lost_is_done(fickle, tmp_path):
-    fickle("replace", 1, is_done=True)
+@pytest.mark.parametrize("answers", [["lost"], ["stale", "lost"]])
+def test_a_rename_whose_answer_was_lost_is_done(answers, fickle, tmp_path):
+    fickle("replace", answers)
     atomic_write(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"new" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_rename_that_always_fails_leaves_what_was_there(fickle, tmp_path):
+@pytest.mark.parametrize("answer", ["stale", "gone"])
+def test_a_rename_that_always_fails_leaves_what_was_there(answer, fickle, tmp_path):
     (tmp_path / "a").write_bytes(b"old")
-    fickle("replace", 9)
-    with pytest.raises(OSError, match="Stale"):
+    fickle("replace", [answer] * 9)
+    with pytest.raises(OSError, match=answer):
         atomic_write(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_checkpoint_that_cannot_be_renamed_twice_is_a_run_error(fickle, tmp_path):
     checkpoints = Checkpoints(tmp_path / "c")
-    fickle("rename", 2)
-    with pytest.raises(RunError, match=r"c/10 could not be written \(.*Stale"):
+    fickle("rename", ["stale"] * 2)
+    with pytest.raises(RunError, match=r"c/10 could not be written \(.*stale"):
         checkpoints.save(10, make_state(10))
     assert not checkpoints.steps() and not list((tmp_path / "c").iterdir())
+
+
+def test_a_full_disk_is_not_tried_again(fickle, tmp_path):
+    left = fickle("replace", ["full"] * 9)
+    with pytest.raises(RunError, match=r"c/10 could not be written \(full\)"):
+        Checkpoints(tmp_path / "c").save(10, make_state(10))
+    assert len(left) == 6  # of one manifest, three tries
 
 
 CONFIG = {"steps": 10, "task": {"name": "digits", "dims": (1, 2)}, "quiet": False}
