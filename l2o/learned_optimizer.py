@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import jax
@@ -114,17 +115,44 @@ def design(constructor: Callable[P, L]) -> Callable[P, L]:
     return construct
 
 
-def check_options(**options: float) -> None:
-    """Raise an error unless the options of a design make sense.
+def check_sizes(**sizes: int) -> None:
+    """Raise a `ValueError` unless all are whole numbers of at least 1."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise ValueError(f"`{name}` must be a whole number; got {size!r}. Try {name}=8.")
+        if size < 1:
+            raise ValueError(f"`{name}` must be at least 1; got {size}. Try {name}=8.")
+
+
+def check_numbers(**numbers: float) -> None:
+    """Raise a `ValueError` unless all are finite numbers."""
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or isinstance(number, bool):
+            raise ValueError(f"`{name}` must be a number; got {number!r}. Try {name}=0.001.")
+        if not math.isfinite(number):
+            raise ValueError(f"`{name}` must be finite; got {number}. Try {name}=0.001.")
+
+
+State = TypeVar("State")
+
+
+def require_state(state: Any, kind: type[State], design: str) -> State:
+    """Return the state of an optimizer, or raise an error that tells where to get one.
+
+    Args:
+        state: State that `update` was given.
+        kind: Type of the state.
+        design: Name of the design that it is of.
 
     Raises:
-        ValueError: If an integer, which is a size, is below 1, or a number is not finite.
+        ValueError: If it is that of another optimizer.
     """
-    for name, value in options.items():
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"`{name}` must be at least 1; got {value}. Try {name}=8.")
-        if not math.isfinite(value):
-            raise ValueError(f"`{name}` must be finite; got {value}. Try {name}=0.001.")
+    if not isinstance(state, kind):
+        raise ValueError(
+            f"`state` must come from `init` of {design}; got {type(state).__name__}. Call "
+            "tx.init(params)."
+        )
+    return state
 
 
 def require_params(params: optax.Params | None, design: str) -> optax.Params:

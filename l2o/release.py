@@ -132,7 +132,7 @@ def load(
         name_or_path: Name of an optimizer that comes with l2o, path of a release file, or path of a
             run folder.
         design: Constructor, for a design that does not come with l2o. Without it that of a file in
-            a run folder is imported as `module:attribute` from where the run found it.
+            a run folder is imported by the `module:attribute` that the run was given.
 
     Raises:
         ValueError: If there is no such file; if it is damaged, no release file, or of a newer
@@ -230,7 +230,8 @@ def _find(name_or_path: str | Path) -> Path:
         if packaged.is_file():
             return packaged
         if not path.exists():
-            nearest = difflib.get_close_matches(text, names()) or names()
+            untrained = [f"l2o.{text}(), a design"] if text in DESIGNS else []
+            nearest = untrained or difflib.get_close_matches(text, names()) or names()
             raise ValueError(
                 f"`name_or_path` must name an optimizer that comes with l2o, or a path; got "
                 f"{text!r}. Try {', '.join([*nearest, f'./{text} for a file or run folder'])}."
@@ -254,10 +255,16 @@ def _find(name_or_path: str | Path) -> Path:
 def _design_of_run(run: RunFolder) -> Design | None:
     """The constructor that a run folder names as module:attribute, or None."""
     try:
-        name = run.recorded()["optimizer"][0]
+        name = str(run.recorded()["optimizer"][0])
     except (ValueError, LookupError, TypeError):  # no run, or none of this version
         return None
-    return registry.design(name) if isinstance(name, str) and ":" in name else None
+    try:
+        return registry.design(name) if ":" in name else None
+    except ValueError as error:
+        raise ValueError(
+            f"`name_or_path` must be a run whose design can be imported; got {run.path} of {name}. "
+            "Try it where the module lies, or pass design=."
+        ) from error
 
 
 def _invalid(path: Path, got: str, advice: str = "Get a fresh copy of the file") -> ValueError:

@@ -14,6 +14,14 @@ DIGITS = l2o.optimizer("digits", horizon=5)
 KEY = jax.random.key(0)
 RUNS = {"horizon": 8, "window": 4}
 
+OTHERS = "`state` must come from `init` of nominal_mlp and these parameters; got one of others"
+
+
+def update_with(state, tx=DIGITS):
+    params = {"w": jnp.ones((4, 3))}
+    return tx.update(params, state, params, value=1.0)
+
+
 MISTAKES = {
     "a name as fallback": (
         lambda: l2o.guarded(DIGITS, "adam"),  # pyright: ignore
@@ -26,6 +34,25 @@ MISTAKES = {
     "a name to guard": (lambda: l2o.guarded("digits"), "`tx` must be an optax transformation"),  # pyright: ignore
     "a name to diagnose": (lambda: l2o.diagnosed("digits"), "`tx` must be an optax trans"),  # pyright: ignore
     "a name to stack": (lambda: l2o.stacked("digits", {"": 0}), "`tx` must be an optax trans"),  # pyright: ignore
+    "a design as pretrained": (
+        lambda: l2o.optimizer("muon_mlp", 9),
+        "Try l2o.muon_mlp.., a design",
+    ),
+    "a text as rate": (lambda: l2o.muon_mlp(rate="0.1"), "`rate` must be a number; got '0.1'"),  # pyright: ignore
+    "a fraction as size": (
+        lambda: l2o.muon_mlp(direction_size=2.5),  # pyright: ignore
+        "`direction_size` must be a whole number; got 2.5. Try direction_size=8",
+    ),
+    "a state of other shapes": (lambda: update_with(DIGITS.init({"w": jnp.ones((4, 1))})), OTHERS),
+    "a state of fewer": (lambda: update_with(DIGITS.init({})), OTHERS),
+    "a state of Adam's": (
+        lambda: update_with(optax.adam(1e-3).init({"w": jnp.ones((4, 3))})),
+        "`state` must come from `init` of nominal_mlp; got tuple. Call tx.init",
+    ),
+    "a state that lacks its guard": (
+        lambda: update_with(DIGITS.init({"w": jnp.ones((4, 3))}), l2o.guarded(DIGITS)),
+        "`state` must come from `init` of guarded; got PerTensorState. Call tx.init",
+    ),
     "a name as meta-optimizer": (
         lambda: l2o.gradient_learner(
             l2o.pes(l2o.inner_problem(bowl(), LOPT, **RUNS), num_pairs=2, std=0.1), "adam"

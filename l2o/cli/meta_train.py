@@ -119,6 +119,8 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
                 return EXIT_ON_SIGNAL + signal.SIGINT
             if settings.evaluate:
                 evaluate(settings, parts, run, theta, about, trackers, console)
+            elif run.report_html.exists():
+                console.print(f"the report is of an earlier theta; try l2o evaluate {run.path}")
             if parts.validator:
                 console.print(best_of_validation(run), soft_wrap=True, markup=False)
             console.print(str(run.theta), soft_wrap=True, markup=False)

@@ -24,8 +24,9 @@ DEFINITIONS = {
     "best baseline": "The baseline with the lowest median final loss on tuning seeds. Baselines "
     "and controls are tuned for each task on as many seeds as are reported on, but other ones: "
     "learning rates, refined until the best lies between two others and a finer grid "
-    "gains less than its interval, then random settings of all hyperparameters; four finalists on "
-    "as many other seeds again, by which baselines are compared, too.",
+    "gains less than its interval, then as many random settings of all hyperparameters as `trials` "
+    "says, which may be none; four finalists on as many other seeds again, by which baselines are "
+    "compared, too.",
     "baseline": "Final loss of that baseline, on the same seeds as the learned optimizer.",
     "speed-up": "With L a rival's final loss on a seed, but no less than 2^-23 of "
     "its first, which counts as solved: the first step at which the rival "

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.learned_optimizer import require_params
+from l2o.learned_optimizer import require_params, require_state
 from l2o.leaves import is_number, require_transformation
 
 
@@ -47,6 +47,7 @@ def diagnosed(tx: optax.GradientTransformation) -> optax.GradientTransformationE
         **extra_args: Any,
     ) -> tuple[optax.Updates, DiagnosedState]:
         params = require_params(params, "diagnosed")
+        state = require_state(state, DiagnosedState, "diagnosed")
         steps, after = inner.update(updates, state.inner, params, **extra_args)
         leaves, treedef = jax.tree.flatten(params)
         tensors = zip(

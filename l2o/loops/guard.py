@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.learned_optimizer import require_params, require_value
+from l2o.learned_optimizer import require_params, require_state, require_value
 from l2o.leaves import on_any_tree, require_transformation, without_extremes
 from l2o.tree import with_dtypes_of
 
@@ -171,7 +171,8 @@ def guarded(
         value: Any = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, GuardState]:
-        params = require_params(params, "guarded")
+        state = require_state(state, GuardState, "guarded")
+        params = require_params(jax.tree.map(jnp.asarray, params), "guarded")
         watch, mode = decide(state, require_value(value, "guarded"), retry_after)
         is_new = mode != state.mode
         leader_state = state.leader

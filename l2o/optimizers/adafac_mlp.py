@@ -13,7 +13,14 @@ each divided by its root mean square over the tensor, then eleven progress embed
 import jax
 import jax.numpy as jnp
 
-from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, check_options, design
+from l2o.learned_optimizer import (
+    Horizon,
+    LearnedOptimizer,
+    Theta,
+    check_numbers,
+    check_sizes,
+    design,
+)
 from l2o.optimizers import accumulators, features, nets
 from l2o.optimizers.accumulators import (
     FACTORED_DECAYS,
@@ -62,9 +69,8 @@ def adafac_mlp(
     Raises:
         ValueError: If a size is below 1, or a number is not finite.
     """
-    check_options(
-        hidden_size=hidden_size, hidden_layers=hidden_layers, step_mult=step_mult, exp_mult=exp_mult
-    )
+    check_sizes(hidden_size=hidden_size, hidden_layers=hidden_layers)
+    check_numbers(step_mult=step_mult, exp_mult=exp_mult)
 
     def init(key: Key) -> Theta:
         return {

@@ -27,7 +27,7 @@ from l2o.learned_optimizer import (
     Horizon,
     LearnedOptimizer,
     Theta,
-    check_options,
+    check_sizes,
     design,
     require_horizon,
     require_value,
@@ -101,7 +101,7 @@ def celo(hidden_size: int = 64, width: int = 4, scheduled: bool = True) -> Learn
     Raises:
         ValueError: If a size is below 1, or a number is not finite.
     """
-    check_options(hidden_size=hidden_size, width=width)
+    check_sizes(hidden_size=hidden_size, width=width)
 
     def init(key: Key) -> Theta:
         k_mlp, k_max, k_inputs, k_lstm, k_rate = jax.random.split(key, 5)

@@ -104,6 +104,19 @@ def split_leaves(
     return [structure.unflatten(row) for row in zip(*columns, strict=True)]
 
 
+def check_accumulators(
+    treedef: Any, template: Any, accumulators: Any, shapes: Sequence[Any], design: str
+) -> None:
+    """Raise a `ValueError` unless accumulators are those of such tensors; see `split_leaves`."""
+    join = lambda found: join_leaves(treedef, template, [map_packed(raveled, x) for x in found])
+    sizes = lambda tree: [jnp.shape(x) for x in jax.tree.leaves(tree)]
+    if sizes(accumulators) != sizes(jax.eval_shape(join, list(shapes))):
+        raise ValueError(
+            f"`state` must come from `init` of {design} and these parameters; got one of others. "
+            "Call tx.init(params)."
+        )
+
+
 def map_packed(function: Callable[..., Packed], accumulators: Any, *rest: Any) -> Any:
     """Apply a function to what is packed, and leave other accumulators as they are."""
     apply = lambda x, *others: function(x, *others) if is_packed(x) else x

@@ -9,7 +9,14 @@ Features of a tensor, each divided by its root mean square: g, φ, m₁..m₆ wi
 
 import jax.numpy as jnp
 
-from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, check_options, design
+from l2o.learned_optimizer import (
+    Horizon,
+    LearnedOptimizer,
+    Theta,
+    check_numbers,
+    check_sizes,
+    design,
+)
 from l2o.optimizers import features, nets
 from l2o.optimizers.per_tensor import per_tensor_transform
 from l2o.task import Key
@@ -44,9 +51,8 @@ def mlp_lopt(
     Raises:
         ValueError: If a size is below 1, or a number is not finite.
     """
-    check_options(
-        hidden_size=hidden_size, hidden_layers=hidden_layers, step_mult=step_mult, exp_mult=exp_mult
-    )
+    check_sizes(hidden_size=hidden_size, hidden_layers=hidden_layers)
+    check_numbers(step_mult=step_mult, exp_mult=exp_mult)
 
     def init(key: Key) -> Theta:
         return nets.mlp_init(key, (NUM_INPUTS, *[hidden_size] * hidden_layers, 2))

@@ -36,7 +36,8 @@ from l2o.learned_optimizer import (
     Horizon,
     LearnedOptimizer,
     Theta,
-    check_options,
+    check_numbers,
+    check_sizes,
     design,
     require_horizon,
 )
@@ -195,12 +196,8 @@ def muon_mlp(
     Raises:
         ValueError: If a size is below 1, or a number is not finite, or there is no such scaling.
     """
-    check_options(
-        rate=rate,
-        weight_decay=float(weight_decay),
-        direction_size=direction_size,
-        statistics_size=statistics_size,
-    )
+    check_numbers(rate=rate, weight_decay=weight_decay)
+    check_sizes(direction_size=direction_size, statistics_size=statistics_size)
     if scaling not in ("rms", "spectral"):
         raise ValueError(f"`scaling` must be rms or spectral; got {scaling!r}. Try spectral.")
 

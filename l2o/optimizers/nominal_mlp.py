@@ -27,7 +27,8 @@ from l2o.learned_optimizer import (
     Horizon,
     LearnedOptimizer,
     Theta,
-    check_options,
+    check_numbers,
+    check_sizes,
     design,
     require_horizon,
 )
@@ -122,7 +123,8 @@ def nominal_mlp(
     Raises:
         ValueError: If a size is below 1, or a number is not finite.
     """
-    check_options(rate=rate, direction_size=direction_size, schedule_size=schedule_size)
+    check_numbers(rate=rate)
+    check_sizes(direction_size=direction_size, schedule_size=schedule_size)
 
     def init(key: Key) -> Theta:
         k_direction, k_schedule = jax.random.split(key)

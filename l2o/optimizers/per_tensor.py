@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.learned_optimizer import require_params
+from l2o.learned_optimizer import require_params, require_state
 from l2o.optimizers.layout import (
     axes_of,
+    check_accumulators,
     in_stack,
     join_leaves,
     map_packed,
@@ -132,11 +133,13 @@ def per_tensor_transform(
         **extra_args: Any,
     ) -> tuple[optax.Updates, PerTensorState]:
         del extra_args
+        state = require_state(state, PerTensorState, design)
         run_state = update_run_state(state.run_state, state.count, value)
         grads, treedef = jax.tree.flatten(updates, is_leaf=is_stack)
         leaves = treedef.flatten_up_to(require_params(params, design))
         begin = lambda p: start(init_accumulators, as_float32(p))
         shapes = [jax.eval_shape(begin, p) for p in leaves]
+        check_accumulators(treedef, template, state.accumulators, shapes, design)
         new_updates, accumulators = update_leaves(
             update_tensor,
             grads,

@@ -99,6 +99,9 @@ def test_a_signal_in_the_last_chunk_stops_ahead_of_the_evaluation(tmp_path, caps
     assert run.theta.exists() and not run.report_json.exists()
     assert cli.main("meta-train --resume --run-dir run".split()) == 0
     assert run.report_json.exists()
+    capsys.readouterr()
+    assert cli.main([*AGAIN.split(), "--steps", "6"]) == 0
+    assert "the report is of an earlier theta; try l2o evaluate " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("is_there", [False, True])

@@ -200,6 +200,15 @@ def test_it_takes_the_trees_and_losses_that_designs_take():
     assert updates["frozen"] is None and updates["f"] is None
 
 
+def test_python_numbers_are_parameters():
+    tx = guarded(optax.sgd(0.1))
+    params = {"w": 2.0, "b": 1}
+    grads = {"w": jnp.float32(1.0), "b": None}
+    updates, state = tx.update(grads, tx.init(params), params, value=1.0)
+    assert updates["w"] == pytest.approx(-0.1) and updates["b"] is None
+    tx.update(grads, state, params, value=1.0)
+
+
 def test_losses_that_begin_at_zero_or_are_never_finite():
     for losses in ([0.0, 1.0, *[1e6] * 8], [jnp.nan] * 30):
         assert int(walk(guarded(optax.sgd(0.01)), losses)[-1][0].switches) == 1
