@@ -101,15 +101,28 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def orthogonalize(x: jax.Array) -> jax.Array:
-    """Bring the singular values of a matrix near to 1 by Newton-Schulz steps (Jordan 2024)."""
+    """Bring the singular values of a matrix near to 1 by Newton-Schulz steps (Jordan 2024).
+
+    A step is X ← (a I + b XXᵀ + c (XXᵀ)²) X. Of a long matrix the factors are multiplied first, as
+    they need XXᵀ alone, which is small. Their errors grow as their values do, 500-fold, which is
+    sound in float32 and in nothing less.
+    """
     rows, columns = x.shape
-    x = x.T if rows > columns else x
+    if rows > columns:
+        return orthogonalize(x.T).T
     x = x * jax.lax.rsqrt(TINY + jnp.sum(jnp.square(x)))
     a, b, c = NEWTON_SCHULZ
-    for _ in range(STEPS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if rows > columns else x
+    if columns < 2 * rows:
+        for _ in range(STEPS):
+            gram = x @ x.T
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        return x
+    with jax.default_matmul_precision("float32"):
+        gram, factors = x @ x.T, []
+        for _ in range(STEPS):
+            factors.append(a * jnp.eye(rows) + b * gram + c * gram @ gram)
+            gram = factors[-1] @ gram @ factors[-1]
+        return functools.reduce(jnp.matmul, [*factors, x])
 
 
 def orthogonal_direction(n: jax.Array) -> jax.Array:
@@ -176,8 +189,8 @@ def muon_mlp(
 
     It has 1,068 meta-parameters by default, and needs `horizon` and `value=loss`. It follows the
     logarithm of the loss: a loss below zero counts as zero, and one that is not finite as the
-    average of those before it. Orthogonalising a matrix of m x n numbers, m < n, takes 10 m² (2 n +
-    m) multiplications, much for tables of words; devices that share it gather it first.
+    average of those before it. Orthogonalising a matrix of m x n numbers takes 4 m² n + 34 m³
+    operations, or 20 m² n + 10 m³ where m < n < 2 m; devices that share it gather it first.
 
     >>> import jax, jax.numpy as jnp, l2o
     >>> lopt = l2o.muon_mlp()
