@@ -192,7 +192,7 @@ def require_horizon(horizon: Horizon, design: str) -> int | jax.Array:
         return horizon
     try:
         steps = int(horizon)
-        is_good = steps == horizon and 1 <= steps < 2**31
+        is_good = steps == horizon and 1 <= steps < 2**31 and not isinstance(horizon, bool)
     except (TypeError, ValueError, OverflowError):  # text, NaN, infinity
         is_good = False
     if not is_good:

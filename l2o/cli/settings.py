@@ -53,7 +53,7 @@ class Evaluation:
     horizon: Number = None
     """Inner steps of a run; the longest horizon if none."""
     seeds: int = 16
-    """Runs of each optimizer on each task."""
+    """Runs of each on a task, at least 8."""
     baselines: Names = DEFAULT_BASELINES
     """Rivals, each tuned for each task: names from `l2o list`, or all."""
     trials: int = 0

@@ -227,13 +227,16 @@ def shortfalls(row: Row) -> list[str]:
     """Write a sentence for every rival that ends lower than the learned optimizer."""
     ours = row["learned_final_loss"]
 
-    def overlap(other: Row) -> str:
+    def sentence(other: Row) -> str:
         is_apart = other["final_loss_high"] < row["learned_final_loss_low"]
-        return "" if is_apart else "; their intervals overlap"
+        verb = "loses to" if is_apart else "is behind, but not told apart from,"
+        return (
+            f"On {row['task']} the learned optimizer {verb} {label(other)}: its median final loss "
+            f"is {number(ours)}, against {number(other['final_loss'])}."
+        )
 
     return [
-        f"On {row['task']} the learned optimizer loses to {label(other)}: its median final loss "
-        f"is {number(ours)}, against {number(other['final_loss'])}{overlap(other)}."
+        sentence(other)
         for other in (*row["controls"], *row["baselines"])
         if other["final_loss"] < ours
     ]

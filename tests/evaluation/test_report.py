@@ -363,6 +363,9 @@ def test_the_learned_optimizer_is_said_to_lose_to_controls_too(comparisons):
     row = {**comparisons[0].summary, "learned_final_loss": 1e6}
     assert len(shortfalls(row)) == 2
     assert shortfalls({**row, "learned_final_loss": -1.0}) == []
+    for low, says in ((1e5, "loses to"), (-1e5, "is behind, but not told apart from,")):
+        told = shortfalls({**row, "learned_final_loss_low": low})
+        assert all(f"the learned optimizer {says} " in sentence for sentence in told)
 
 
 def test_the_page_says_which_run_it_is_of(folder):

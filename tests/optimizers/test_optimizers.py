@@ -225,7 +225,7 @@ def test_options_that_make_no_sense_are_refused(design, option, value, message):
         design(**{option: value})
 
 
-@pytest.mark.parametrize("horizon", [0, -5, 1.5, "100"])
+@pytest.mark.parametrize("horizon", [0, -5, 1.5, "100", True])
 def test_a_horizon_that_is_no_number_of_steps_is_refused(horizon):
     lopt = nominal_mlp()
     with pytest.raises(ValueError, match="`horizon` must be a whole number of training steps"):
