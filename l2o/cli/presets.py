@@ -6,6 +6,7 @@ from l2o.cli.methods.estimators import PES
 from l2o.cli.methods.method import MetaOptimizer
 from l2o.cli.methods.policy_gradients import PPO
 from l2o.cli.settings import Evaluation, MetaTraining
+from l2o.objective import Objective
 
 PRESETS: Mapping[str, MetaTraining] = {
     "smoke": MetaTraining(
@@ -29,6 +30,14 @@ PRESETS: Mapping[str, MetaTraining] = {
         horizon=(100, 500),
         steps=3000,
         eval=Evaluation(horizon=1000, baselines=("adam_cosine", "muon")),
+    ),
+    "general": MetaTraining(
+        task=("l2o.tasks.general:general",),
+        optimizer=("muon_mlp",),
+        horizon=(100, 2000),
+        steps=2000,
+        method=PES(num_pairs=6, objective=Objective("log", measure_on="valid")),
+        eval=Evaluation(horizon=500, baselines=("nadamw", "muon")),
     ),
     "scheduler": MetaTraining(
         optimizer=("scheduler",),
