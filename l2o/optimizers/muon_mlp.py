@@ -103,9 +103,9 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
 def orthogonalize(x: jax.Array) -> jax.Array:
     """Bring the singular values of a matrix near to 1 by Newton-Schulz steps (Jordan 2024).
 
-    A step is X ← (a I + b XXᵀ + c (XXᵀ)²) X. Of a long matrix the factors are multiplied first, as
-    they need XXᵀ alone, which is small. Their errors grow as their values do, 500-fold, which is
-    sound in float32 and in nothing less.
+    A step is X ← (a I + b XXᵀ + c (XXᵀ)²) X. Of a long matrix the factors of two and of three steps
+    are multiplied first, as they need XXᵀ alone, which is small. Their errors grow as their values
+    do, up to 41-fold, which is sound in float32 and in nothing less.
     """
     rows, columns = x.shape
     if rows > columns:
@@ -118,11 +118,13 @@ def orthogonalize(x: jax.Array) -> jax.Array:
             x = a * x + (b * gram + c * gram @ gram) @ x
         return x
     with jax.default_matmul_precision("float32"):
-        gram, factors = x @ x.T, []
-        for _ in range(STEPS):
-            factors.append(a * jnp.eye(rows) + b * gram + c * gram @ gram)
-            gram = factors[-1] @ gram @ factors[-1]
-        return functools.reduce(jnp.matmul, [*factors, x])
+        for steps in (2, STEPS - 2):
+            gram, factors = x @ x.T, []
+            for _ in range(steps):
+                factors.append(a * jnp.eye(rows) + b * gram + c * gram @ gram)
+                gram = factors[-1] @ gram @ factors[-1]
+            x = functools.reduce(jnp.matmul, [*factors, x])
+        return x
 
 
 def orthogonal_direction(n: jax.Array) -> jax.Array:
@@ -189,7 +191,7 @@ def muon_mlp(
 
     It has 1,068 meta-parameters by default, and needs `horizon` and `value=loss`. It follows the
     logarithm of the loss: a loss below zero counts as zero, and one that is not finite as the
-    average of those before it. Orthogonalising a matrix of m x n numbers takes 4 m² n + 34 m³
+    average of those before it. Orthogonalising a matrix of m x n numbers takes 8 m² n + 28 m³
     operations, or 20 m² n + 10 m³ where m < n < 2 m; devices that share it gather it first.
 
     >>> import jax, jax.numpy as jnp, l2o

@@ -37,7 +37,7 @@ def test_orthogonalize_is_five_newton_schulz_steps(shape, spread):
     u, v = (np.linalg.qr(rng.normal(size=(side, smaller)))[0] for side in shape)
     x = u * np.geomspace(1.0, 1.0 / spread, smaller) @ v.T
     np.testing.assert_allclose(
-        orthogonalize(jnp.asarray(x, jnp.float32)), newton_schulz(x), atol=2e-3
+        orthogonalize(jnp.asarray(x, jnp.float32)), newton_schulz(x), atol=2e-4
     )
 
 
