@@ -230,8 +230,8 @@ def _find(name_or_path: str | Path) -> Path:
         if packaged.is_file():
             return packaged
         if not path.exists():
-            untrained = [f"l2o.{text}(), a design"] if text in DESIGNS else []
-            nearest = untrained or difflib.get_close_matches(text, names()) or names()
+            nearest = difflib.get_close_matches(text, names()) or names()
+            nearest = [f"l2o.{text}(), a design"] if text in DESIGNS else nearest
             raise ValueError(
                 f"`name_or_path` must name an optimizer that comes with l2o, or a path; got "
                 f"{text!r}. Try {', '.join([*nearest, f'./{text} for a file or run folder'])}."
@@ -261,10 +261,7 @@ def _design_of_run(run: RunFolder) -> Design | None:
     try:
         return registry.design(name) if ":" in name else None
     except ValueError as error:
-        raise ValueError(
-            f"`name_or_path` must be a run whose design can be imported; got {run.path} of {name}. "
-            "Try it where the module lies, or pass design=."
-        ) from error
+        raise ValueError(f"`name_or_path` needs design=: that of its run fails, {error}") from error
 
 
 def _invalid(path: Path, got: str, advice: str = "Get a fresh copy of the file") -> ValueError:

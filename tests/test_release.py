@@ -89,6 +89,15 @@ def own_design(widths=(2, 3), dtype="bfloat16", name="mine") -> LearnedOptimizer
     return LearnedOptimizer(name, init, lambda theta, *, horizon=None: optax.sgd(0.1), config)
 
 
+def test_a_run_whose_design_is_not_there_says_what_to_pass(tmp_path):
+    lopt = own_design((4, 1))
+    release.save(tmp_path / "theta.safetensors", lopt, lopt.init(jax.random.key(0)))
+    (tmp_path / "config.json").write_text('{"optimizer": ["gone:design"]}')
+    with pytest.raises(ValueError, match=r"^`name_or_path` needs design=: .*gone:design.*$"):
+        release.load(tmp_path)
+    assert release.load(tmp_path, design=own_design)[0].name == "mine"
+
+
 def test_a_design_of_ones_own_is_passed(tmp_path):
     path = tmp_path / "theta.safetensors"
     lopt = own_design((4, 1))

@@ -101,7 +101,7 @@ def own_cache_folder() -> Path | None:
             except RuntimeError as error:
                 raise ValueError(
                     f"`{name}` must not begin with ~ where there is no home folder; got {folder}. "
-                    f"Try {name}=/tmp/l2o."
+                    "Give the whole path."
                 ) from error
     try:
         cache = Path.home() / ".cache"

@@ -278,8 +278,7 @@ def muon_mlp(
 
         def shared(count: jax.Array, trend: LossTrend) -> tuple[Any, ...]:
             count = count.astype(jnp.float32)
-            left = jnp.maximum(num_steps - count, 1.0)  # past the horizon, as at its last step
-            nominal_rate = rate * left / num_steps
+            nominal_rate = features.linear_decay(rate, count, num_steps)
             length = 0.2 * jnp.log(jnp.asarray(num_steps, jnp.float32))
             run_inputs = jnp.append(run_statistics(trend, count, num_steps), length)
             return theta, count + 1.0, run_inputs, nominal_rate

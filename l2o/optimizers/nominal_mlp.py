@@ -172,8 +172,7 @@ def nominal_mlp(
 
         def shared(count: jax.Array, trend: LossTrend) -> tuple[Any, ...]:
             count = count.astype(jnp.float32)
-            left = jnp.maximum(num_steps - count, 1.0)  # past the horizon, as at its last step
-            nominal_rate = rate * left / num_steps
+            nominal_rate = features.linear_decay(rate, count, num_steps)
             return theta, count + 1.0, run_statistics(trend, count, num_steps), nominal_rate
 
         return per_tensor_transform(

@@ -70,10 +70,13 @@ def use_compilation_cache() -> None:
     Where the folder cannot be written nothing is kept, nor where a user has no folder: programs
     among the temporary files may be somebody else's.
     """
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or (cache := own_cache_folder()) is None:
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    folder = cache / "xla"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
+        cache = own_cache_folder()
+        if cache is None:
+            return
+        folder = cache / "xla"
         folder.mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         smallest = {

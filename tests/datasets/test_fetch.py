@@ -45,8 +45,10 @@ def test_a_user_without_a_home_folder_has_data_among_the_temporary_files(monkeyp
     assert data.own_cache_folder() == tmp_path / "xdg" / "l2o"
     monkeypatch.delenv("HOME")
     monkeypatch.setenv("L2O_DATA", "~/l2o")
-    with pytest.raises(ValueError, match=r"`L2O_DATA` must not begin with ~ .*; got ~/l2o\. Try"):
+    with pytest.raises(ValueError, match=r"`L2O_DATA` must not begin with ~ .*; got ~/l2o\. Give"):
         data.cache_folder()
+    use_compilation_cache()  # the command line tells of it where data are asked for
+    assert jax.config.jax_compilation_cache_dir == before
 
 
 def test_unknown_name(cache):
