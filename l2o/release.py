@@ -1,17 +1,13 @@
-"""Release files: the weights of a learned optimizer, and all that is needed to rebuild it.
+"""Releases: the weights of a learned optimizer, and all that is needed to rebuild it.
 
-A release file is a safetensors file with one metadata entry, `l2o`: a JSON object with the
-format, the design's name and keyword arguments, the version of its features, a summary of its
-meta-training, and a sha256 over all of these and the weights. It names no code: a design is looked
-up in `l2o.registry.DESIGNS`, or handed to `load` by the caller. A run folder does: one of your own
-is imported from the module that its config.json names. Nothing is unpickled.
+A release file names no code: a design is looked up in `l2o.registry.DESIGNS`, or handed to `load`
+by the caller. A run folder does: one of your own is imported from the module that its config.json
+names. Nothing is unpickled.
 """
 
 import difflib
-import hashlib
 import importlib.resources
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,29 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import safetensors
-import safetensors.numpy
 
 from l2o import registry, stacks
-from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
+from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, check_numbers
 from l2o.registry import DESIGNS, RENAMED, RENAMED_ARGUMENTS
-from l2o.runs.folder import RunFolder, atomic_write
+from l2o.release_file import invalid, not_finite, read_file, shapes, write_file
+from l2o.runs.folder import RunFolder
 from l2o.tree import named_leaves
 
-FORMAT = 1
-FEATURE_CONTRACT = 1
-DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 LARGEST_SIZE = 1024
 """Largest integer argument that need not be the size of an array in the file."""
-
-HEADER_TYPES = {
-    "format": int,
-    "design": str,
-    "config": dict,
-    "feature_contract": int,
-    "summary": dict,
-    "sha256": str,
-}
 
 ARGUMENT_TYPES = {
     bool: (bool,),
@@ -84,38 +67,17 @@ def save(
     path = Path(path)
     wanted = named_leaves(jax.eval_shape(lopt.init, jax.random.key(0)))
     arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(theta).items()}
-    if problem := _difference(_shapes(arrays), _shapes(wanted)):
+    if problem := _difference(shapes(arrays), shapes(wanted)):
         raise ValueError(
             f"`theta` must be what {lopt.name} takes; got {problem}. "
             "Pass the theta of this design and configuration."
         )
-    if problem := _not_finite(arrays):
+    if problem := not_finite(arrays):
         raise ValueError(
             f"`theta` must be finite; got {problem}. Use an earlier checkpoint of the run."
         )
-    header = {
-        "format": FORMAT,
-        "design": lopt.name,
-        "config": dict(lopt.config),
-        "feature_contract": FEATURE_CONTRACT,
-        "summary": dict(summary or {}),
-    }
-    try:
-        header = json.loads(json.dumps(header, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"`summary` and the configuration of {lopt.name} must be JSON-able; got {error}. "
-            "Use numbers, strings, lists and dicts."
-        ) from error
-    header["sha256"] = _digest(header, arrays)
-    content = safetensors.numpy.save(arrays, {"l2o": json.dumps(header, sort_keys=True)})
-    try:
-        atomic_write(path, content)
-    except OSError as error:
-        raise ValueError(
-            f"`path` must be a file that can be written; got {path} ({error.strerror or error}). "
-            "Free space or choose another path."
-        ) from error
+    header = {"design": lopt.name, "config": dict(lopt.config), "summary": dict(summary or {})}
+    write_file(path, header, arrays)
 
 
 def load(
@@ -143,19 +105,29 @@ def load(
         raise ValueError(
             f"`design` must be a constructor; got {design!r}. Try my_module.my_design."
         )
+    lopt, theta, _ = _load(name_or_path, design)
+    return lopt, theta
+
+
+def _load(
+    name_or_path: str | Path, design: Design | None
+) -> tuple[LearnedOptimizer, Theta, Design]:
+    """As `load`, and the constructor that the learned optimizer was made by."""
     path = _find(name_or_path)
-    header, arrays = _parse(path)
+    header, arrays = read_file(path)
     if design is None and header["design"] not in (*DESIGNS, *RENAMED):
         design = _design_of_run(RunFolder(path.parent))
-    lopt, template = _rebuild(path, header, arrays, design)
+    lopt, template, constructor = _rebuild(path, header, arrays, design)
     theta = [jnp.asarray(arrays[name]) for name in named_leaves(template)]
-    return lopt, jax.tree.structure(template).unflatten(theta)
+    return lopt, jax.tree.structure(template).unflatten(theta), constructor
 
 
 def optimizer(
     name_or_path: str | Path,
     horizon: Horizon = None,
     *,
+    rate_multiplier: float | jax.Array = 1.0,
+    weight_decay: float | None = None,
     stacked: Mapping[str, int] | None = None,
     design: Design | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -173,15 +145,45 @@ def optimizer(
         name_or_path: Name of an optimizer that comes with l2o, path of a release file, or path of a
             run folder.
         horizon: Number of steps of the training run, for designs that follow its progress.
+        rate_multiplier: What its updates are multiplied by: the one thing to try when a run is too
+            slow, or unstable. A number, or a scalar array, which may be traced.
+        weight_decay: Nominal weight decay of its design in place of the one that it was
+            meta-trained with, for designs that have one, such as MuonMLP; 0 for none.
         stacked: Axis of the layers in arrays that hold all layers, by path; see `l2o.stacked`.
         design: Constructor, for a design that does not come with l2o.
 
     Raises:
-        ValueError: As `load`.
+        ValueError: As `load`; if `rate_multiplier` is a number that is not positive and finite; or
+            if there is a `weight_decay`, and the design has none or does not take it.
     """
-    lopt, theta = load(name_or_path, design=design)
+    lopt, theta, constructor = _load(name_or_path, design)
+    if weight_decay is not None:
+        lopt = _with_weight_decay(lopt, constructor, weight_decay)
     tx = lopt.transform(theta, horizon=horizon)
+    if isinstance(rate_multiplier, jax.Array) or rate_multiplier != 1.0:
+        tx = optax.chain(tx, optax.scale(_checked_multiplier(rate_multiplier)))
     return tx if stacked is None else stacks.stacked(tx, stacked)
+
+
+def _checked_multiplier(multiplier: float | jax.Array) -> float | jax.Array:
+    if not isinstance(multiplier, jax.Array):
+        check_numbers(rate_multiplier=multiplier)
+        if multiplier <= 0:
+            raise ValueError(
+                f"`rate_multiplier` must be positive; got {multiplier}. Try rate_multiplier=0.5."
+            )
+    return multiplier
+
+
+def _with_weight_decay(
+    lopt: LearnedOptimizer, constructor: Design, weight_decay: float
+) -> LearnedOptimizer:
+    if "weight_decay" not in lopt.config:
+        raise ValueError(
+            f"`weight_decay` goes with designs that have one, such as muon_mlp; got {weight_decay} "
+            f"for {lopt.name}. Leave it out."
+        )
+    return constructor(**dict(lopt.config) | {"weight_decay": weight_decay})
 
 
 def read(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -190,7 +192,7 @@ def read(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray
     Raises:
         ValueError: if there is no such file, or it is damaged.
     """
-    return _parse(_find(name_or_path))
+    return read_file(_find(name_or_path))
 
 
 def summary(name_or_path: str | Path) -> dict[str, Any]:
@@ -199,7 +201,7 @@ def summary(name_or_path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: If there is no such file, or it is damaged.
     """
-    header, _ = _parse(_find(name_or_path))
+    header, _ = read_file(_find(name_or_path))
     return header["summary"]
 
 
@@ -209,7 +211,7 @@ def checksum(name_or_path: str | Path) -> str:
     Raises:
         ValueError: If there is no such file, or it is damaged.
     """
-    header, _ = _parse(_find(name_or_path))
+    header, _ = read_file(_find(name_or_path))
     return header["sha256"]
 
 
@@ -264,55 +266,13 @@ def _design_of_run(run: RunFolder) -> Design | None:
         raise ValueError(f"`name_or_path` needs design=: that of its run fails, {error}") from error
 
 
-def _invalid(path: Path, got: str, advice: str = "Get a fresh copy of the file") -> ValueError:
-    got = " ".join(got.split())[:300]
-    return ValueError(f"`name_or_path` must be a release file of l2o; {path}: {got}. {advice}.")
-
-
-def _parse(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The header and the weights of a file that is what was written."""
-    try:
-        content = path.read_bytes()
-        tensors = safetensors.deserialize(content)
-        size = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
-    except (OSError, safetensors.SafetensorError, ValueError, RecursionError) as error:
-        raise _invalid(path, f"truncated, damaged or no safetensors file ({error})") from error
-    if "l2o" not in metadata:
-        raise _invalid(path, "it has no l2o header", "Use a file written by l2o.save")
-    try:
-        header = json.loads(metadata["l2o"], parse_constant=_reject)
-    except (ValueError, RecursionError) as error:
-        raise _invalid(path, f"its l2o header is no JSON ({error})") from error
-    if not isinstance(header, dict):
-        raise _invalid(path, "its l2o header is no JSON object")
-    for name, kind in HEADER_TYPES.items():
-        if type(header.get(name)) is not kind:
-            raise _invalid(path, f"its l2o header has no {name} of type {kind.__name__}")
-    for name, known in (("format", FORMAT), ("feature_contract", FEATURE_CONTRACT)):
-        if header[name] != known:
-            raise _invalid(
-                path, f"its {name} is {header[name]}, not {known}", "Install a newer l2o"
-            )
-    if len({name for name, _ in tensors}) != len(tensors):
-        raise _invalid(path, "two of its tensors have the same name")
-    if unknown := sorted({t["dtype"] for _, t in tensors} - DTYPES.keys()):
-        raise _invalid(path, f"it holds {', '.join(unknown)}, not floating-point weights")
-    arrays = {
-        name: np.frombuffer(t["data"], jnp.dtype(DTYPES[t["dtype"]])).reshape(t["shape"])
-        for name, t in tensors
-    }
-    if _digest({k: v for k, v in header.items() if k != "sha256"}, arrays) != header["sha256"]:
-        raise _invalid(path, "damaged: its content does not match its sha256")
-    if problem := _not_finite(arrays):
-        raise _invalid(path, problem, "Use another file")
-    return header, arrays
-
-
 def _rebuild(
     path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray], design: Design | None
-) -> tuple[LearnedOptimizer, Any]:
-    """The design of a file, and its theta as shapes; nothing of the stated sizes is allocated."""
+) -> tuple[LearnedOptimizer, Any, Design]:
+    """The design of a file, its theta as shapes, and what made it.
+
+    Nothing of the stated sizes is allocated.
+    """
     name, config = header["design"], header["config"]
     if design is None:
         name = RENAMED.get(name, name)
@@ -320,7 +280,7 @@ def _rebuild(
         config = {arguments.get(key, key): value for key, value in config.items()}
     if design is None and name not in DESIGNS:
         nearest = ", ".join(difflib.get_close_matches(name, DESIGNS) or DESIGNS)
-        raise _invalid(
+        raise invalid(
             path,
             f"its design is {name!r}, which does not come with l2o (nearest: {nearest})",
             "For a design of your own pass its constructor, design=my_design; at the command "
@@ -334,22 +294,22 @@ def _rebuild(
         )
     dimensions = {size for array in arrays.values() for size in array.shape}
     if problem := config_problem(constructor, config):
-        raise _invalid(path, f"its configuration does not fit {name}: {problem}")
+        raise invalid(path, f"its configuration does not fit {name}: {problem}")
     for key, value in config.items() if design is None else ():
         if isinstance(value, int) and abs(value) > LARGEST_SIZE and value not in dimensions:
-            raise _invalid(path, f"its configuration has an absurd size, {key}={value}")
+            raise invalid(path, f"its configuration has an absurd size, {key}={value}")
     try:
         lopt = constructor(**config)
         if not isinstance(lopt, LearnedOptimizer):
             raise TypeError(f"it made a {type(lopt).__name__}")
         template = jax.eval_shape(lopt.init, jax.random.key(0))
     except Exception as error:  # the arguments come from the file; anything may go wrong
-        raise _invalid(path, f"{name} cannot be made from its configuration ({error})") from error
+        raise invalid(path, f"{name} cannot be made from its configuration ({error})") from error
     if lopt.name != name:
-        raise _invalid(path, f"its design is {name!r}, not {lopt.name!r}", "Pass its own `design`")
-    if problem := _difference(_shapes(arrays), _shapes(named_leaves(template))):
-        raise _invalid(path, f"its weights do not fit {name}: {problem}")
-    return lopt, template
+        raise invalid(path, f"its design is {name!r}, not {lopt.name!r}", "Pass its own `design`")
+    if problem := _difference(shapes(arrays), shapes(named_leaves(template))):
+        raise invalid(path, f"its weights do not fit {name}: {problem}")
+    return lopt, template, constructor
 
 
 def config_problem(constructor: Design, config: dict[str, Any]) -> str | None:
@@ -370,31 +330,8 @@ def config_problem(constructor: Design, config: dict[str, Any]) -> str | None:
     return None
 
 
-def _shapes(arrays: Mapping[str, Any]) -> dict[str, str]:
-    return {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
-
-
 def _difference(found: Mapping[str, str], wanted: Mapping[str, str]) -> str | None:
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             return f"{name} is {found.get(name, 'absent')}, not {wanted.get(name, 'absent')}"
     return None
-
-
-def _not_finite(arrays: Mapping[str, np.ndarray]) -> str | None:
-    for name, array in arrays.items():
-        if not np.all(np.isfinite(array.astype(np.float64))):
-            return f"{name} holds NaN or infinity"
-    return None
-
-
-def _digest(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name, shape in sorted(_shapes(arrays).items()):
-        digest.update(f"\n{name} {shape}\n".encode())
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
-
-
-def _reject(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON")

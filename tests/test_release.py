@@ -11,7 +11,8 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2o import release
+import l2o
+from l2o import release, release_file
 from l2o.learned_optimizer import LearnedOptimizer
 from l2o.optimizers.learnable import learnable_adam
 from l2o.optimizers.mlp_lopt import mlp_lopt
@@ -48,7 +49,7 @@ def rewrite(path, *, tensors=None, sign=True, **changes) -> None:
     arrays = {k: v for k, v in (arrays | (tensors or {})).items() if v is not None}
     header = {k: v for k, v in (header | changes).items() if v is not ...}
     if sign:
-        header["sha256"] = release._digest(
+        header["sha256"] = release_file.digest(
             {k: v for k, v in header.items() if k != "sha256"}, arrays
         )
     path.write_bytes(safetensors.numpy.save(arrays, {"l2o": json.dumps(header)}))
@@ -87,6 +88,55 @@ def own_design(widths=(2, 3), dtype="bfloat16", name="mine") -> LearnedOptimizer
 
     config = {"widths": list(widths), "dtype": dtype}
     return LearnedOptimizer(name, init, lambda theta, *, horizon=None: optax.sgd(0.1), config)
+
+
+PARAMS = {"w": jnp.arange(1.0, 7.0).reshape(2, 3), "b": jnp.array([2.0, -1.0])}
+GRADS = {"w": jnp.array([[1.0, -2.0, 0.5], [0.3, 1.0, -1.0]]), "b": jnp.array([0.1, 0.2])}
+
+
+def first_updates(path, **arguments):
+    tx = l2o.optimizer(path, horizon=10, **arguments)
+    return tx.update(GRADS, tx.init(PARAMS), PARAMS, value=jnp.float32(1.0))[0]
+
+
+@pytest.fixture
+def muon_path(tmp_path):
+    lopt = l2o.muon_mlp(rate=0.01)
+    path = tmp_path / "muon.safetensors"
+    l2o.save(path, lopt, lopt.init(jax.random.key(0)))
+    return path
+
+
+def test_a_rate_multiplier_scales_updates_and_may_be_traced(muon_path):
+    once, twice = first_updates(muon_path), first_updates(muon_path, rate_multiplier=2)
+    traced = jax.jit(lambda x: first_updates(muon_path, rate_multiplier=x))(jnp.float32(2.0))
+    for name in PARAMS:
+        np.testing.assert_allclose(twice[name], 2.0 * once[name], rtol=1e-6)
+        np.testing.assert_allclose(traced[name], twice[name], rtol=1e-5)
+
+
+def test_weight_decay_replaces_that_of_the_release(muon_path):
+    none, some = (first_updates(muon_path, weight_decay=decay) for decay in (0.0, 0.5))
+    np.testing.assert_allclose(some["w"] - none["w"], -0.01 * 0.5 * PARAMS["w"], rtol=1e-4)
+    np.testing.assert_array_equal(some["b"], none["b"])
+    own = l2o.optimizer(muon_path, horizon=10, weight_decay=0.5, design=l2o.muon_mlp)
+    updates, _ = own.update(GRADS, own.init(PARAMS), PARAMS, value=jnp.float32(1.0))
+    np.testing.assert_array_equal(updates["w"], some["w"])
+
+
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("muon", {"rate_multiplier": 0.0}, "`rate_multiplier` must be positive; got 0.0"),
+        ("muon", {"rate_multiplier": float("nan")}, "`rate_multiplier` must be finite; got nan"),
+        ("muon", {"rate_multiplier": "2"}, "`rate_multiplier` must be a number; got '2'"),
+        ("muon", {"weight_decay": -0.1}, "`weight_decay` must not be negative; got -0.1"),
+        ("digits", {"weight_decay": 0.1}, "`weight_decay` goes with .* got 0.1 for nominal_mlp"),
+    ],
+)
+def test_arguments_of_a_release_that_cannot_be(muon_path, name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        l2o.optimizer(muon_path if name == "muon" else name, horizon=10, **arguments)
 
 
 def test_a_run_whose_design_is_not_there_says_what_to_pass(tmp_path):

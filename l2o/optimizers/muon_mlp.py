@@ -209,9 +209,14 @@ def muon_mlp(
         statistics_size: Width of the hidden layer of the three others.
 
     Raises:
-        ValueError: If a size is below 1, or a number is not finite, or there is no such scaling.
+        ValueError: If a size is below 1, a number is not finite, `weight_decay` is negative, or
+            there is no such scaling.
     """
     check_numbers(rate=rate, weight_decay=weight_decay)
+    if weight_decay < 0:
+        raise ValueError(
+            f"`weight_decay` must not be negative; got {weight_decay}. Try weight_decay=0."
+        )
     check_sizes(direction_size=direction_size, statistics_size=statistics_size)
     if scaling not in ("rms", "spectral"):
         raise ValueError(f"`scaling` must be rms or spectral; got {scaling!r}. Try spectral.")
