@@ -1,20 +1,26 @@
 """The mixture that general-purpose optimizers are meta-trained on."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import l2o
-from l2o import Task, TaskFamily
+from l2o import SuiteTask, Task, TaskFamily
+from l2o.tasks.badly_scaled import badly_scaled_mlp
 from l2o.tasks.digits import (
     digits,
     digits_autoencoder,
     digits_conv,
+    digits_gelu_mlp,
     digits_layernorm_mlp,
+    digits_mixer,
     digits_mlp,
+    digits_resnet,
     digits_tanh_mlp,
+    digits_vae,
     digits_vit,
 )
 from l2o.tasks.image_mlp import image_mlp
-from l2o.tasks.tabular import wine_mlp
+from l2o.tasks.tabular import wine_logistic, wine_mlp
 from l2o.tasks.text import python_gru, python_lstm, python_transformer
 
 SMALLEST_OF = (
@@ -50,3 +56,30 @@ def general() -> TaskFamily:
         family().evaluation[0] for family in (python_transformer, python_lstm, digits_vit)
     )
     return replace(l2o.mixture(mixed, name="general"), evaluation=shown)
+
+
+def held_out() -> tuple[SuiteTask, ...]:
+    """Kinds of networks that `general` lacks, to choose between recipes by.
+
+    They are on the data of the mixture, so that none of the data that reports are on is looked at:
+    `l2o suite --suite l2o.tasks.general:held_out`.
+
+    >>> len(held_out())
+    8
+    """
+
+    def task(family: Callable[[], TaskFamily], i: int, horizon: int, solved: float) -> SuiteTask:
+        name = family.__name__
+        make = lambda: family().evaluation[i]
+        return SuiteTask(name, make, kind=name, horizon=horizon, solved=solved, is_quick=True)
+
+    return (
+        task(digits_gelu_mlp, 4, 500, 0.01),
+        task(digits_mixer, 0, 300, 0.01),
+        task(digits_resnet, 0, 200, 0.01),
+        task(digits_vae, 0, 500, 0.1),
+        task(digits_vit, 0, 200, 0.01),
+        task(python_lstm, 0, 200, 1.0),
+        task(wine_logistic, 0, 200, 0.01),
+        task(badly_scaled_mlp, 0, 200, 0.01),
+    )
