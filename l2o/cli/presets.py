@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
-from l2o.cli.methods.estimators import PES
+from l2o.cli.methods.estimators import NRES, PES
 from l2o.cli.methods.method import MetaOptimizer
 from l2o.cli.methods.policy_gradients import PPO
 from l2o.cli.settings import Evaluation, MetaTraining
-from l2o.objective import Objective
 
 PRESETS: Mapping[str, MetaTraining] = {
     "smoke": MetaTraining(
@@ -20,8 +19,12 @@ PRESETS: Mapping[str, MetaTraining] = {
         eval=Evaluation(seeds=8, baselines=("adam",)),
     ),
     "demo": MetaTraining(
-        horizon=(500,),
-        steps=400,
+        optimizer=("muon_mlp",),
+        freeze=("direction/*", "mixture/*"),
+        steps=300,
+        method=NRES(
+            num_pairs=8, std=0.05, final_std=0.02, meta_optimizer=MetaOptimizer(learning_rate=5e-3)
+        ),
         eval=Evaluation(
             tasks=("digits_mlp_32x32", "digits_mlp_128x128"), baselines=("adam_cosine", "muon")
         ),
@@ -34,9 +37,9 @@ PRESETS: Mapping[str, MetaTraining] = {
     "general": MetaTraining(
         task=("l2o.tasks.general:general",),
         optimizer=("muon_mlp",),
-        horizon=(100, 2000),
-        steps=2000,
-        method=PES(num_pairs=6, objective=Objective("log", measure_on="valid")),
+        horizon=(100, 1000),
+        steps=1200,
+        method=NRES(num_pairs=8, std=0.05, final_std=0.02),
         eval=Evaluation(horizon=500, baselines=("nadamw", "muon")),
     ),
     "scheduler": MetaTraining(
