@@ -4,6 +4,7 @@ Estimators see the cost of a run as the mean of one number a step, so that windo
 estimated apart. Every summary is such a mean, for a run of T steps that measures c_1 .. c_T:
     mean             c_t
     log              ln(c_t + 0.001), the area under the logarithm of the curve
+    late_log         2 t / (T + 1) ln(c_t + 0.001), the same with weights that grow over the run
     final            T c_T at the last step, 0 before
     best             T (b_t - b_{t-1}), b_t the lowest so far and b_0 = 0: the sum telescopes to b_T
     steps_to_target  1 while the target has not been reached, else 0: the fraction of the run
@@ -19,7 +20,7 @@ import optax
 
 from l2o.task import Batch, Data, Instance, Key, Task
 
-Summary = Literal["mean", "log", "final", "best", "steps_to_target"]
+Summary = Literal["mean", "log", "late_log", "final", "best", "steps_to_target"]
 Batches = Literal["step", "train", "valid"]
 
 Best = jax.Array | tuple[()]
@@ -36,8 +37,8 @@ class Objective:
     False
 
     Attributes:
-        summary: Summary of the measurements along a run: "mean", "log", "final", "best" or
-            "steps_to_target"; see the module.
+        summary: Summary of the measurements along a run: "mean", "log", "late_log", "final",
+            "best" or "steps_to_target"; see the module.
         measure: Quantity that is measured: "loss", up to the task's cap, or the name of one of the
             task's metrics. A metric needs no gradient; those in `Task.maximized` count negatively.
         measure_on: Batches of a measurement: "step" is the step's own batch before its update;
@@ -114,10 +115,10 @@ def check_metric(objective: Objective, task: Task) -> None:
             f"`measure` must be loss or a metric of task {task.name}; got {objective.measure}. "
             f"Try {', '.join(('loss', *names))}."
         )
-    if objective.summary == "log":
+    if objective.summary in ("log", "late_log"):
         raise ValueError(
-            f"`measure` must be loss for the objective log; got {objective.measure}. "
-            "Try the objective mean or final."
+            f"`measure` must be loss for the objective {objective.summary}; got "
+            f"{objective.measure}. Try the objective mean or final."
         )
     if objective.normalize:
         raise ValueError(
@@ -211,7 +212,7 @@ def contributions(
     objective: Objective,
     task: Task,
     costs: jax.Array,
-    is_last: jax.Array,
+    steps: jax.Array,
     horizon: jax.Array,
     best: Best,
 ) -> tuple[jax.Array, Best]:
@@ -221,7 +222,7 @@ def contributions(
         objective: Objective that sums up the costs.
         task: Task that is measured.
         costs: Costs measured at each step, shape (window,); for "final", only the last one counts.
-        is_last: Whether the run ends with the step, shape (window,).
+        steps: Numbers of the steps in the run, from 1, shape (window,); the last is the horizon.
         horizon: Number of inner steps of the whole run.
         best: Lowest cost before the window, infinite at the start; () if not `follows_best`.
 
@@ -229,10 +230,11 @@ def contributions(
         The contributions, shape (window,), and the lowest cost after the window.
     """
     if isinstance(best, tuple):
-        if objective.summary == "log":
-            return jnp.log(jnp.maximum(costs, 0.0) + LOG_FLOOR), best
+        if objective.summary in ("log", "late_log"):
+            logs = jnp.log(jnp.maximum(costs, 0.0) + LOG_FLOOR)
+            return logs if objective.summary == "log" else 2.0 * steps / (horizon + 1) * logs, best
         if objective.summary == "final":
-            return jnp.where(is_last, horizon * costs, 0.0), best
+            return jnp.where(steps >= horizon, horizon * costs, 0.0), best
         return costs, best
     lowest = jnp.minimum(jax.lax.cummin(costs), best)
     if objective.summary == "best":

@@ -222,16 +222,14 @@ def inner_problem(
         if is_at_end:
             cost = on_fresh_batches(objective, task, k_fresh, params, state.instance, data)
             costs = costs.at[-1].set(cost)
-        is_last = jnp.arange(1, window + 1) + state.step >= state.horizon
-        contribution, best = contributions(
-            objective, task, costs, is_last, state.horizon, state.best
-        )
+        steps = jnp.arange(1, window + 1) + state.step
+        contribution, best = contributions(objective, task, costs, steps, state.horizon, state.best)
         after = state._replace(
             params=params, opt_state=opt_state, step=state.step + window, best=best
         )
         return after, Window(
             loss=contribution,
-            done=is_last,
+            done=steps >= state.horizon,
             mask=jnp.ones(window, bool),
             finite=jnp.isfinite(losses),
             diverged=~(losses <= task.loss_cap) | jnp.isinf(losses),

@@ -46,6 +46,7 @@ TASK = dataclasses.replace(
 RUNS = {
     "mean": lambda c: np.mean(c),
     "log": lambda c: np.mean(np.log(c + 1e-3)),
+    "late_log": lambda c: np.average(np.log(c + 1e-3), weights=np.arange(1, len(c) + 1)),
     "final": lambda c: c[-1],
     "best": lambda c: np.min(c),
     "steps_to_target": lambda c: np.mean(np.minimum.accumulate(c) > 0.5),
@@ -64,9 +65,9 @@ def test_the_mean_over_windows_is_the_cost_of_the_run(summary):
     best = jnp.float32(jnp.inf) if objective.follows_best else ()
     found = []
     for start in range(0, HORIZON, WINDOW):
-        is_last = jnp.arange(start + 1, start + WINDOW + 1) >= HORIZON
+        steps = jnp.arange(start + 1, start + WINDOW + 1)
         window = jnp.asarray(costs[start : start + WINDOW])
-        part, best = contributions(objective, TASK, window, is_last, jnp.int32(HORIZON), best)
+        part, best = contributions(objective, TASK, window, steps, jnp.int32(HORIZON), best)
         found.append(part)
     np.testing.assert_allclose(np.mean(found), RUNS[summary](costs), rtol=1e-5, atol=1e-6)
 
@@ -208,7 +209,7 @@ MISTAKES = {
     "scaled metric": (Objective(measure="distance", normalize=True), "goes with the loss"),
     "nan": (Objective("steps_to_target", target=float("nan")), "`target` must be finite and, for"),
     "cap": (Objective("steps_to_target", target=300.0), "below the cap of task bowl, 200; got 300"),
-    "summary": (Objective("min"), "`summary` must be one of mean, log, final, best"),  # pyright: ignore
+    "summary": (Objective("min"), "`summary` must be one of mean, log, late_log, final"),  # pyright: ignore
     "split": (Objective(measure_on="test"), "`measure_on` must be one of step, train, valid"),  # pyright: ignore
     "own batch": (Objective(measure_batches=2), "must be 1 on the step's own batch; got 2"),
 }
@@ -261,8 +262,8 @@ def test_caps_and_scales():
 def test_a_target_in_units_of_the_loss():
     costs = jnp.array([0.4, 0.3, 0.2, 0.1])  # losses of 0.8 to 0.2, divided by 2
     objective = Objective("steps_to_target", target=0.5, normalize=True)
-    is_last = jnp.arange(4) == 3
-    found, _ = contributions(objective, TASK, costs, is_last, jnp.int32(4), jnp.float32(jnp.inf))
+    steps = jnp.arange(1, 5)
+    found, _ = contributions(objective, TASK, costs, steps, jnp.int32(4), jnp.float32(jnp.inf))
     np.testing.assert_array_equal(found, [1.0, 1.0, 0.0, 0.0])
 
 
