@@ -117,7 +117,9 @@ def test_a_rate_multiplier_scales_updates_and_may_be_traced(muon_path):
 
 def test_weight_decay_replaces_that_of_the_release(muon_path):
     none, some = (first_updates(muon_path, weight_decay=decay) for decay in (0.0, 0.5))
-    np.testing.assert_allclose(some["w"] - none["w"], -0.01 * 0.5 * PARAMS["w"], rtol=1e-4)
+    np.testing.assert_allclose(
+        some["w"] - none["w"], -0.01 * np.sqrt(1000 / 10) * 0.5 * PARAMS["w"], rtol=1e-4
+    )
     np.testing.assert_array_equal(some["b"], none["b"])
     own = l2o.optimizer(muon_path, horizon=10, weight_decay=0.5, design=l2o.muon_mlp)
     updates, _ = own.update(GRADS, own.init(PARAMS), PARAMS, value=jnp.float32(1.0))

@@ -153,7 +153,7 @@ def progress_fraction(count: jax.Array, horizon: int | jax.Array) -> jax.Array:
     return jnp.tanh(10.0 * (count / horizon - jnp.asarray(FRACTION_CENTRES, jnp.float32)))
 
 
-def linear_decay(rate: float, count: jax.Array, horizon: int | jax.Array) -> jax.Array:
+def linear_decay(rate: float | jax.Array, count: jax.Array, horizon: int | jax.Array) -> jax.Array:
     """Compute a rate that falls as 1 - t/T, at step t = `count`; past T it is that of T - 1."""
     return rate * jnp.maximum(horizon - count, 1.0) / horizon
 

@@ -10,7 +10,7 @@ direction, which is normalised. For each tensor, with unit(x) = x / RMS(x),
     o = unit(NewtonSchulz(n))     for a matrix; a otherwise
     u = unit(o + tanh(x₁) a + MLP₁(features))
     φ ← φ - η (s u + w φ)
-    η = rate · (1 - t/T) · exp(4 tanh(x₂ / 2))
+    η = rate · √(1000 / T) · (1 - t/T) · exp(4 tanh(x₂ / 2))
     w = decay · exp(3 tanh(x₃ / 2))      for a matrix; 0 otherwise
     s = 10 / √(longer side)              for a matrix; 1 otherwise, and with scaling="rms"
 
@@ -65,6 +65,9 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 between 0.7 and 1.2; smaller ones stay smaller."""
 
 STEPS = 5
+
+TYPICAL_LENGTH = 1000.0
+"""Steps of a run whose first step size is `rate`."""
 
 TINY = 1e-30
 
@@ -201,7 +204,8 @@ def muon_mlp(
     >>> updates, state = tx.update(params, tx.init(params), params, value=jnp.float32(2.0))
 
     Args:
-        rate: Nominal step size before learning, in units of the parameters.
+        rate: Nominal step size before learning, in units of the parameters, of a run of 1,000
+            steps; that of T steps is √(1000 / T) times as large.
         weight_decay: Nominal decay of matrices, which is multiplied by the step size.
         scaling: What is the same for all matrices of full rank before learning: the root mean
             square of a step, "rms", or its singular values, "spectral": those of 100 columns.
@@ -283,9 +287,10 @@ def muon_mlp(
 
         def shared(count: jax.Array, trend: LossTrend) -> tuple[Any, ...]:
             count = count.astype(jnp.float32)
-            nominal_rate = features.linear_decay(rate, count, num_steps)
-            length = 0.2 * jnp.log(jnp.asarray(num_steps, jnp.float32))
-            run_inputs = jnp.append(run_statistics(trend, count, num_steps), length)
+            length = jnp.asarray(num_steps, jnp.float32)
+            first_rate = rate * jnp.sqrt(TYPICAL_LENGTH / length)
+            nominal_rate = features.linear_decay(first_rate, count, length)
+            run_inputs = jnp.append(run_statistics(trend, count, num_steps), 0.2 * jnp.log(length))
             return theta, count + 1.0, run_inputs, nominal_rate
 
         return per_tensor_transform(

@@ -96,7 +96,9 @@ def reference(theta, cases, name, shape, scaling):
         for i in range(3):
             x = (np.maximum(x, 0.0) if i else x) @ net[f"w{i}"] + net[f"b{i}"]
         u = unit(o + np.tanh(output("mixture")) * a + x[..., 0])
-        rate = 0.1 * (1 - progress) * np.exp(4 * np.tanh(output("rate") / 2))
+        rate = (
+            0.1 * np.sqrt(1000 / HORIZON) * (1 - progress) * np.exp(4 * np.tanh(output("rate") / 2))
+        )
         if sides:
             factor = 1.0 if scaling == "rms" else 10.0 / np.sqrt(max(sides))
             u = factor * u + 0.2 * np.exp(3 * np.tanh(output("decay") / 2)) * p
@@ -133,7 +135,9 @@ def test_each_network_has_its_say(net):
         assert np.exp(-4) < rms(found["w"]) / rms(before["w"]) < np.exp(4)
     if net in ("direction", "mixture"):
         lopt = muon_mlp(weight_decay=0.0, scaling="rms")
-        assert rms(updates(theta_of(lopt, net))["w"]) == pytest.approx(0.003, rel=1e-4)
+        assert rms(updates(theta_of(lopt, net))["w"]) == pytest.approx(
+            0.003 * np.sqrt(1000 / HORIZON), rel=1e-4
+        )
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
