@@ -19,10 +19,10 @@ axes are longer than one; of more the first ones are joined, and the last ones, 
 square as they get: kernels of convolutions and of attention's heads need no names. MLP₁ reads at
 every element eight features, each over its RMS: parameter, gradient, two momenta (0.9, 0.99),
 gradient and momenta over the root of the second moment (0.99), and o. The others read seventeen
-statistics: horizon, progress, loss trend, scale of the parameters, agreement of gradient,
-parameters, o and momenta, noise, and the sides of the matrix. What has never had a gradient other
-than zero, such as a row of an embedding that was not looked up, stays. T is the horizon; past it
-the rate stays that of the last step.
+statistics, each about one in size: horizon, progress, loss trend, scale of the parameters,
+agreement of gradient, parameters, o and momenta, noise, and the sides of the matrix. What has never
+had a gradient other than zero, such as a row of an embedding that was not looked up, stays. T is
+the horizon; past it the rate stays that of the last step.
 """
 
 import functools
@@ -68,6 +68,9 @@ STEPS = 5
 
 TYPICAL_LENGTH = 1000.0
 """Steps of a run whose first step size is `rate`."""
+
+TYPICAL_SIDE = 64.0
+"""Side of a matrix that is zero among the statistics."""
 
 TINY = 1e-30
 
@@ -157,6 +160,11 @@ def moments(accumulators: MuonAccumulators, count: jax.Array) -> tuple[list[jax.
 def nesterov(g: jax.Array, momentum: jax.Array) -> jax.Array:
     """Momentum of the step to come."""
     return MOMENTUM_DECAYS[0] * momentum + (1.0 - MOMENTUM_DECAYS[0]) * g
+
+
+def centred_log(size: int | jax.Array, typical: float) -> jax.Array:
+    """Half the logarithm of a size over a typical one: between -1 and 1 from 1/7 to 7 times it."""
+    return 0.5 * jnp.log(jnp.asarray(size, jnp.float32) / typical)
 
 
 def elementwise_features(
@@ -265,8 +273,8 @@ def muon_mlp(
                 run_inputs,
                 means[:5],
                 jnp.log(means[5:7] + 1e-3),
-                0.1 * jnp.clip(jnp.log(means[7:] + 1e-30), -30.0, 30.0),
-                jnp.array([0.2 * math.log(rows), 0.2 * math.log(columns)], jnp.float32),
+                jnp.clip(1.0 + 0.25 * jnp.log(means[7:] + 1e-30), -4.0, 4.0),
+                jnp.array([centred_log(rows, TYPICAL_SIDE), centred_log(columns, TYPICAL_SIDE)]),
             ]
         )
         output = lambda name: nets.mlp_apply(theta[name], statistics, jnp.tanh)[0]
@@ -290,7 +298,9 @@ def muon_mlp(
             length = jnp.asarray(num_steps, jnp.float32)
             first_rate = rate * jnp.sqrt(TYPICAL_LENGTH / length)
             nominal_rate = features.linear_decay(first_rate, count, length)
-            run_inputs = jnp.append(run_statistics(trend, count, num_steps), 0.2 * jnp.log(length))
+            run_inputs = jnp.append(
+                run_statistics(trend, count, num_steps), centred_log(length, TYPICAL_LENGTH)
+            )
             return theta, count + 1.0, run_inputs, nominal_rate
 
         return per_tensor_transform(

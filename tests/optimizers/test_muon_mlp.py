@@ -79,11 +79,12 @@ def reference(theta, cases, name, shape, scaling):
         statistics = np.array(
             [
                 *(progress, progress**0.5, progress**0.25, 0.2 * np.log(t)),
-                *(np.clip(fast_loss - slow_loss, -3, 3), 0.3 * trend, 0.2 * np.log(HORIZON)),
+                *(np.clip(fast_loss - slow_loss, -3, 3), 0.3 * trend, 0.5 * np.log(HORIZON / 1000)),
                 *(cosine(g, momenta[0]), cosine(g, momenta[1]), cosine(*momenta)),
                 *(cosine(p, momenta[0]), cosine(a, o)),
                 *(np.log(np.mean(np.abs(m / root)) + 1e-3) for m in momenta),
-                *(0.1 * np.log(np.mean(p**2)), 0.2 * np.log(rows), 0.2 * np.log(columns)),
+                np.clip(1 + 0.25 * np.log(np.mean(p**2)), -4, 4),
+                *(0.5 * np.log(rows / 64), 0.5 * np.log(columns / 64)),
             ]
         )
 
