@@ -1,6 +1,7 @@
 """The README's Python is run as it stands, but for the number of outer steps."""
 
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,4 +66,4 @@ def test_a_command_of_the_documentation_is_accepted(line, monkeypatch, capsys):
         return 0
 
     monkeypatch.setattr(meta_training, "meta_train", only_resolve)
-    assert main(["meta-train", *line.split()]) == 0, capsys.readouterr().err
+    assert main(["meta-train", *shlex.split(line)]) == 0, capsys.readouterr().err
