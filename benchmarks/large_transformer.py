@@ -1,5 +1,6 @@
-"""A byte transformer of 10 million parameters: a learned optimizer, told its steps and nothing
-else, beside AdamW and Muon at several rates.
+"""A byte transformer of 10 million parameters under learned optimizers, AdamW and Muon.
+
+Learned optimizers are told the number of steps and nothing else, the others run at several rates.
 
 `python benchmarks/large_transformer.py` writes `results/large_transformer.json` after each run,
 so a benchmark that was stopped goes on where it was. All runs have the same initial weights and
@@ -26,7 +27,7 @@ from l2o.datasets.fetch import dataset_folder
 from l2o.datasets.text import read_text
 from l2o.evaluation.baselines import BASELINES
 from l2o.tasks.networks.transformer import ByteTransformer
-from l2o.tasks.text import windows
+from l2o.tasks.text import Windows, windows
 
 NAME = "large_transformer"
 LAST = 25
@@ -71,10 +72,9 @@ def optimizers(options: Options) -> dict[str, Callable[[], optax.GradientTransfo
 
 
 def train(
-    options: Options, tx: optax.GradientTransformation, seed: int, text: Mapping[str, np.ndarray]
+    options: Options, tx: optax.GradientTransformation, seed: int, split: Mapping[str, Windows]
 ) -> dict[str, Any]:
     """One run."""
-    split = {name: windows(text[name], options.length) for name in ("train", "valid")}
     model = ByteTransformer(options.length, options.width, options.depth, rngs=nnx.Rngs(seed))
     graph, params = nnx.split(model)
     extended = optax.with_extra_args_support(tx)
@@ -120,11 +120,12 @@ def main(options: Options) -> None:
     if kept.get("settings") != settings:
         kept = {"settings": settings, "environment": environment(), "runs": {}}
     text = read_text(dataset_folder("moby_dick"))
+    split = {name: windows(text[name], options.length) for name in ("train", "valid")}
     for name, make in optimizers(options).items():
         for seed in range(options.seeds):
             run = f"{name}, seed {seed}"
             if run not in kept["runs"]:
-                kept["runs"][run] = train(options, make(), seed, text)
+                kept["runs"][run] = train(options, make(), seed, split)
                 write(NAME, kept)
             found = kept["runs"][run]
             print(
