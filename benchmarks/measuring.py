@@ -7,6 +7,7 @@ what it is compared with.
 import json
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -99,8 +100,10 @@ def environment() -> dict[str, Any]:
 
 
 def write(name: str, result: Any) -> Path:
-    """Writes `name.json`, whole or not at all."""
+    """Writes `name.json`, whole or not at all; what nothing else is in has a line."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    atomic_write(path, (json.dumps(result, indent=2) + "\n").encode())
+    text = json.dumps(result, indent=1) + "\n"
+    text = re.sub(r"[\[{][^\[\]{}]*[\]}]", lambda found: " ".join(found[0].split()), text)
+    atomic_write(path, text.encode())
     return path

@@ -26,7 +26,7 @@ from l2o.suite.suite_task import SuiteTask
 from l2o.suite.summary import LOSSES, figures
 
 
-def test_metric(result: Result) -> float:
+def metric_on_test(result: Result) -> float:
     """Median of what is better when larger: accuracy, or else the loss with a minus."""
     found = result.best.test_end
     return float(np.median(found["accuracy"] if "accuracy" in found else -found["loss"]))
@@ -55,14 +55,14 @@ def compare(
                 "speedup": median_interval(speedups[:, i])._asdict(),
                 "ratio": ratios[i],
             }
-    metrics = [(test_metric(own[e.name]), test_metric(other[e.name])) for e in both]
+    metrics = [(metric_on_test(own[e.name]), metric_on_test(other[e.name])) for e in both]
     found["test_metric_at_least"] = sum(a >= b for a, b in metrics)
     return found
 
 
-def shown(estimate: dict[str, float], middle: str) -> str:
+def shown(estimate: dict[str, float]) -> str:
     """A number with its interval."""
-    return f"{estimate[middle]:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+    return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
 
 
 def main() -> None:
@@ -79,6 +79,8 @@ def main() -> None:
         for folder in options.folders:
             for name, (result, _) in results_of(folder, entry.name).items():
                 by_name.setdefault(name, {})[entry.name] = result
+    if options.name not in by_name:
+        parser.error(f"`name` must be among {', '.join(sorted(by_name))}; got {options.name}")
     own = by_name.pop(options.name)
     found = {name: compare(own, other, entries) for name, other in by_name.items()}
     table = Table("rival", "tasks", "training", "validation", "ahead, behind", "test metric")
@@ -86,7 +88,7 @@ def main() -> None:
         table.add_row(
             name,
             str(len(row["tasks"])),
-            *(shown(row[losses]["speedup"], "value") for losses in LOSSES),
+            *(shown(row[losses]["speedup"]) for losses in LOSSES),
             ", ".join(f"{row[k]['ahead']} {row[k]['behind']}" for k in LOSSES),
             f"{row['test_metric_at_least']} of {len(row['tasks'])}",
         )
