@@ -5,6 +5,7 @@ estimated apart. Every summary is such a mean, for a run of T steps that measure
     mean             c_t
     log              ln(c_t + 0.001), the area under the logarithm of the curve
     late_log         2 t / (T + 1) ln(c_t + 0.001), the same with weights that grow over the run
+    final_log        10 ln(c_t + 0.001) in the last tenth of the run, 0 before: the mean there
     final            T c_T at the last step, 0 before
     best             T (b_t - b_{t-1}), b_t the lowest so far and b_0 = 0: the sum telescopes to b_T
     steps_to_target  1 while the target has not been reached, else 0: the fraction of the run
@@ -20,10 +21,13 @@ import optax
 
 from l2o.task import Batch, Data, Instance, Key, Task
 
-Summary = Literal["mean", "log", "late_log", "final", "best", "steps_to_target"]
+Summary = Literal["mean", "log", "late_log", "final_log", "final", "best", "steps_to_target"]
 Batches = Literal["step", "train", "valid"]
 
 Best = jax.Array | tuple[()]
+
+LOGARITHMS = ("log", "late_log", "final_log")
+"""Summaries of the logarithm of the loss."""
 
 LOG_FLOOR = 1e-3
 """Added to a loss before its logarithm, so that a solved problem is not worth everything."""
@@ -37,8 +41,8 @@ class Objective:
     False
 
     Attributes:
-        summary: Summary of the measurements along a run: "mean", "log", "late_log", "final",
-            "best" or "steps_to_target"; see the module.
+        summary: Summary of the measurements along a run: "mean", "log", "late_log",
+            "final_log", "final", "best" or "steps_to_target"; see the module.
         measure: Quantity that is measured: "loss", up to the task's cap, or the name of one of the
             task's metrics. A metric needs no gradient; those in `Task.maximized` count negatively.
         measure_on: Batches of a measurement: "step" is the step's own batch before its update;
@@ -115,7 +119,7 @@ def check_metric(objective: Objective, task: Task) -> None:
             f"`measure` must be loss or a metric of task {task.name}; got {objective.measure}. "
             f"Try {', '.join(('loss', *names))}."
         )
-    if objective.summary in ("log", "late_log"):
+    if objective.summary in LOGARITHMS:
         raise ValueError(
             f"`measure` must be loss for the objective {objective.summary}; got "
             f"{objective.measure}. Try the objective mean or final."
@@ -208,6 +212,16 @@ def on_fresh_batches(
     return jnp.mean(jax.vmap(measure_batch)(jax.random.split(key, objective.measure_batches)))
 
 
+def log_weights(summary: Summary, steps: jax.Array, horizon: jax.Array) -> jax.Array:
+    """Weigh the logarithm at each step; the weights of a run have mean 1, shape (window,)."""
+    if summary == "late_log":
+        return 2.0 * steps / (horizon + 1)
+    if summary == "final_log":
+        last = jnp.ceil(horizon / 10)
+        return jnp.where(steps > horizon - last, horizon / last, 0.0)
+    return jnp.ones(steps.shape)
+
+
 def contributions(
     objective: Objective,
     task: Task,
@@ -230,9 +244,9 @@ def contributions(
         The contributions, shape (window,), and the lowest cost after the window.
     """
     if isinstance(best, tuple):
-        if objective.summary in ("log", "late_log"):
+        if objective.summary in LOGARITHMS:
             logs = jnp.log(jnp.maximum(costs, 0.0) + LOG_FLOOR)
-            return logs if objective.summary == "log" else 2.0 * steps / (horizon + 1) * logs, best
+            return log_weights(objective.summary, steps, horizon) * logs, best
         if objective.summary == "final":
             return jnp.where(steps >= horizon, horizon * costs, 0.0), best
         return costs, best

@@ -1,6 +1,7 @@
 """What a run costs: every summary is the mean over its steps, whatever the windows."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,7 @@ RUNS = {
     "mean": lambda c: np.mean(c),
     "log": lambda c: np.mean(np.log(c + 1e-3)),
     "late_log": lambda c: np.average(np.log(c + 1e-3), weights=np.arange(1, len(c) + 1)),
+    "final_log": lambda c: np.mean(np.log(c[-math.ceil(len(c) / 10) :] + 1e-3)),
     "final": lambda c: c[-1],
     "best": lambda c: np.min(c),
     "steps_to_target": lambda c: np.mean(np.minimum.accumulate(c) > 0.5),
@@ -209,7 +211,7 @@ MISTAKES = {
     "scaled metric": (Objective(measure="distance", normalize=True), "goes with the loss"),
     "nan": (Objective("steps_to_target", target=float("nan")), "`target` must be finite and, for"),
     "cap": (Objective("steps_to_target", target=300.0), "below the cap of task bowl, 200; got 300"),
-    "summary": (Objective("min"), "`summary` must be one of mean, log, late_log, final"),  # pyright: ignore
+    "summary": (Objective("min"), "`summary` must be one of mean, log, late_log, final_log"),  # pyright: ignore
     "split": (Objective(measure_on="test"), "`measure_on` must be one of step, train, valid"),  # pyright: ignore
     "own batch": (Objective(measure_batches=2), "must be 1 on the step's own batch; got 2"),
 }

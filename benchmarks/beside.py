@@ -1,0 +1,59 @@
+"""Runs optimizers of which nothing is tuned on the tasks of suites that were run elsewhere.
+
+`python benchmarks/beside.py l2o-1 runs/gpu runs/cpu --out runs/l2o-1` takes from what `l2o suite
+--out FOLDER` kept, the first folder that has a task, the reference's final loss, budget and seed,
+and trains each optimizer there, on this machine: a rival need not be tuned again to stand beside
+it. Losses of two machines differ by rounding; seconds do not compare. What is in `--out` is not
+run again. Read both with `speedups.py l2o-1 runs/gpu runs/cpu runs/l2o-1`.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from l2o.cli.suite import find_all, find_suite
+from l2o.suite.result import read_result
+from l2o.suite.run import BUDGETS, Budget, TaskRunner, make_task
+
+
+def reference_of(folders: list[Path], task: str) -> tuple[float, Budget, int] | None:
+    """Target, budget and seed of the newest result of NAdamW, the reference, on a task."""
+    for folder in folders:
+        paths = sorted(
+            folder.glob(f"results/{task}/nadamw-*.json"), key=lambda p: p.stat().st_mtime
+        )
+        if paths:
+            identity = json.loads(paths[-1].read_text())["identity"]
+            config = json.loads((folder / "suite.json").read_text())["config"]
+            budget = replace(BUDGETS["full"], **json.loads(identity["budget"]))
+            return read_result(paths[-1])[0], budget, config["seed"]
+    return None
+
+
+def main() -> None:
+    """Train on task after task."""
+    parser = argparse.ArgumentParser(description="Untuned optimizers beside kept results.")
+    parser.add_argument("optimizer", help="name, or NAME=FILE, as in l2o suite; several by commas")
+    parser.add_argument("folders", nargs="+", type=Path, help="folders of l2o suite --out")
+    parser.add_argument("--suite", default="suite-1", help="name of the suite, or module:attribute")
+    parser.add_argument("--tasks", nargs="*", help="tasks; all that have results if not given")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    options = parser.parse_args()
+    entrants = find_all(options.optimizer.split(","))
+    if tuned := [entrant.name for entrant in entrants if entrant.baseline.is_tuned]:
+        parser.error(f"`optimizer` must have nothing that is tuned; got {', '.join(tuned)}")
+    for entry in find_suite(options.suite):
+        reference = reference_of(options.folders, entry.name)
+        if reference is None or (options.tasks and entry.name not in options.tasks):
+            continue
+        target, budget, seed = reference
+        runner = TaskRunner(entry, make_task(entry), budget, options.out, seed)
+        for entrant in entrants:
+            result, _ = runner.run(entrant, target)
+            loss = float(result.best.train[:, -1].mean())
+            print(f"{entry.name} {entrant.name}: {loss:.3g}, {result.seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Whether a learned optimizer takes steps of the right size: its losses at multiples of its rate.
+
+`python benchmarks/multipliers.py FILE python_lstm python_lstm_16` trains a task of a family by the
+learned optimizer, and by its design before meta-training, with all updates times a number. Of one
+whose losses are lowest at another number than 1 the step size is not what suits the task. The mean
+of the probe loss at the end over the seeds, with its standard error.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Annotated
+
+import jax
+import numpy as np
+import optax
+import tyro
+
+import l2o
+from l2o.learned_optimizer import Theta
+from l2o.registry import task_family
+
+
+@dataclass(frozen=True)
+class Options:
+    """Trains a task at multiples of a learned optimizer's rate."""
+
+    optimizer: Annotated[str, tyro.conf.Positional]
+    """Name or file."""
+    family: Annotated[str, tyro.conf.Positional]
+    """Family of the task."""
+    task: Annotated[str, tyro.conf.Positional]
+    """Name of the task."""
+    multipliers: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    """What its updates are multiplied by."""
+    horizon: int = 500
+    """Steps."""
+    seeds: int = 8
+    """Runs."""
+
+
+def main(options: Options) -> None:
+    """Train and print."""
+    family = task_family(options.family)
+    (task,) = (t for t in (*family.train, *family.evaluation) if t.name == options.task)
+    lopt, theta = l2o.load(options.optimizer)
+    untrained = lopt.init(jax.random.key(0))
+    for name, weights in (("learned", theta), ("untrained", untrained)):
+
+        def scaled(multiplier: float, *, horizon: int, weights: Theta = weights):
+            return optax.chain(lopt.transform(weights, horizon=horizon), optax.scale(multiplier))
+
+        optimizers = {f"{m:g}": functools.partial(scaled, m) for m in options.multipliers}
+        curves = l2o.evaluate(
+            l2o.stream(0, "evaluation"),
+            task,
+            optimizers,
+            horizon=options.horizon,
+            num_seeds=options.seeds,
+            allow_seen=True,
+        )
+        losses = {m: np.asarray(curve.final_loss) for m, curve in curves.items()}
+        shown = (
+            f"x {m} {loss.mean():.3f} ({loss.std() / len(loss) ** 0.5:.3f})"
+            for m, loss in losses.items()
+        )
+        print(f"{options.task}, {name}:", "  ".join(shown), flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
