@@ -6,16 +6,18 @@ whose losses are lowest at another number than 1 the step size is not what suits
 of the probe loss at the end over the seeds, with its standard error.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Annotated
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
 
 import l2o
+from l2o.evaluation.starts import draw_starts
+from l2o.evaluation.training import Trainer
 from l2o.learned_optimizer import Theta
 from l2o.registry import task_family
 
@@ -42,26 +44,21 @@ def main(options: Options) -> None:
     """Train and print."""
     family = task_family(options.family)
     (task,) = (t for t in (*family.train, *family.evaluation) if t.name == options.task)
+    starts = draw_starts(l2o.stream(0, "evaluation"), task, options.seeds)
     lopt, theta = l2o.load(options.optimizer)
-    untrained = lopt.init(jax.random.key(0))
-    for name, weights in (("learned", theta), ("untrained", untrained)):
 
-        def scaled(multiplier: float, *, horizon: int, weights: Theta = weights):
-            return optax.chain(lopt.transform(weights, horizon=horizon), optax.scale(multiplier))
+    for name, weights in (("learned", theta), ("untrained", lopt.init(jax.random.key(0)))):
 
-        optimizers = {f"{m:g}": functools.partial(scaled, m) for m in options.multipliers}
-        curves = l2o.evaluate(
-            l2o.stream(0, "evaluation"),
-            task,
-            optimizers,
-            horizon=options.horizon,
-            num_seeds=options.seeds,
-            allow_seen=True,
-        )
-        losses = {m: np.asarray(curve.final_loss) for m, curve in curves.items()}
+        def scaled(multiplier: jax.Array, weights: Theta = weights) -> optax.GradientTransformation:
+            tx = lopt.transform(weights, horizon=options.horizon)
+            return optax.chain(tx, optax.scale(multiplier))
+
+        trainer = Trainer(task, scaled, horizon=options.horizon)
+        curves = trainer.train(jnp.asarray(options.multipliers), starts)
+        losses = [np.asarray(curve.final_loss) for curve in curves]
         shown = (
-            f"x {m} {loss.mean():.3f} ({loss.std() / len(loss) ** 0.5:.3f})"
-            for m, loss in losses.items()
+            f"x {m:g} {loss.mean():.3f} ({loss.std(ddof=1) / len(loss) ** 0.5:.3f})"
+            for m, loss in zip(options.multipliers, losses, strict=True)
         )
         print(f"{options.task}, {name}:", "  ".join(shown), flush=True)
 
