@@ -15,10 +15,11 @@ from pathlib import Path
 from l2o.cli.suite import find_all, find_suite
 from l2o.suite.result import read_result
 from l2o.suite.run import BUDGETS, Budget, TaskRunner, make_task
+from l2o.suite.suite_task import selected
 
 
 def reference_of(folders: list[Path], task: str) -> tuple[float, Budget, int] | None:
-    """Target, budget and seed of the newest result of NAdamW, the reference, on a task."""
+    """Target, budget and seed of NAdamW, the reference, on a task, in the first folder of it."""
     for folder in folders:
         paths = sorted(
             folder.glob(f"results/{task}/nadamw-*.json"), key=lambda p: p.stat().st_mtime
@@ -43,9 +44,12 @@ def main() -> None:
     entrants = find_all(options.optimizer.split(","))
     if tuned := [entrant.name for entrant in entrants if entrant.baseline.is_tuned]:
         parser.error(f"`optimizer` must have nothing that is tuned; got {', '.join(tuned)}")
-    for entry in find_suite(options.suite):
-        reference = reference_of(options.folders, entry.name)
-        if reference is None or (options.tasks and entry.name not in options.tasks):
+    entries = selected(find_suite(options.suite), options.tasks or ())
+    references = {entry.name: reference_of(options.folders, entry.name) for entry in entries}
+    if not any(references.values()):
+        parser.error("`folders` must hold results of nadamw; got none on these tasks")
+    for entry in entries:
+        if (reference := references[entry.name]) is None:
             continue
         target, budget, seed = reference
         runner = TaskRunner(entry, make_task(entry), budget, options.out, seed)

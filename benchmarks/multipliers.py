@@ -6,6 +6,7 @@ whose losses are lowest at another number than 1 the step size is not what suits
 of the probe loss at the end over the seeds, with its standard error.
 """
 
+import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -43,7 +44,10 @@ class Options:
 def main(options: Options) -> None:
     """Train and print."""
     family = task_family(options.family)
-    (task,) = (t for t in (*family.train, *family.evaluation) if t.name == options.task)
+    tasks = {task.name: task for task in (*family.train, *family.evaluation)}
+    if options.task not in tasks:
+        sys.exit(f"error: `task` must be among {', '.join(tasks)}; got {options.task}.")
+    task = tasks[options.task]
     starts = draw_starts(l2o.stream(0, "evaluation"), task, options.seeds)
     lopt, theta = l2o.load(options.optimizer)
 

@@ -5,12 +5,13 @@
 Every theta has pairs, runs and a meta-optimizer of its own. Programs are those of one theta with an
 axis more: on a GPU, which waits for small kernels, several cost little more than one. Each task is
 a program of its own, and XLA compiles them side by side. The estimator is NRES; the meta-optimizer
-is that of `l2o meta-train`, its rate falling linearly to zero over the minutes given. Theta i,
+is AdamW with clipping, its rate falling linearly to zero over the minutes given. Theta i,
 averaged, is `FOLDER/I.safetensors`; `FOLDER/metrics.jsonl` has a line an outer step. A run cannot
 be resumed, only begun from its thetas.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,9 @@ import optax
 import tyro
 
 import l2o
+from l2o import release
 from l2o.estimators.estimator import Estimator, EstimatorState, average_metrics, weighted_mean
+from l2o.evaluation.seen import names_and_signatures
 from l2o.learned_optimizer import Theta
 from l2o.learner import descend, update_ema
 from l2o.objective import Summary
@@ -92,12 +95,16 @@ def estimators_of(
     }
 
 
-def first_thetas(options: Options, lopt: l2o.LearnedOptimizer, keys: jax.Array) -> Theta:
-    """Read or draw the thetas, with an axis over them in front."""
+def first_thetas(options: Options, keys: jax.Array) -> tuple[l2o.LearnedOptimizer, Theta]:
+    """Read or draw the thetas, with an axis over them in front, and their design."""
     if not options.init_from:
-        return jax.vmap(lopt.init)(keys)
-    found = [l2o.load(path)[1] for path in options.init_from]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+        lopt = l2o.muon_mlp()
+        return lopt, jax.vmap(lopt.init)(keys)
+    found = [l2o.load(path) for path in options.init_from]
+    lopt = found[0][0]
+    if any((other.name, other.config) != (lopt.name, lopt.config) for other, _ in found):
+        sys.exit("error: `init_from` must be files of one design and its options.")
+    return lopt, jax.tree.map(lambda *leaves: jnp.stack(leaves), *(theta for _, theta in found))
 
 
 def prepare(
@@ -137,10 +144,13 @@ def meta_optimizer() -> optax.GradientTransformation:
 
 def main(options: Options) -> None:
     """Meta-train for some minutes."""
-    family, lopt, optimizer = task_family(options.task), l2o.muon_mlp(), meta_optimizer()
-    estimators, weights = estimators_of(options, family, lopt), family.task_weights()
+    lengths = {len(options.seeds), len(options.learning_rates)}
+    if len(lengths | ({len(options.init_from)} if options.init_from else set())) > 1:
+        sys.exit("error: `seeds`, `learning_rates` and `init_from` must have one for each theta.")
+    family, optimizer = task_family(options.task), meta_optimizer()
     keys = jax.vmap(jax.random.key)(jnp.asarray(options.seeds))
-    theta = first_thetas(options, lopt, keys)
+    lopt, theta = first_thetas(options, keys)
+    estimators, weights = estimators_of(options, family, lopt), family.task_weights()
     rates = jnp.asarray(options.learning_rates)
 
     @jax.jit
@@ -190,14 +200,22 @@ def main(options: Options) -> None:
                 print(f"step {count}, {seconds:.0f} s: {line['meta_loss']}", flush=True)
             if count % options.save_every == 0 or seconds >= limit:
                 log.flush()
-                save(options, lopt, average, count, count * num_steps)
+                save(options, family, lopt, average, count, count * num_steps)
     print(f"{count} outer steps, {count * num_steps * len(rates):.3g} inner steps, {seconds:.0f} s")
 
 
 def save(
-    options: Options, lopt: l2o.LearnedOptimizer, thetas: Theta, count: int, inner_steps: int
+    options: Options,
+    family: TaskFamily,
+    lopt: l2o.LearnedOptimizer,
+    thetas: Theta,
+    count: int,
+    inner_steps: int,
 ) -> None:
-    """Write the thetas as release files."""
+    """Write the thetas as release files, with all that they or those before them have seen."""
+    seen = set(names_and_signatures(family.train))
+    for path in options.init_from:
+        seen |= set(release.summary(path)["trained_on"])
     for i, (rate, seed) in enumerate(zip(options.learning_rates, options.seeds, strict=True)):
         summary = {
             "task": options.task,
@@ -211,6 +229,7 @@ def save(
             "outer_steps": count,
             "inner_steps": inner_steps,
             "seed": seed,
+            "trained_on": sorted(seen),
         }
         theta = jax.tree.map(lambda x, i=i: x[i], thetas)
         l2o.save(options.folder / f"{i}.safetensors", lopt, theta, summary)

@@ -1,11 +1,12 @@
 """How many times fewer steps one optimizer needs to the final losses of each of its rivals.
 
 `python benchmarks/speedups.py l2o-1 runs/suite` reads what `l2o suite --out runs/suite` kept, of
-all tasks on which both took part. The steps are those of `docs/suite.md`, with each rival in turn
-as the reference: to a training loss those of the setting that was first there on tuning seeds, and
-0 where a run never gets there. Over all tasks it is the interquartile mean of seeds and tasks, with
-an interval over seeds. Beside it stand the number of tasks on which the median test metric, that
-is accuracy or else the loss, is at least as good as the rival's, and the diverged runs.
+all tasks on which both took part, each from the first folder that has it. The steps are those of
+`docs/suite.md`, with each rival in turn as the reference: to a training loss those of the setting
+that was first there on tuning seeds, and 0 where a run never gets there. Over all tasks it is the
+interquartile mean of seeds and tasks, with an interval over seeds. Beside it stand the number of
+tasks on which the median test metric, that is accuracy or else the loss, is at least as good as
+the rival's, and the diverged runs.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from l2o.cli.suite import find_suite
 from l2o.evaluation import aggregates
 from l2o.evaluation.statistics import median_interval
 from l2o.suite.result import Result
-from l2o.suite.suite_task import SuiteTask
+from l2o.suite.suite_task import SuiteTask, selected
 from l2o.suite.summary import LOSSES, figures
 
 
@@ -71,17 +72,19 @@ def main() -> None:
     parser.add_argument("name", help="the optimizer, as the suite calls it")
     parser.add_argument("folders", nargs="+", type=Path, help="folders of l2o suite --out")
     parser.add_argument("--suite", default="suite-1", help="name of the suite, or module:attribute")
+    parser.add_argument("--tasks", nargs="+", help="tasks of the suite; all if not given")
     parser.add_argument("--json", help="name of a file in benchmarks/results")
     options = parser.parse_args()
-    entries = find_suite(options.suite)
+    entries = selected(find_suite(options.suite), options.tasks or ())
     by_name: dict[str, dict[str, Result]] = {}
     for entry in entries:
         for folder in options.folders:
             for name, (result, _) in results_of(folder, entry.name).items():
-                by_name.setdefault(name, {})[entry.name] = result
+                by_name.setdefault(name, {}).setdefault(entry.name, result)
     if options.name not in by_name:
         parser.error(f"`name` must be among {', '.join(sorted(by_name))}; got {options.name}")
     own = by_name.pop(options.name)
+    by_name = {name: other for name, other in by_name.items() if own.keys() & other.keys()}
     found = {name: compare(own, other, entries) for name, other in by_name.items()}
     table = Table("rival", "tasks", "training", "validation", "ahead, behind", "test metric")
     for name, row in found.items():

@@ -5,7 +5,7 @@ estimated apart. Every summary is such a mean, for a run of T steps that measure
     mean             c_t
     log              ln(c_t + 0.001), the area under the logarithm of the curve
     late_log         2 t / (T + 1) ln(c_t + 0.001), the same with weights that grow over the run
-    final_log        10 ln(c_t + 0.001) in the last tenth of the run, 0 before: the mean there
+    final_log        T/n ln(c_t + 0.001) in the last n = ⌈T/10⌉ steps, 0 before: the mean there
     final            T c_T at the last step, 0 before
     best             T (b_t - b_{t-1}), b_t the lowest so far and b_0 = 0: the sum telescopes to b_T
     steps_to_target  1 while the target has not been reached, else 0: the fraction of the run

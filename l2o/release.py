@@ -8,7 +8,9 @@ names. Nothing is unpickled.
 import difflib
 import importlib.resources
 import inspect
+import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 import optax
 
 from l2o import registry, stacks
-from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta, check_numbers
+from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
 from l2o.registry import DESIGNS, RENAMED, RENAMED_ARGUMENTS
 from l2o.release_file import invalid, not_finite, read_file, shapes, write_file
 from l2o.runs.folder import RunFolder
@@ -146,33 +148,50 @@ def optimizer(
             run folder.
         horizon: Number of steps of the training run, for designs that follow its progress.
         rate_multiplier: What its updates are multiplied by: the one thing to try when a run is too
-            slow, or unstable. A number, or a scalar array, which may be traced.
+            slow, or unstable. A number, or a scalar array, which may be traced. The state is the
+            same with all of them.
         weight_decay: Nominal weight decay of its design in place of the one that it was
             meta-trained with, for designs that have one, such as MuonMLP; 0 for none.
         stacked: Axis of the layers in arrays that hold all layers, by path; see `l2o.stacked`.
         design: Constructor, for a design that does not come with l2o.
 
     Raises:
-        ValueError: As `load`; if `rate_multiplier` is a number that is not positive and finite; or
+        ValueError: As `load`; if `rate_multiplier` is not one positive, finite number; or
             if there is a `weight_decay`, and the design has none or does not take it.
     """
     lopt, theta, constructor = _load(name_or_path, design)
     if weight_decay is not None:
         lopt = _with_weight_decay(lopt, constructor, weight_decay)
+    _check_multiplier(rate_multiplier)
     tx = lopt.transform(theta, horizon=horizon)
     if isinstance(rate_multiplier, jax.Array) or rate_multiplier != 1.0:
-        tx = optax.chain(tx, optax.scale(_checked_multiplier(rate_multiplier)))
+        tx = _scaled(tx, rate_multiplier)
     return tx if stacked is None else stacks.stacked(tx, stacked)
 
 
-def _checked_multiplier(multiplier: float | jax.Array) -> float | jax.Array:
-    if not isinstance(multiplier, jax.Array):
-        check_numbers(rate_multiplier=multiplier)
-        if multiplier <= 0:
-            raise ValueError(
-                f"`rate_multiplier` must be positive; got {multiplier}. Try rate_multiplier=0.5."
-            )
-    return multiplier
+def _check_multiplier(multiplier: float | jax.Array) -> None:
+    if isinstance(multiplier, jax.core.Tracer) and not multiplier.shape:
+        return
+    value = np.asarray(multiplier).item() if not np.shape(multiplier) else None
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(
+            f"`rate_multiplier` must be one positive number; got {multiplier!r}. "
+            "Try rate_multiplier=0.5."
+        )
+
+
+def _scaled(
+    tx: optax.GradientTransformationExtraArgs, multiplier: float | jax.Array
+) -> optax.GradientTransformationExtraArgs:
+    """The same state, and updates times a number, in their type."""
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params = None, **extra: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        updates, state = tx.update(updates, state, params, **extra)
+        return jax.tree.map(lambda u: jnp.asarray(multiplier, u.dtype) * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 def _with_weight_decay(

@@ -1,4 +1,5 @@
 import json
+import math
 import struct
 import tracemalloc
 
@@ -115,6 +116,17 @@ def test_a_rate_multiplier_scales_updates_and_may_be_traced(muon_path):
         np.testing.assert_allclose(traced[name], twice[name], rtol=1e-5)
 
 
+def test_a_rate_multiplier_keeps_the_state_and_the_type_of_updates(muon_path):
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
+    states = []
+    for multiplier in (1.0, 0.5, np.float64(0.5), jnp.float32(0.5)):
+        tx = l2o.optimizer(muon_path, horizon=10, rate_multiplier=multiplier)
+        updates, state = tx.update(params, tx.init(params), params, value=jnp.float32(1.0))
+        assert all(u.dtype == jnp.bfloat16 for u in jax.tree.leaves(updates))
+        states.append(jax.tree.structure(state))
+    assert len(set(states)) == 1
+
+
 def test_weight_decay_replaces_that_of_the_release(muon_path):
     none, some = (first_updates(muon_path, weight_decay=decay) for decay in (0.0, 0.5))
     np.testing.assert_allclose(
@@ -129,9 +141,11 @@ def test_weight_decay_replaces_that_of_the_release(muon_path):
 @pytest.mark.parametrize(
     "name, arguments, message",
     [
-        ("muon", {"rate_multiplier": 0.0}, "`rate_multiplier` must be positive; got 0.0"),
-        ("muon", {"rate_multiplier": float("nan")}, "`rate_multiplier` must be finite; got nan"),
-        ("muon", {"rate_multiplier": "2"}, "`rate_multiplier` must be a number; got '2'"),
+        ("muon", {"rate_multiplier": 0.0}, "`rate_multiplier` must be one positive .* got 0.0"),
+        ("muon", {"rate_multiplier": math.nan}, "`rate_multiplier` must be one .* got nan"),
+        ("muon", {"rate_multiplier": "2"}, "`rate_multiplier` must be one positive .* got '2'"),
+        ("muon", {"rate_multiplier": jnp.float32(-1)}, "`rate_multiplier` must be one positive"),
+        ("muon", {"rate_multiplier": np.ones(2)}, "`rate_multiplier` must be one positive number"),
         ("muon", {"weight_decay": -0.1}, "`weight_decay` must not be negative; got -0.1"),
         ("digits", {"weight_decay": 0.1}, "`weight_decay` goes with .* got 0.1 for nominal_mlp"),
     ],

@@ -19,7 +19,7 @@ axes are longer than one; of more the first ones are joined, and the last ones, 
 square as they get: kernels of convolutions and of attention's heads need no names. MLP₁ reads at
 every element eight features, each over its RMS: parameter, gradient, two momenta (0.9, 0.99),
 gradient and momenta over the root of the second moment (0.99), and o. The others read seventeen
-statistics, each about one in size: horizon, progress, loss trend, scale of the parameters,
+statistics, most of them about one in size: horizon, progress, loss trend, scale of the parameters,
 agreement of gradient, parameters, o and momenta, noise, and the sides of the matrix. What has never
 had a gradient other than zero, such as a row of an embedding that was not looked up, stays. T is
 the horizon; past it the rate stays that of the last step.
