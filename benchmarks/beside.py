@@ -1,10 +1,10 @@
 """Runs optimizers of which nothing is tuned on the tasks of suites that were run elsewhere.
 
-`python benchmarks/beside.py l2o-1 runs/gpu runs/cpu --out runs/l2o-1` takes from what `l2o suite
+`python benchmarks/beside.py mine=FILE runs/gpu runs/cpu --out runs/mine` takes from what `l2o suite
 --out FOLDER` kept, the first folder that has a task, the reference's final loss, budget and seed,
 and trains each optimizer there, on this machine: a rival need not be tuned again to stand beside
 it. Losses of two machines differ by rounding; seconds do not compare. What is in `--out` is not
-run again. Read both with `speedups.py l2o-1 runs/gpu runs/cpu runs/l2o-1`.
+run again. Read both with `speedups.py mine runs/gpu runs/cpu runs/mine`.
 """
 
 import argparse

@@ -1,11 +1,10 @@
 """A byte transformer of 10 million parameters under learned optimizers, AdamW and Muon.
 
-Learned optimizers are told the number of steps and nothing else, the others run at several rates.
-
-`python benchmarks/large_transformer.py` writes `results/large_transformer.json` after each run,
-so a benchmark that was stopped goes on where it was. All runs have the same initial weights and
-batches; AdamW and Muon have a weight decay of 0.1. Losses are in nats a
-byte: of training means over the last 25 steps, of validation over 512 windows at the end.
+`python benchmarks/large_transformer.py --learned FILE` writes `results/large_transformer.json`
+after each run, so a benchmark that was stopped goes on where it was. Learned optimizers are told
+the number of steps and nothing else; AdamW and Muon run at several rates, with a weight decay of
+0.1. All runs of a seed have the same initial weights and batches. Losses are in nats a byte: of
+training means over the last 25 steps, of validation over 512 windows at the end.
 """
 
 import json
@@ -39,7 +38,7 @@ LAST = 25
 class Options:
     """Trains a transformer of 10 million parameters with each optimizer."""
 
-    learned: tuple[str, ...] = ("l2o-1",)
+    learned: tuple[str, ...] = ()
     """Names or files of learned optimizers."""
     rates: tuple[float, ...] = (0.0003, 0.001, 0.003, 0.01, 0.03)
     """Learning rates of AdamW and Muon."""

@@ -35,6 +35,8 @@ class Options:
     """Name of the task."""
     multipliers: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
     """What its updates are multiplied by."""
+    noisy_labels: bool = False
+    """Whether up to half of the training labels are random, `l2o.noisy_labels`."""
     horizon: int = 500
     """Steps."""
     seeds: int = 8
@@ -48,6 +50,8 @@ def main(options: Options) -> None:
     if options.task not in tasks:
         sys.exit(f"error: `task` must be among {', '.join(tasks)}; got {options.task}.")
     task = tasks[options.task]
+    if options.noisy_labels:
+        task = l2o.noisy_labels(task)
     starts = draw_starts(l2o.stream(0, "evaluation"), task, options.seeds)
     lopt, theta = l2o.load(options.optimizer)
 
@@ -64,7 +68,7 @@ def main(options: Options) -> None:
             f"x {m:g} {loss.mean():.3f} ({loss.std(ddof=1) / len(loss) ** 0.5:.3f})"
             for m, loss in zip(options.multipliers, losses, strict=True)
         )
-        print(f"{options.task}, {name}:", "  ".join(shown), flush=True)
+        print(f"{task.name}, {name}:", "  ".join(shown), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How many times fewer steps one optimizer needs to the final losses of each of its rivals.
 
-`python benchmarks/speedups.py l2o-1 runs/suite` reads what `l2o suite --out runs/suite` kept, of
+`python benchmarks/speedups.py digits runs/suite` reads what `l2o suite --out runs/suite` kept, of
 all tasks on which both took part, each from the first folder that has it. The steps are those of
 `docs/suite.md`, with each rival in turn as the reference: to a training loss those of the setting
 that was first there on tuning seeds, and 0 where a run never gets there. Over all tasks it is the

@@ -48,7 +48,7 @@ def commands() -> list[str]:
         "\n".join(page.read_text() for page in pages),
         flags=re.MULTILINE,
     )
-    left_out = ("my_module", "$", "--distributed", "--log ", "runs/first")
+    left_out = ("my_module", "$", "--distributed", "--log ", "--init-from runs/first")
     return sorted({line.strip() for line in found if not any(x in line for x in left_out)})
 
 

@@ -37,9 +37,12 @@ PRESETS: Mapping[str, MetaTraining] = {
     "general": MetaTraining(
         task=("l2o.tasks.general:general",),
         optimizer=("muon_mlp",),
-        horizon=(100, 1000),
-        steps=1200,
-        method=NRES(num_pairs=8, std=0.05, final_std=0.02),
+        freeze=("direction/*", "mixture/*"),
+        horizon=(100, 500),
+        steps=300,
+        method=NRES(
+            num_pairs=8, std=0.05, final_std=0.02, meta_optimizer=MetaOptimizer(learning_rate=5e-3)
+        ),
         eval=Evaluation(horizon=500, baselines=("nadamw", "muon")),
     ),
     "scheduler": MetaTraining(

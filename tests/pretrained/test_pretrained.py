@@ -1,7 +1,9 @@
 """Release files that ship: they load, and still do what they did when they were made."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import l2o
@@ -9,6 +11,9 @@ from l2o.tasks.digits import digits_mlp
 
 FINAL_LOSS = {"digits": 0.0609}
 """Median probe loss of 8 seeds after 100 steps on the first evaluation task, when released."""
+
+TRAJECTORY = {"digits": [3.720, 3.065, 2.657, 2.503]}
+"""Losses after 5, 10, 15 and 20 steps down a bowl, when released."""
 
 
 @pytest.mark.parametrize("name", FINAL_LOSS)
@@ -23,3 +28,25 @@ def test_a_release_reproduces_its_loss(name):
         num_seeds=8,
     )
     assert np.median(curves[name].final_loss) == pytest.approx(FINAL_LOSS[name], rel=0.05)
+
+
+@pytest.mark.parametrize("name", TRAJECTORY)
+def test_a_release_goes_the_way_it_went(name):
+    tx = l2o.optimizer(name, horizon=20)
+    params = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(4, 3) ** 3, "b": jnp.array([0.5, -0.2, 0.1])}
+    scales = {"w": jnp.linspace(0.1, 3.0, 12).reshape(4, 3), "b": jnp.array([1.0, 0.3, 2.0])}
+
+    def bowl(params):
+        return optax.tree.sum(jax.tree.map(lambda p, s: s * p**2, params, scales))
+
+    @jax.jit
+    def step(params, state):
+        loss, grads = jax.value_and_grad(bowl)(params)
+        updates, state = tx.update(grads, state, params, value=loss)
+        return optax.apply_updates(params, updates), state
+
+    state, losses = tx.init(params), []
+    for _ in range(20):
+        params, state = step(params, state)
+        losses.append(float(bowl(params)))
+    assert losses[4::5] == pytest.approx(TRAJECTORY[name], rel=0.02)
