@@ -42,10 +42,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Cost and outcome of meta-training runs.")
     parser.add_argument("runs", nargs="+", help="NAME=FOLDER of each run")
     path = RESULTS / "recipes.json"
-    kept = json.loads(path.read_text())
+    kept = json.loads(path.read_text()) if path.exists() else {"meta_training": {}}
     for given in parser.parse_args().runs:
         name, _, folder = given.partition("=")
-        if not (Path(folder) / "metrics.jsonl").exists():
+        if not (Path(folder) / "metrics.jsonl").exists() or not folder:
             parser.error(f"`runs` must be NAME=FOLDER of l2o meta-train; got {given}")
         kept["meta_training"][name] = found = summary(Path(folder))
         print(

@@ -71,7 +71,7 @@ def general() -> TaskFamily:
 def held_out() -> tuple[SuiteTask, ...]:
     """Kinds of networks that `general` lacks, to choose between recipes by.
 
-    They are on the data of the mixture, so that none of the data that reports are on is looked at:
+    They are on the data of the mixture, so that none of the suite's data is looked at. Use it by
     `l2o suite --suite l2o.tasks.general:held_out`.
 
     >>> len(held_out())

@@ -204,6 +204,8 @@ MISTAKES = {
     "no metric": (Objective(measure="acc"), "`measure` must be loss or a metric of task bowl; "),
     "its names": (Objective(measure="acc"), "Try loss, closeness, distance, is_far"),
     "log of a metric": (Objective("log", measure="distance"), "must be loss for the objective log"),
+    "late log of a metric": (Objective("late_log", measure="distance"), "the objective late_log"),
+    "final log of a metric": (Objective("final_log", measure="distance"), "objective final_log"),
     "no target": (Objective("steps_to_target"), "got target=None with steps_to_target. Try"),
     "a target": (Objective("mean", target=0.1), "got target=0.1 with mean. Drop it."),
     "no batches": (Objective(measure_on="valid", measure_batches=0), "at least 1; got 0"),
