@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
@@ -62,7 +61,7 @@ def main(options: Options) -> None:
             return optax.chain(tx, optax.scale(multiplier))
 
         trainer = Trainer(task, scaled, horizon=options.horizon)
-        curves = trainer.train(jnp.asarray(options.multipliers), starts)
+        curves = trainer.train(np.asarray(options.multipliers, np.float32), starts)
         losses = [np.asarray(curve.final_loss) for curve in curves]
         shown = (
             f"x {m:g} {loss.mean():.3f} ({loss.std(ddof=1) / len(loss) ** 0.5:.3f})"

@@ -10,7 +10,6 @@ import importlib.resources
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from l2o import registry, stacks
 from l2o.learned_optimizer import Horizon, LearnedOptimizer, Theta
@@ -170,10 +170,10 @@ def optimizer(
 
 
 def _check_multiplier(multiplier: float | jax.Array) -> None:
-    if isinstance(multiplier, jax.core.Tracer) and not multiplier.shape:
+    if isinstance(multiplier, Tracer) and np.ndim(multiplier) == 0:
         return
-    value = np.asarray(multiplier).item() if not np.shape(multiplier) else None
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < math.inf:
+    value = np.asarray(multiplier).item() if np.ndim(multiplier) == 0 else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise ValueError(
             f"`rate_multiplier` must be one positive number; got {multiplier!r}. "
             "Try rate_multiplier=0.5."
@@ -186,7 +186,10 @@ def _scaled(
     """The same state, and updates times a number, in their type."""
 
     def update(
-        updates: optax.Updates, state: optax.OptState, params: optax.Params = None, **extra: Any
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         updates, state = tx.update(updates, state, params, **extra)
         return jax.tree.map(lambda u: jnp.asarray(multiplier, u.dtype) * u, updates), state
