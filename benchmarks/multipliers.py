@@ -64,7 +64,7 @@ def main(options: Options) -> None:
         curves = trainer.train(np.asarray(options.multipliers, np.float32), starts)
         losses = [np.asarray(curve.final_loss) for curve in curves]
         shown = (
-            f"x {m:g} {loss.mean():.3f} ({loss.std(ddof=1) / len(loss) ** 0.5:.3f})"
+            f"x {m:g} {loss.mean():.4g} ({loss.std(ddof=1) / len(loss) ** 0.5:.1g})"
             for m, loss in zip(options.multipliers, losses, strict=True)
         )
         print(f"{task.name}, {name}:", "  ".join(shown), flush=True)
