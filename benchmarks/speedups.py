@@ -81,6 +81,8 @@ def main() -> None:
         for folder in options.folders:
             for name, (result, _) in results_of(folder, entry.name).items():
                 by_name.setdefault(name, {}).setdefault(entry.name, result)
+    if not by_name:
+        parser.error("`folders` must hold results of l2o suite; got none of these tasks")
     if options.name not in by_name:
         parser.error(f"`name` must be among {', '.join(sorted(by_name))}; got {options.name}")
     own = by_name.pop(options.name)
