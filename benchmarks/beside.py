@@ -12,6 +12,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from join_suites import identity_of, result_files
+
 from l2o.cli.suite import find_all, find_suite
 from l2o.suite.result import read_result
 from l2o.suite.run import BUDGETS, Budget, TaskRunner, make_task
@@ -21,14 +23,11 @@ from l2o.suite.suite_task import selected
 def reference_of(folders: list[Path], task: str) -> tuple[float, Budget, int] | None:
     """Target, budget and seed of NAdamW, the reference, on a task, in the first folder of it."""
     for folder in folders:
-        paths = sorted(
-            folder.glob(f"results/{task}/nadamw-*.json"), key=lambda p: p.stat().st_mtime
-        )
-        if paths:
-            identity = json.loads(paths[-1].read_text())["identity"]
+        path = result_files(folder, task).get("nadamw")
+        if path is not None:
             config = json.loads((folder / "suite.json").read_text())["config"]
-            budget = replace(BUDGETS["full"], **json.loads(identity["budget"]))
-            return read_result(paths[-1])[0], budget, config["seed"]
+            budget = replace(BUDGETS["full"], **json.loads(identity_of(path)["budget"]))
+            return read_result(path)[0], budget, config["seed"]
     return None
 
 
@@ -41,10 +40,13 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", help="tasks; all that have results if not given")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     options = parser.parse_args()
-    entrants = find_all(options.optimizer.split(","))
+    try:
+        entrants = find_all(options.optimizer.split(","))
+        entries = selected(find_suite(options.suite), options.tasks or ())
+    except ValueError as error:
+        parser.error(str(error))
     if tuned := [entrant.name for entrant in entrants if entrant.baseline.is_tuned]:
         parser.error(f"`optimizer` must have nothing that is tuned; got {', '.join(tuned)}")
-    entries = selected(find_suite(options.suite), options.tasks or ())
     references = {entry.name: reference_of(options.folders, entry.name) for entry in entries}
     if not any(references.values()):
         parser.error("`folders` must hold results of nadamw; got none on these tasks")

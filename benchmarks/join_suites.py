@@ -26,11 +26,21 @@ from l2o.suite.result import Result, read_result
 from l2o.suite.summary import summarise
 
 
+def result_files(folder: Path, task: str) -> dict[str, Path]:
+    """Files of results on a task by optimizer, the newest of each."""
+    paths = sorted(folder.glob(f"results/{task}/*.json"), key=lambda path: path.stat().st_mtime)
+    return {read_result(path)[1].entrant: path for path in paths}
+
+
+def identity_of(path: Path) -> dict[str, str]:
+    """What a result depends on."""
+    return json.loads(path.read_text())["identity"]
+
+
 def results_of(folder: Path, task: str) -> dict[str, tuple[Result, dict[str, str]]]:
     """Results on a task by optimizer with what they depend on, the newest of each."""
-    paths = sorted(folder.glob(f"results/{task}/*.json"), key=lambda path: path.stat().st_mtime)
-    found = [(read_result(path)[1], json.loads(path.read_text())["identity"]) for path in paths]
-    return {result.entrant: (result, identity) for result, identity in found}
+    files = result_files(folder, task)
+    return {name: (read_result(path)[1], identity_of(path)) for name, path in files.items()}
 
 
 def compare(task: str, kept: dict[str, Any], others: dict[str, Any]) -> None:

@@ -44,6 +44,8 @@ class Options:
 
 def main(options: Options) -> None:
     """Train and print."""
+    if options.seeds < 2:
+        sys.exit(f"error: `seeds` must be at least 2; got {options.seeds}. Try --seeds 8.")
     family = task_family(options.family)
     tasks = {task.name: task for task in (*family.train, *family.evaluation)}
     if options.task not in tasks:
@@ -71,4 +73,7 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    try:
+        main(tyro.cli(Options))
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -2,8 +2,8 @@
 
 `python benchmarks/recipes.py NAME=runs/first ...` writes or replaces those entries of
 `results/recipes.json`, under `meta_training`: outer and inner steps, minutes, revision, and the
-mean of each meta-loss over every sixth of the run. What a theta is worth on tasks that it was not
-trained on is `speedups.py`.
+mean of each meta-loss over every sixth of the run, null where it has no line. What a theta is worth
+on tasks that it was not trained on is `speedups.py`.
 """
 
 import argparse
@@ -24,9 +24,16 @@ def summary(folder: Path) -> dict[str, Any]:
     edges = np.linspace(0, rows[-1]["step"], SIXTHS + 1)
     sixth = np.searchsorted(edges, [row["step"] for row in rows]) - 1
 
-    def means(key: str) -> list[float]:
-        values = np.array([np.nan if row.get(key) is None else row[key] for row in rows])
-        return [round(float(np.nanmean(values[sixth == i])), 3) for i in range(SIXTHS)]
+    def means(key: str) -> list[float | None]:
+        parts = [
+            [
+                row[key]
+                for row, part in zip(rows, sixth, strict=True)
+                if part == i and row.get(key) is not None
+            ]
+            for i in range(SIXTHS)
+        ]
+        return [round(float(np.mean(values)), 3) if values else None for values in parts]
 
     return {
         "outer_steps": rows[-1]["step"],
@@ -45,13 +52,14 @@ def main() -> None:
     kept = json.loads(path.read_text()) if path.exists() else {"meta_training": {}}
     for given in parser.parse_args().runs:
         name, _, folder = given.partition("=")
-        if not (Path(folder) / "metrics.jsonl").exists() or not folder:
+        names = ("metrics.jsonl", "provenance.json")
+        if not folder or not all((Path(folder) / name).exists() for name in names):
             parser.error(f"`runs` must be NAME=FOLDER of l2o meta-train; got {given}")
         kept["meta_training"][name] = found = summary(Path(folder))
         print(
             name, found["outer_steps"], found["minutes"], found["meta_loss_by_sixths"]["meta_loss"]
         )
-    write("recipes", kept)
+    print(write("recipes", kept))
 
 
 if __name__ == "__main__":

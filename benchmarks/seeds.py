@@ -27,7 +27,12 @@ import tyro
 
 import l2o
 from l2o import release
-from l2o.estimators.estimator import Estimator, EstimatorState, average_metrics, weighted_mean
+from l2o.estimators.estimator import (
+    Estimator,
+    EstimatorState,
+    average_gradients,
+    average_metrics,
+)
 from l2o.evaluation.seen import names_and_signatures
 from l2o.learned_optimizer import Theta
 from l2o.learner import descend, update_ema
@@ -160,11 +165,7 @@ def main(options: Options) -> None:
         def one(theta: Theta, average: Theta, opt_state: Any, parts: Any, rate: jax.Array):
             gradients = {name: gradient for name, (gradient, _) in parts.items()}
             metrics = {name: metrics for name, (_, metrics) in parts.items()}
-            alive = {n: jnp.where(m["valid"] > 0, weights[n], 0.0) for n, m in metrics.items()}
-            mean = jax.tree.map(
-                lambda *g: weighted_mean(dict(zip(alive, g, strict=True)), alive, nothing=0.0),
-                *gradients.values(),
-            )
+            mean = average_gradients(gradients, metrics, weights)
             opt_state[1].hyperparams["learning_rate"] = rate
             theta, opt_state = descend(optimizer, mean, opt_state, theta)
             meta_loss = average_metrics(metrics, weights)["meta_loss"]

@@ -75,7 +75,10 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", help="tasks of the suite; all if not given")
     parser.add_argument("--json", help="name of a file in benchmarks/results")
     options = parser.parse_args()
-    entries = selected(find_suite(options.suite), options.tasks or ())
+    try:
+        entries = selected(find_suite(options.suite), options.tasks or ())
+    except ValueError as error:
+        parser.error(str(error))
     by_name: dict[str, dict[str, Result]] = {}
     for entry in entries:
         for folder in options.folders:

@@ -156,8 +156,9 @@ def optimizer(
         design: Constructor, for a design that does not come with l2o.
 
     Raises:
-        ValueError: As `load`; if `rate_multiplier` is not one positive, finite number; or
-            if there is a `weight_decay`, and the design has none or does not take it.
+        ValueError: As `load`; if `rate_multiplier` is not one positive, finite number, as far as
+            that is known where it is traced; or if there is a `weight_decay`, and the design has
+            none or does not take it.
     """
     lopt, theta, constructor = _load(name_or_path, design)
     if weight_decay is not None:
@@ -170,12 +171,16 @@ def optimizer(
 
 
 def _check_multiplier(multiplier: float | jax.Array) -> None:
-    if isinstance(multiplier, Tracer) and np.ndim(multiplier) == 0:
-        return
-    value = np.asarray(multiplier).item() if np.ndim(multiplier) == 0 else None
+    is_scalar = np.ndim(multiplier) == 0
+    if isinstance(multiplier, jax.Array):
+        types = (jnp.floating, jnp.integer)
+        is_scalar = is_scalar and any(jnp.issubdtype(multiplier.dtype, kind) for kind in types)
+        if is_scalar and isinstance(multiplier, Tracer):
+            return
+    value = np.asarray(multiplier).item() if is_scalar else None
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise ValueError(
-            f"`rate_multiplier` must be one positive number; got {multiplier!r}. "
+            f"`rate_multiplier` must be one positive, finite number; got {multiplier!r}. "
             "Try rate_multiplier=0.5."
         )
 
@@ -255,7 +260,9 @@ def _find(name_or_path: str | Path) -> Path:
             return packaged
         if not path.exists():
             nearest = difflib.get_close_matches(text, names()) or names()
-            nearest = [f"l2o.{text}(), a design"] if text in DESIGNS else nearest
+            if text in DESIGNS:
+                use = "lopt.transform(lopt.init(key), horizon=1000)"
+                nearest = [f"lopt = l2o.{text}(), a design, and {use}"]
             raise ValueError(
                 f"`name_or_path` must name an optimizer that comes with l2o, or a path; got "
                 f"{text!r}. Try {', '.join([*nearest, f'./{text} for a file or run folder'])}."

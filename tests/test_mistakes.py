@@ -36,7 +36,7 @@ MISTAKES = {
     "a name to stack": (lambda: l2o.stacked("digits", {"": 0}), "`tx` must be an optax trans"),  # pyright: ignore
     "a design as pretrained": (
         lambda: l2o.optimizer("muon_mlp", 9),
-        "Try l2o.muon_mlp.., a design",
+        "Try lopt = l2o.muon_mlp.., a design, and lopt.transform.lopt.init.key., horizon=1000.",
     ),
     "a text as rate": (lambda: l2o.muon_mlp(rate="0.1"), "`rate` must be a number; got '0.1'"),  # pyright: ignore
     "a fraction as size": (

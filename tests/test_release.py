@@ -116,6 +116,12 @@ def test_a_rate_multiplier_scales_updates_and_may_be_traced(muon_path):
         np.testing.assert_allclose(traced[name], twice[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("multiplier", [True, 1j, np.ones(2)])
+def test_a_traced_multiplier_is_a_real_scalar(muon_path, multiplier):
+    with pytest.raises(ValueError, match="`rate_multiplier` must be one positive"):
+        jax.jit(lambda x: first_updates(muon_path, rate_multiplier=x))(multiplier)
+
+
 def test_a_rate_multiplier_keeps_the_state_and_the_type_of_updates(muon_path):
     params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
     states = []
@@ -141,11 +147,12 @@ def test_weight_decay_replaces_that_of_the_release(muon_path):
 @pytest.mark.parametrize(
     "name, arguments, message",
     [
-        ("muon", {"rate_multiplier": 0.0}, "`rate_multiplier` must be one positive .* got 0.0"),
+        ("muon", {"rate_multiplier": 0.0}, "`rate_multiplier` must be one positive.* got 0.0"),
         ("muon", {"rate_multiplier": math.nan}, "`rate_multiplier` must be one .* got nan"),
-        ("muon", {"rate_multiplier": "2"}, "`rate_multiplier` must be one positive .* got '2'"),
+        ("muon", {"rate_multiplier": "2"}, "`rate_multiplier` must be one positive.* got '2'"),
         ("muon", {"rate_multiplier": jnp.float32(-1)}, "`rate_multiplier` must be one positive"),
-        ("muon", {"rate_multiplier": np.ones(2)}, "`rate_multiplier` must be one positive number"),
+        ("muon", {"rate_multiplier": np.ones(2)}, "`rate_multiplier` must be one positive"),
+        ("muon", {"rate_multiplier": jax.random.key(0)}, "`rate_multiplier` must be one positive"),
         ("muon", {"weight_decay": -0.1}, "`weight_decay` must not be negative; got -0.1"),
         ("digits", {"weight_decay": 0.1}, "`weight_decay` goes with .* got 0.1 for nominal_mlp"),
     ],

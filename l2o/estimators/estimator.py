@@ -82,11 +82,7 @@ def average_estimators(
             gradients[name], states[name], metrics[name] = part.estimate(
                 key_of(key, name), theta, state[name], data[name]
             )
-        alive = {name: jnp.where(metrics[name]["valid"] > 0, weights[name], 0.0) for name in names}
-        mean = jax.tree.map(
-            lambda *g: weighted_mean(dict(zip(names, g, strict=True)), alive, nothing=0.0),
-            *gradients.values(),
-        )
+        mean = average_gradients(gradients, metrics, weights)
         return mean, states, average_metrics(metrics, weights, report_groups)
 
     return Estimator(
@@ -94,6 +90,29 @@ def average_estimators(
         estimate=estimate,
         steps=sum(part.steps for part in estimators.values()),
         data={name: part.data for name, part in estimators.items()},
+    )
+
+
+def average_gradients(
+    gradients: Mapping[str, Theta],
+    metrics: Mapping[str, Mapping[str, jax.Array]],
+    weights: Mapping[str, float],
+) -> Theta:
+    """Average meta-gradients over names, without those none of whose members is valid.
+
+    Args:
+        gradients: Trees like theta, by name.
+        metrics: Metrics of the same estimates; `valid` is read.
+        weights: Weight of each name.
+
+    Returns:
+        The weighted mean, a tree like theta; zero if no estimate is valid.
+    """
+    names = tuple(gradients)
+    alive = {name: jnp.where(metrics[name]["valid"] > 0, weights[name], 0.0) for name in names}
+    return jax.tree.map(
+        lambda *g: weighted_mean(dict(zip(names, g, strict=True)), alive, nothing=0.0),
+        *gradients.values(),
     )
 
 
