@@ -7,6 +7,9 @@ from .augmentation.reduced_batch import reduced_batch as reduced_batch
 from .augmentation.reparametrized import reparametrized as reparametrized
 from .augmentation.scaled_loss import scaled_loss as scaled_loss
 from .augmentation.stale_gradients import stale_gradients as stale_gradients
+from .combiners.cagrad import cagrad as cagrad
+from .combiners.mgda import mgda as mgda
+from .combiners.pcgrad import pcgrad as pcgrad
 from .estimators.es_single import es_single as es_single
 from .estimators.estimator import Estimator as Estimator
 from .estimators.estimator import average_estimators as average_estimators

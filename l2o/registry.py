@@ -15,6 +15,7 @@ from l2o.learned_optimizer import LearnedOptimizer
 from l2o.task import Task, TaskFamily
 
 if TYPE_CHECKING:
+    from l2o.combiners.combiner import Combiner
     from l2o.estimators.estimator import Estimator
     from l2o.suite.suite_task import SuiteTask
 
@@ -178,6 +179,15 @@ ESTIMATORS: "Registry[Callable[..., Estimator]]" = Registry(
     {**EVOLUTION.paths, **BACKPROP.paths, **MIXED.paths}
 )
 """Meta-gradient estimators."""
+
+COMBINERS: "Registry[Combiner]" = Registry(
+    {
+        "mgda": "l2o.combiners.mgda:mgda",
+        "pcgrad": "l2o.combiners.pcgrad:pcgrad",
+        "cagrad": "l2o.combiners.cagrad:cagrad",
+    }
+)
+"""How meta-gradients of several tasks become one, other than by their mean."""
 
 
 def task_family(name: str, argument: str = "task") -> TaskFamily:

@@ -1,4 +1,4 @@
-"""The interface of meta-gradient estimators, and the mean of several."""
+"""The interface of meta-gradient estimators, and one of several."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,12 +7,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
+from l2o.combiners.combiner import Combiner
 from l2o.learned_optimizer import Theta
 from l2o.rng import key_of
 from l2o.task import Data, Key
 
 EstimatorState = Any
+
+TINY = 1e-30
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +45,15 @@ def average_estimators(
     estimators: Mapping[str, Estimator],
     *,
     weights: Mapping[str, float] | None = None,
+    combine: Combiner | None = None,
     report_groups: Mapping[str, Sequence[str]] | None = None,
 ) -> Estimator:
     """Average several estimators with weights, for instance over tasks of different shapes.
 
     Random streams derive from the names: adding one leaves the others' draws as they were. An
     estimator none of whose members is valid is left out of the mean. Metrics are averaged with the
-    same weights, where they are numbers, and kept apart under `name/metric`.
+    same weights, where they are numbers, and kept apart under `name/metric`; those of a combiner
+    besides, the share that it gives to each, under `name/share`.
 
     >>> import l2o
     >>> from l2o.tasks.quadratic import rosenbrock
@@ -62,6 +68,8 @@ def average_estimators(
     Args:
         estimators: Estimators to average, by name.
         weights: Positive weight of each name; equal if not given.
+        combine: How the meta-gradients of the estimators become one: `l2o.mgda`, `l2o.pcgrad` or
+            `l2o.cagrad`; their mean if not given.
         report_groups: Names whose metrics are averaged together, too, with the same weights, and
             reported under `group/metric`; by name of the group.
 
@@ -82,8 +90,14 @@ def average_estimators(
             gradients[name], states[name], metrics[name] = part.estimate(
                 key_of(key, name), theta, state[name], data[name]
             )
-        mean = average_gradients(gradients, metrics, weights)
-        return mean, states, average_metrics(metrics, weights, report_groups)
+        report = average_metrics(metrics, weights, report_groups)
+        if combine is None:
+            return average_gradients(gradients, metrics, weights), states, report
+        mean, shares = combine_gradients(
+            combine, key_of(key, "combine"), gradients, metrics, weights
+        )
+        shares = {f"{name}/share": share for name, share in shares.items()}
+        return mean, states, report | shares
 
     return Estimator(
         init=init,
@@ -114,6 +128,39 @@ def average_gradients(
         lambda *g: weighted_mean(dict(zip(names, g, strict=True)), alive, nothing=0.0),
         *gradients.values(),
     )
+
+
+def combine_gradients(
+    combine: Combiner,
+    key: Key,
+    gradients: Mapping[str, Theta],
+    metrics: Mapping[str, Mapping[str, jax.Array]],
+    weights: Mapping[str, float],
+) -> tuple[Theta, dict[str, jax.Array]]:
+    """Combine meta-gradients over names, without those none of whose members is valid.
+
+    Args:
+        combine: Combiner.
+        key: Random key of the combiner.
+        gradients: Trees like theta, by name.
+        metrics: Metrics of the same estimates; `valid` is read.
+        weights: Weight of each name.
+
+    Returns:
+        The combined meta-gradient, a tree like theta, zero if no estimate is valid; and the
+        coefficients of all over the sum of them, by name.
+    """
+    names = tuple(gradients)
+    is_alive = jnp.stack([metrics[name]["valid"] > 0 for name in names])
+    alive = jnp.where(is_alive, jnp.stack([jnp.float32(weights[name]) for name in names]), 0.0)
+    alive = alive * jnp.sum(is_alive) / jnp.maximum(jnp.sum(alive), TINY)
+    rows = jnp.stack([ravel_pytree(gradients[name])[0] for name in names])
+    rows = jnp.where(is_alive[:, None], rows, 0.0)
+    found = combine(key, jnp.matmul(rows, rows.T, precision="float32"), alive)
+    found = jnp.where(is_alive, found, 0.0)
+    unravel = ravel_pytree(gradients[names[0]])[1]
+    shares = found / jnp.maximum(jnp.sum(found), TINY)
+    return unravel(found @ rows), dict(zip(names, shares, strict=True))
 
 
 def average_metrics(

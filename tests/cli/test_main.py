@@ -208,6 +208,10 @@ MISTAKES = {
         "`target` must be finite and, for a loss, below the cap of task bowl, 100; got nan",
     ),
     "final std": ("--final-std 0", "`final_std` must be positive and finite; got 0.0. Try"),
+    "one task to combine": (
+        "pes --combine mgda",
+        "`combine` must be mean on one task, bowl; got mgda. Drop it, or add a task.",
+    ),
     "batches": ("--measure-batches 2", "`measure_batches` must be 1 on the step's own batch"),
     "no policy": (
         "ppo",

@@ -78,6 +78,12 @@ def test_a_method_changes_the_program(method, base_program):
     assert program_of(replace(BASE, method=method(num_pairs=2))) != base_program
 
 
+@pytest.mark.parametrize("combine", ["mgda", "pcgrad", "cagrad"])
+def test_a_combiner_changes_the_program_of_two_tasks(combine):
+    two = replace(BASE, task=("user_module:bowl", "rosenbrock"))
+    assert program_of(with_change(two, f"method.combine={combine}")) != program_of(two)
+
+
 POLICY_SETTINGS = (
     *("method.reward.names=('loss',)", "method.reward.names=('log_loss', 'loss')"),
     *("method.reward.on=valid", "method.reward.batches=2", "method.reward.penalty=2.0"),

@@ -5,7 +5,15 @@ from typing import ClassVar, Self
 
 from l2o import registry
 from l2o.cli.arguments import Flat, Real
-from l2o.cli.methods.method import ADAMW, LOG_LOSS, Ingredients, MetaOptimizer, Method, std_schedule
+from l2o.cli.methods.method import (
+    ADAMW,
+    LOG_LOSS,
+    CombinerName,
+    Ingredients,
+    MetaOptimizer,
+    Method,
+    std_schedule,
+)
 from l2o.estimators.estimator import Estimator
 from l2o.estimators.population import Shaping
 from l2o.learner import Learner, gradient_learner
@@ -24,6 +32,8 @@ class AntitheticPairs(Method):
     final_std: Real = None
     """Standard deviation at the end, to which it falls geometrically; constant if not given."""
     objective: Flat[Objective] = LOG_LOSS
+    combine: CombinerName = "mean"
+    """What becomes of the meta-gradients of several tasks: their mean, or see `l2o list`."""
     meta_optimizer: Flat[MetaOptimizer] = ADAMW
 
     @property
@@ -53,7 +63,9 @@ class AntitheticPairs(Method):
         """Descent of the estimated meta-gradient."""
         problems = given.problems(self.objective)
         return gradient_learner(
-            given.averaged({name: self.estimator(p, given) for name, p in problems.items()}),
+            given.averaged(
+                {name: self.estimator(p, given) for name, p in problems.items()}, self.combine
+            ),
             self.meta_optimizer.build(given.steps),
             ema_decay=given.ema_decay,
         )
@@ -127,6 +139,8 @@ class Backpropagation(Method):
     num_members: int = 32
     """Training runs on each task variant."""
     objective: Flat[Objective] = LOG_LOSS
+    combine: CombinerName = "mean"
+    """What becomes of the meta-gradients of several tasks: their mean, or see `l2o list`."""
     meta_optimizer: Flat[MetaOptimizer] = ADAMW
 
     @property
@@ -146,7 +160,7 @@ class Backpropagation(Method):
             for name, problem in given.problems(self.objective).items()
         }
         return gradient_learner(
-            given.averaged(estimators),
+            given.averaged(estimators, self.combine),
             self.meta_optimizer.build(given.steps),
             ema_decay=given.ema_decay,
         )

@@ -4,17 +4,20 @@ import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import optax
 from jax.sharding import Mesh
 
+from l2o import registry
 from l2o.estimators.estimator import Estimator, average_estimators
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import Learner
 from l2o.objective import Objective
 from l2o.problem import Problem, inner_problem, map_theta
 from l2o.task import Task, TaskFamily
+
+CombinerName = Literal["mean", "mgda", "pcgrad", "cagrad"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +78,22 @@ class Ingredients:
             for task in self.tasks
         }
 
-    def averaged(self, estimators: Mapping[str, Estimator]) -> Estimator:
-        """The weighted mean of an estimator for each task."""
+    def averaged(self, estimators: Mapping[str, Estimator], combine: CombinerName) -> Estimator:
+        """The weighted mean of an estimator for each task, or what a combiner makes of them.
+
+        Raises:
+            ValueError: if there is one task alone, whose meta-gradient needs no combiner.
+        """
+        if combine != "mean" and len(estimators) == 1:
+            raise ValueError(
+                f"`combine` must be mean on one task, {next(iter(estimators))}; got {combine}. "
+                "Drop it, or add a task."
+            )
         return average_estimators(
-            estimators, weights=self.task_weights, report_groups=self.report_groups
+            estimators,
+            weights=self.task_weights,
+            combine=None if combine == "mean" else registry.COMBINERS[combine],
+            report_groups=self.report_groups,
         )
 
 

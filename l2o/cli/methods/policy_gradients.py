@@ -5,7 +5,7 @@ from typing import ClassVar, Self
 
 from l2o import registry
 from l2o.cli.arguments import Flat
-from l2o.cli.methods.method import ADAMW, Ingredients, MetaOptimizer, Method
+from l2o.cli.methods.method import ADAMW, CombinerName, Ingredients, MetaOptimizer, Method
 from l2o.learner import Learner, gradient_learner
 from l2o.policies.policy import PolicyOptimizer
 from l2o.rl.environment import CreditName, Environment, training_environment
@@ -71,6 +71,8 @@ class Reinforce(PolicyGradient):
     baseline: ReturnBaseline = "antithetic"
     """What is subtracted from returns: the other antithetic pairs' mean, the other runs' mean, or
     the critic's value."""
+    combine: CombinerName = "mean"
+    """What becomes of the gradients of several tasks: their mean, or see `l2o list`."""
 
     name: ClassVar[str] = "reinforce"
 
@@ -107,7 +109,7 @@ class Reinforce(PolicyGradient):
             for name, environment in environments.items()
         }
         learner = gradient_learner(
-            given.averaged(estimators),
+            given.averaged(estimators, self.combine),
             self.meta_optimizer.build(given.steps),
             ema_decay=given.ema_decay,
         )
