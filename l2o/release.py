@@ -130,6 +130,7 @@ def optimizer(
     *,
     rate_multiplier: float | jax.Array = 1.0,
     weight_decay: float | None = None,
+    preference: Mapping[str, float] | None = None,
     stacked: Mapping[str, int] | None = None,
     design: Design | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -152,17 +153,21 @@ def optimizer(
             same with all of them.
         weight_decay: Nominal weight decay of its design in place of the one that it was
             meta-trained with, for designs that have one, such as MuonMLP; 0 for none.
+        preference: What each reward counts, by name, for a policy that was meta-trained for several
+            and is told (`objectives`); one that is not named counts for nothing.
         stacked: Axis of the layers in arrays that hold all layers, by path; see `l2o.stacked`.
         design: Constructor, for a design that does not come with l2o.
 
     Raises:
         ValueError: As `load`; if `rate_multiplier` is not one positive, finite number, as far as
-            that is known where it is traced; or if there is a `weight_decay`, and the design has
-            none or does not take it.
+            that is known where it is traced; or if there is a `weight_decay` or a `preference`,
+            and the design has none or does not take it.
     """
     lopt, theta, constructor = _load(name_or_path, design)
     if weight_decay is not None:
         lopt = _with_weight_decay(lopt, constructor, weight_decay)
+    if preference is not None:
+        lopt = _with_preference(lopt, constructor, preference)
     _check_multiplier(rate_multiplier)
     tx = lopt.transform(theta, horizon=horizon)
     if isinstance(rate_multiplier, jax.Array) or rate_multiplier != 1.0:
@@ -211,6 +216,25 @@ def _with_weight_decay(
             f"for {lopt.name}. Leave it out."
         )
     return constructor(**dict(lopt.config) | {"weight_decay": weight_decay})
+
+
+def _with_preference(
+    lopt: LearnedOptimizer, constructor: Design, preference: Mapping[str, float]
+) -> LearnedOptimizer:
+    objectives = lopt.config.get("objectives")
+    if not objectives:
+        raise ValueError(
+            "`preference` goes with policies that are told what several rewards count; got "
+            f"{', '.join(preference) or 'none'} for {lopt.name}, which is not. Leave it out."
+        )
+    for name in preference:
+        if name not in objectives:
+            raise ValueError(
+                f"`preference` must be among {', '.join(objectives)}, for which this {lopt.name} "
+                f'was meta-trained; got {name}. Try preference={{"{objectives[0]}": 1.0}}.'
+            )
+    weights = [preference.get(name, 0.0) for name in objectives]
+    return constructor(**dict(lopt.config) | {"preference": weights})
 
 
 def read(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -50,6 +50,8 @@ def episode(environment, policy, theta, key, *, shift=0.0):
     """A whole run with the policy's most likely actions; states and outcomes."""
     k_start, k_enter, k_steps = jax.random.split(key, 3)
     state = begin(environment, k_start, k_enter)
+    if policy.objectives:
+        state = state._replace(preference=jnp.asarray(policy.preference))
     carry = policy.actor.start(environment.observe(state).agents.shape[0])
     states, outcomes = [state], []
     step = jax.jit(environment.step)

@@ -57,6 +57,7 @@ from l2o.policies.policy import (
     make_actor,
     separate_networks,
 )
+from l2o.policies.preference import check_objectives
 from l2o.stacks import is_stack
 
 
@@ -94,6 +95,8 @@ def make_controller(
     core: str,
     hidden_size: int,
     base_sha256: str,
+    objectives: Sequence[str],
+    preference: Sequence[float],
     networks: int = 1,
 ) -> PolicyOptimizer:
     """Make the design of a name; see `per_tensor_controller` for the other arguments.
@@ -112,6 +115,7 @@ def make_controller(
     check_hyperparameters(optimizer, hyperparameters, per_tensor=per_tensor)
     check_rate(rate, learning_rate)
     check_action_interval(action_interval)
+    shares = check_objectives(objectives, preference)
     if networks < 1:
         raise ValueError(f"`networks` must be at least 1; got {networks}. Try networks=1.")
     table = {"learning_rate": rate, **{n: HYPERPARAMETERS[n] for n in hyperparameters}}
@@ -208,7 +212,7 @@ def make_controller(
         statistics = update_statistics(state.statistics, grads, params, updates, value)
         return updates, state._replace(statistics=statistics, base_state=base_state)
 
-    num_features = NUM_RUN_FEATURES + NUM_TENSOR_FEATURES + len(table)
+    num_features = NUM_RUN_FEATURES + NUM_TENSOR_FEATURES + len(table) + len(objectives)
     num_features += NUM_IDENTITY_FEATURES if per_tensor else 0
     if head == "categorical":
         raise ValueError("`head` must be gaussian or squashed; got categorical. Try head=gaussian.")
@@ -226,6 +230,8 @@ def make_controller(
         "hidden_size": hidden_size,
         "base_sha256": optimizer.sha256,
     }
+    config |= {"networks": networks} if per_tensor else {}
+    config |= {"objectives": list(objectives), "preference": list(shares)} if objectives else {}
     actor = make_actor(core, num_features, distribution.num_outputs, hidden_size)
     return as_learned_optimizer(
         Policy(
@@ -234,7 +240,9 @@ def make_controller(
             actor=actor if networks == 1 else separate_networks(actor, networks),
             head=distribution,
             action_interval=action_interval,
-            config=config | ({"networks": networks} if per_tensor else {}),
+            config=config,
+            objectives=tuple(objectives),
+            preference=shares,
         )
     )
 

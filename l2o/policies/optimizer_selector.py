@@ -31,6 +31,7 @@ from l2o.policies.policy import (
     check_action_interval,
     make_actor,
 )
+from l2o.policies.preference import check_objectives
 
 
 class SelectorState(NamedTuple):
@@ -53,6 +54,8 @@ def optimizer_selector(
     action_interval: int = 25,
     core: str = "mlp",
     hidden_size: int = 32,
+    objectives: Sequence[str] = (),
+    preference: Sequence[float] = (),
 ) -> PolicyOptimizer:
     """Select among optimizers at constant rates by one agent with a categorical head.
 
@@ -67,6 +70,9 @@ def optimizer_selector(
         action_interval: Number of inner steps between two actions.
         core: "mlp", or "gru" for an agent with a memory.
         hidden_size: Number of units of each hidden layer.
+        objectives: Names of at least two rewards among which the policy is told what each counts,
+            drawn for every run of meta-training, see `l2o.policies.preference`.
+        preference: What each counts in use; equal if not given.
 
     Raises:
         ValueError: If there are fewer than two optimizers, a name is unknown, a rate is not
@@ -114,7 +120,9 @@ def optimizer_selector(
         base_states = tuple(base_state for _, base_state in results)
         return updates, state._replace(statistics=statistics, base_states=base_states)
 
-    num_features = NUM_RUN_FEATURES + NUM_TENSOR_FEATURES + len(choices)
+    num_features = NUM_RUN_FEATURES + NUM_TENSOR_FEATURES + len(choices) + len(objectives)
+    shares = check_objectives(objectives, preference)
+    told = {"objectives": list(objectives), "preference": list(shares)} if objectives else {}
     return as_learned_optimizer(
         Policy(
             name="optimizer_selector",
@@ -128,6 +136,9 @@ def optimizer_selector(
                 "action_interval": action_interval,
                 "core": core,
                 "hidden_size": hidden_size,
-            },
+            }
+            | told,
+            objectives=tuple(objectives),
+            preference=shares,
         )
     )

@@ -20,6 +20,8 @@ def per_tensor_controller(
     hidden_size: int = 32,
     networks: int = 1,
     base_sha256: str = "",
+    objectives: Sequence[str] = (),
+    preference: Sequence[float] = (),
 ) -> PolicyOptimizer:
     """Control the hyperparameters of each tensor by an agent of its own.
 
@@ -44,6 +46,9 @@ def per_tensor_controller(
         networks: Number of networks: 1 that all agents share; or one for each agent, for models
             with exactly so many tensors.
         base_sha256: Checksum of a learned base, which release files of the policy keep.
+        objectives: Names of at least two rewards among which the policy is told what each counts,
+            drawn for every run of meta-training, see `l2o.policies.preference`.
+        preference: What each counts in use; equal if not given.
 
     Raises:
         ValueError: As `scheduler`, or if the base has no such hyperparameter.
@@ -63,4 +68,6 @@ def per_tensor_controller(
         hidden_size=hidden_size,
         networks=networks,
         base_sha256=base_sha256,
+        objectives=objectives,
+        preference=preference,
     )

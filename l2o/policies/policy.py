@@ -20,6 +20,7 @@ from l2o.leaves import on_any_tree
 from l2o.optimizers import nets
 from l2o.optimizers.per_tensor import as_float32
 from l2o.policies.heads import Head
+from l2o.policies.preference import told
 from l2o.task import Key
 
 ControlledState = Any
@@ -82,6 +83,9 @@ class Policy:
         head: Distribution from which actions are sampled.
         action_interval: Number of inner steps between two actions.
         config: JSON-able keyword arguments that rebuild this design by its constructor.
+        objectives: Names of the rewards whose shares the actor is told, see
+            `l2o.policies.preference`; () if it is told none.
+        preference: Share of each in use, in their order, shape (objectives,).
     """
 
     name: str
@@ -90,6 +94,8 @@ class Policy:
     head: Head
     action_interval: int
     config: dict[str, Any]
+    objectives: tuple[str, ...] = ()
+    preference: tuple[float, ...] | jax.Array = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +163,7 @@ def as_learned_optimizer(policy: Policy) -> PolicyOptimizer:
 
         def observe(state: ControlledState) -> jax.Array:
             with jax.numpy_rank_promotion("allow"):  # as inside of designs, see `l2o.leaves`
-                return controlled.observe(state)
+                return told(controlled.observe(state), policy.preference)
 
         def init(params: optax.Params) -> PolicyState:
             state = tx.init(params)

@@ -19,6 +19,8 @@ def scheduler(
     hidden_size: int = 32,
     hyperparameters: Sequence[str] = (),
     base_sha256: str = "",
+    objectives: Sequence[str] = (),
+    preference: Sequence[float] = (),
 ) -> PolicyOptimizer:
     """Schedule the learning rate of a whole network by one agent.
 
@@ -42,6 +44,9 @@ def scheduler(
         hyperparameters: Names of what is controlled besides the rate: batch_fraction, the part of
             each batch that counts, and what `per_tensor_controller` controls.
         base_sha256: Checksum of a learned base, which release files of the policy keep.
+        objectives: Names of at least two rewards among which the policy is told what each counts,
+            drawn for every run of meta-training, see `l2o.policies.preference`.
+        preference: What each counts in use; equal if not given.
 
     Raises:
         ValueError: If the range of rates is empty or the initial rate outside it,
@@ -61,4 +66,6 @@ def scheduler(
         core=core,
         hidden_size=hidden_size,
         base_sha256=base_sha256,
+        objectives=objectives,
+        preference=preference,
     )

@@ -20,8 +20,10 @@ import optax
 
 from l2o.inner_step import batch_fraction, check_shrinks, inner_step
 from l2o.policies.policy import ControlledState, Policy, controlled_transform
+from l2o.policies.preference import draw_preference, told
 from l2o.problem import InnerState, check_horizon, staggered_start, start_run
 from l2o.rl.reward import Reward, check_reward, compute_reward, measure
+from l2o.rng import key_of
 from l2o.task import Data, Key, Task, validate_task
 
 EnvState = Any
@@ -118,6 +120,8 @@ class TrainingState(NamedTuple):
         first_loss: Loss on fresh batches at the start of the run.
         loss: Loss on fresh batches when it was measured last.
         counterfactual: Runs without each of the agents, for credit by difference, else ().
+        preference: Share of each reward in what the run pays, shape (names,), of a policy that is
+            told them, else of shape (0,).
     """
 
     run: InnerState
@@ -125,6 +129,7 @@ class TrainingState(NamedTuple):
     first_loss: jax.Array
     loss: jax.Array
     counterfactual: Counterfactual | tuple[()] = ()
+    preference: jax.Array | tuple[float, ...] = ()
 
 
 def training_environment(
@@ -148,6 +153,9 @@ def training_environment(
     >>> environment = training_environment(rotated_quadratic(2), policy, horizon=40, window=20)
     >>> environment.num_actions, environment.reward_names
     (4, ('log_loss',))
+
+    A policy with `objectives` is told the share of each reward, drawn for each run, and is paid by
+    it: the weights of the reward are then units, by which the shares are multiplied.
 
     Args:
         task: Task to train.
@@ -186,14 +194,21 @@ def training_environment(
             f"`credit` must be team for {policy.name}, whose agents cannot do nothing; got "
             f"{credit}. Drop it."
         )
+    if policy.objectives and reward.names != policy.objectives:
+        raise ValueError(
+            f"`reward` must be what {policy.name} is told the shares of, "
+            f"{' '.join(policy.objectives)}; got {' '.join(reward.names)}. Make them the same."
+        )
     task_id = jnp.asarray(privileged, jnp.float32)
 
     def begin(key: Key, num_steps: jax.Array) -> TrainingState:
+        k_preference = key_of(key, "preference")
         state = TrainingState(
             run=start_run(task, controlled_transform(controlled, num_steps), key, num_steps),
             potentials=jnp.zeros(len(reward.names)),
             first_loss=jnp.float32(0.0),
             loss=jnp.float32(0.0),
+            preference=draw_preference(k_preference, len(policy.objectives)),
         )
         return state if credit == "team" else with_counterfactual(state)
 
@@ -228,7 +243,13 @@ def training_environment(
             0.3 * (log_loss - first),
         ]
         critic = jnp.concatenate([jnp.stack(features), task_id])
-        return Observation(controlled.observe(state.run.opt_state), jnp.nan_to_num(critic))
+        agents = told(controlled.observe(state.run.opt_state), state.preference)
+        return Observation(agents, jnp.nan_to_num(critic))
+
+    def weigh(state: TrainingState, rewards: jax.Array) -> jax.Array:
+        weighted = reward.weight_array * rewards
+        shares = jnp.asarray(state.preference) if policy.objectives else 1.0
+        return jnp.sum(shares * weighted)
 
     def step(
         key: Key, state: TrainingState, action: jax.Array, data: Data
@@ -250,7 +271,7 @@ def training_environment(
             other, outcome = train_interval(key, before, action, data)
             is_over = old.is_over | outcome.done
             new = Counterfactual(other.run.params, other.run.opt_state, other.potentials, is_over)
-            reward_without = jnp.sum(reward.weight_array * outcome.rewards)
+            reward_without = weigh(state, outcome.rewards)
             return new, jnp.where(old.is_over, 0.0, reward_without)
 
         counterfactual, rewards = jax.vmap(without_agent)(state.counterfactual, actions)
@@ -278,7 +299,7 @@ def training_environment(
             horizon=run.horizon,
             diverged=diverged,
         )
-        total = jnp.sum(reward.weight_array * rewards) - jnp.where(diverged, reward.penalty, 0.0)
+        total = weigh(state, rewards) - jnp.where(diverged, reward.penalty, 0.0)
         outcome = Outcome(
             reward=total,
             credit=jnp.zeros(0),

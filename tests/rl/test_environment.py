@@ -43,16 +43,20 @@ def task():
         {"core": "gru"},
         {"hyperparameters": ("batch_fraction", "momentum")},
         {"base": "optax:lion", "hyperparameters": ("b1",)},
+        {"objectives": ("log_loss", "accuracy"), "preference": (0.9, 0.1)},
         pytest.param({"base": "optax:adafactor"}, marks=pytest.mark.slow),
         pytest.param({"base": "digits", "learning_rate": 1.0}, marks=pytest.mark.slow),
     ],
-    ids=["gru", "batch", "lion", "adafactor", "learned"],
+    ids=["gru", "batch", "lion", "told", "adafactor", "learned"],
 )
 def test_environment_trains_as_the_optimizer_that_ships(task, changes):
     """Actions that are the most likely, on the same batches: the same parameters."""
     lopt = small_policy(**changes)
     theta = noisy_theta(lopt)
-    environment = training_environment(task, lopt.policy, horizon=HORIZON, window=WINDOW)
+    reward = Reward(lopt.policy.objectives or ("log_loss",))
+    environment = training_environment(
+        task, lopt.policy, horizon=HORIZON, window=WINDOW, reward=reward
+    )
     states, _ = episode(environment, lopt.policy, theta, jax.random.key(3))
     _, _, k_steps = jax.random.split(jax.random.key(3), 3)
     tx = lopt.transform(theta, horizon=HORIZON)
