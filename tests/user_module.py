@@ -145,3 +145,13 @@ def rate_of(rates: int = 3) -> l2o.LearnedOptimizer:
         ),
         config={"rates": rates},
     )
+
+
+def adam_at(setting, horizon):
+    """Adam at a rate, which uses all of every batch."""
+    del horizon
+    return optax.adam(setting)
+
+
+RATES = (adam_at, [0.01, 0.1])
+NO_PAIR = 3

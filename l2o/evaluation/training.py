@@ -13,7 +13,7 @@ import optax.contrib
 
 from l2o.evaluation.starts import NUM_BATCHES, Start
 from l2o.evaluation.statistics import capped_losses, is_diverged
-from l2o.inner_step import inner_step
+from l2o.inner_step import batch_fraction, inner_step
 from l2o.task import Batch, Data, Instance, Task, batch_axes
 from l2o.tree import with_dtypes_of
 
@@ -47,6 +47,8 @@ class Curves:
             of the compiled program. `nan` if it was not timed.
         valid_loss: Shape (seeds, probes), mean loss on the seed's fixed validation batches at each
             probe; nothing unless it was asked for.
+        fractions: Shape (seeds, horizon), the fraction of each step's batch that counted; nothing
+            of an optimizer that does not choose (`l2o.batch_fraction`).
     """
 
     steps: np.ndarray
@@ -57,6 +59,7 @@ class Curves:
     test: Mapping[str, np.ndarray]
     seconds_per_step: float
     valid_loss: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    fractions: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
 
     @property
     def final_loss(self) -> np.ndarray:
@@ -149,7 +152,7 @@ class Trainer:
     def compile(self, settings: Settings, starts: Start, *, splits: tuple[Held, ...]) -> None:
         """Compile what `train` runs, by a run of no steps."""
         stacked = as_float32(settings)
-        carry, _ = self._steps(stacked, self._begin(stacked, starts), starts, 0, 0)
+        carry, *_ = self._steps(stacked, self._begin(stacked, starts), starts, 0, 0)
         tested = self._test(carry, starts, self.task.data, splits)
         jax.block_until_ready((self._probe(carry, starts), tested))
 
@@ -176,7 +179,7 @@ class Trainer:
         """
         stacked = as_float32(settings)
         carry = self._begin(stacked, starts)
-        steps, losses, probes, valids = [0], [], [], []
+        steps, losses, fractions, probes, valids = [0], [], [], [], []
 
         def probe() -> None:
             probes.append(np.asarray(self._probe(carry, starts)))
@@ -186,15 +189,18 @@ class Trainer:
         probe()
         while steps[-1] < self.horizon:
             count = min(self.stride, self.horizon - steps[-1])
-            carry, step_losses = self._steps(stacked, carry, starts, steps[-1], count)
+            carry, step_losses, used = self._steps(stacked, carry, starts, steps[-1], count)
             steps.append(steps[-1] + count)
             losses.append(np.asarray(step_losses)[..., :count])
+            fractions += [np.asarray(used)[..., :count]] if isinstance(used, jax.Array) else []
             probe()
         ends = jax.device_get(self._test(carry, starts, self.task.data, splits)) if splits else {}
 
         raw, train_loss = np.stack(probes, axis=-1), np.concatenate(losses, axis=-1)
+        nothing = np.empty((*raw.shape[:-1], 0))
+        counted = np.concatenate(fractions, axis=-1) if fractions else nothing
         cap = finite_cap(self.task)
-        valid_loss = np.stack(valids, axis=-1) if validated else np.empty((*raw.shape[:-1], 0))
+        valid_loss = np.stack(valids, axis=-1) if validated else nothing
         timers = [self.timer(settings, starts)] * 3 if timed else []
         seconds = float(np.median([timer() for timer in timers])) if timed else np.nan
 
@@ -212,6 +218,7 @@ class Trainer:
                 test=at_end("test", i),
                 seconds_per_step=seconds,
                 valid_loss=capped_losses(valid_loss[i], cap),
+                fractions=counted[i],
             )
             for i in range(len(raw))
         ]
@@ -234,7 +241,7 @@ class Trainer:
         return seconds_per_step
 
     def _steps(self, settings: Any, carry: Any, starts: Start, first: int, count: int) -> Any:
-        """Train for `count` steps after `first` ones; returns the carry and the losses."""
+        """Train for `count` steps after `first` ones; see `train_steps` for what comes back."""
         return self._train(
             settings, carry, starts, self.task.data, np.int32(first), np.int32(count)
         )
@@ -290,7 +297,7 @@ def train_steps(
     count: jax.Array,
     *,
     most: int,
-) -> tuple[Any, jax.Array]:
+) -> tuple[Any, jax.Array, jax.Array | tuple[()]]:
     """Train a stretch of a run.
 
     Args:
@@ -304,12 +311,14 @@ def train_steps(
         most: Largest `count`.
 
     Returns:
-        The carry, and the losses of the steps, shape (most,), with zeros after `count`.
+        The carry; the losses of the steps, shape (most,), with zeros after `count`; and likewise
+        the fractions of their batches that counted, () if the optimizer does not choose.
     """
     extended = optax.with_extra_args_support(tx)
 
     def step(i, carry):
-        params, opt_state, losses = carry
+        params, opt_state, losses, fractions = carry
+        fractions = jax.tree.map(lambda f: f.at[i].set(batch_fraction(opt_state)), fractions)
         k_batch = jax.random.fold_in(start.key, first + i)
         params, after, loss, _ = inner_step(
             task, extended, k_batch, params, opt_state, start.instance, data
@@ -317,10 +326,12 @@ def train_steps(
         # Optax keeps dtypes where hyperparameters are no arrays: Muon's momentum in bfloat16.
         opt_state = with_dtypes_of(opt_state, after)
         losses = jax.lax.dynamic_update_index_in_dim(losses, loss.astype(jnp.float32), i, 0)
-        return params, opt_state, losses
+        return params, opt_state, losses, fractions
 
-    *carry, losses = jax.lax.fori_loop(0, count, step, (*carry, jnp.zeros(most)))
-    return tuple(carry), losses
+    fractions = () if batch_fraction(carry[1]) is None else jnp.zeros(most)
+    first_carry = (*carry, jnp.zeros(most), fractions)
+    *carry, losses, fractions = jax.lax.fori_loop(0, count, step, first_carry)
+    return tuple(carry), losses, fractions
 
 
 def on_split(

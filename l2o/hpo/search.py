@@ -68,7 +68,7 @@ def compiled_stretch(task: Task, horizon: int) -> Callable[..., tuple[Run, jax.A
 
     def stretch(rows, run: Run, start: Start, data: Data, first: jax.Array, count: jax.Array):
         tx = scheduled_sgd(rows)
-        run, _ = train_steps(task, tx, run, start, data, first, count, most=horizon)
+        run, *_ = train_steps(task, tx, run, start, data, first, count, most=horizon)
         return run, mean_loss(task, run[0], start.probes, start.instance)
 
     return jax.jit(stretch)

@@ -468,7 +468,7 @@ def test_evaluation_needs_what_a_release_does_not_say():
 def test_list_names_everything(capsys):
     assert cli.main(["list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    others = {"baselines", "presets", "estimators", "policy_gradients", "strategies"}
+    others = {"baselines", "presets", "estimators", "combiners", "policy_gradients", "strategies"}
     assert set(listed) == {"tasks", "families", "optimizers", "pretrained", *others}
     assert all(line for section in listed.values() for line in section.values())
     # `python benchmarks/families.py` adds what a new family lacks.

@@ -152,7 +152,7 @@ def test_metrics_of_an_image_task_are_of_the_whole_split():
         *(task, tx, (start.params, tx.init(start.params)), start, task.data, zero, count),
         most=num_steps,
     )
-    (trained, _), _ = jax.jit(jax.vmap(train))(starts)
+    (trained, _), *_ = jax.jit(jax.vmap(train))(starts)
     for (split, found), seed in product(
         {"valid": curves.valid, "test": curves.test}.items(), (0, 1)
     ):
