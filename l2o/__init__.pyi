@@ -1,6 +1,7 @@
 from . import testing as testing
 from .augmentation.low_precision import low_precision as low_precision
 from .augmentation.noisy_gradients import noisy_gradients as noisy_gradients
+from .augmentation.noisy_inputs import noisy_inputs as noisy_inputs
 from .augmentation.noisy_labels import noisy_labels as noisy_labels
 from .augmentation.normalized_gradients import normalized_gradients as normalized_gradients
 from .augmentation.reduced_batch import reduced_batch as reduced_batch

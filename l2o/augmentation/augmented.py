@@ -22,6 +22,7 @@ KINDS = (
     "noisy_gradients",
     "normalized_gradients",
     "noisy_labels",
+    "noisy_inputs",
     "scaled_loss",
 )
 """What the names of augmented tasks end with."""

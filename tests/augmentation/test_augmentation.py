@@ -67,10 +67,13 @@ AUGMENTED = {
     "noisy_gradients": l2o.noisy_gradients,
     "normalized_gradients": l2o.normalized_gradients,
     "noisy_labels": l2o.noisy_labels,
+    "noisy_inputs": l2o.noisy_inputs,
     "scaled_loss": lambda task: l2o.scaled_loss(task, low=2.0, high=4.0, offset=1.0),
 }
 
-ON_ANY_TASK = AUGMENTED.keys() - {"reduced_batch", "noisy_labels"}
+OF_ROWS = {"reduced_batch", "noisy_labels", "noisy_inputs"}
+
+ON_ANY_TASK = AUGMENTED.keys() - OF_ROWS
 
 
 def draw(task: l2o.Task, split="train", key=KEY):
@@ -110,7 +113,7 @@ def test_other_splits_have_the_plain_tasks_losses_metrics_and_gradients_but_for_
     assert task.loss(params, whole, instance) == pytest.approx(in_units(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(AUGMENTED.keys() - {"reduced_batch", "noisy_labels"}))
+@pytest.mark.parametrize("name", sorted(ON_ANY_TASK))
 def test_the_training_loss_is_the_plain_tasks_but_for_its_units(name):
     task = AUGMENTED[name](BOWL)
     plain = draw(BOWL)
@@ -399,6 +402,23 @@ def test_labels_are_wrong_in_training_alone_at_the_stated_fraction(positions):
             assert np.array_equal(of_row[x.tobytes()], y)
 
 
+def test_inputs_have_new_noise_of_the_stated_size_in_every_training_batch():
+    task = l2o.noisy_inputs(ROWS_TASK, low=0.5, high=0.5)
+    instance = task.sample(KEY)
+    inputs = np.asarray(ROWS_TASK.data["train"].inputs)
+    keys = jax.random.split(KEY, 100)
+    draw_batch = lambda task: jax.vmap(lambda k: task.batch(k, instance, task.data, "train"))(keys)
+    plain_instance = ROWS_TASK.sample(KEY)
+    plain = jax.vmap(lambda k: ROWS_TASK.batch(k, plain_instance, ROWS_TASK.data, "train"))(keys)
+    noise = np.asarray(draw_batch(task).inputs) - np.asarray(plain.inputs)
+    assert noise.std() == pytest.approx(0.5 * inputs.std(), rel=0.03)
+    assert abs(noise.mean()) < 4 * noise.std() / noise.size**0.5
+    assert len(np.unique(noise)) > 0.99 * noise.size
+    np.testing.assert_array_equal(draw_batch(task).targets, plain.targets)
+    drawn = [float(l2o.noisy_inputs(ROWS_TASK).sample(k).drawn) for k in keys]
+    assert 0.3 <= min(drawn) < 0.5 and 1.2 < max(drawn) <= 2.0
+
+
 def test_labels_that_are_wrong_twice_are_wrong_more_often():
     twice = l2o.noisy_labels(l2o.noisy_labels(ROWS_TASK, low=0.5, high=0.5), low=0.5, high=0.5)
     labels = [labels_of(twice, twice.sample(jax.random.key(i)), "train") for i in range(10)]
@@ -524,6 +544,14 @@ NUMBERS = rows_task(np.eye(ROWS, 2, dtype=np.float32), 2, criterion=l2o.squared_
         (lambda: l2o.reduced_batch(ROWS_TASK, high=1.5), r"at most 1; got low=0.01, high=1.5"),
         (lambda: l2o.reduced_batch(MIXES_ROWS), r"must have `shrink`.*; got rows, which has none"),
         (lambda: l2o.noisy_labels(ROWS_TASK, low=-0.1), r"at least 0 and at most 1; got low=-0.1"),
+        (
+            lambda: l2o.noisy_inputs(ROWS_TASK, low=0.0),
+            r"above 0; got low=0.0, high=2.0. Try low=0.",
+        ),
+        (
+            lambda: l2o.noisy_inputs(BOWL),
+            r"one array of real numbers as inputs; got bowl, which has",
+        ),
         (lambda: l2o.noisy_labels(BOWL), r"one of l2o.supervised; got bowl"),
         (lambda: l2o.noisy_labels(l2o.noisy_gradients(ROWS_TASK)), r"Apply noisy_labels first"),
         (lambda: l2o.noisy_labels(NUMBERS), r"as targets; got rows, .* float32.* from 0.0"),
