@@ -64,3 +64,27 @@ def noisy() -> TaskFamily:
         python_lstm().evaluation[0]: 4.0,
     }
     return l2o.mixture(parts, name="noisy")
+
+
+def fresh() -> TaskFamily:
+    """Images with noise that is new in every batch, which nothing learns by heart, and text."""
+
+    def noisy(task: Task, std: float) -> Task:
+        return l2o.noisy_inputs(task, low=std, high=std)
+
+    parts: Parts = {
+        noisy(digits_mlp().evaluation[2], 0.93): 3.0,
+        noisy(digits_mlp().evaluation[3], 1.6): 3.0,
+        noisy(digits_tanh_mlp().evaluation[2], 1.6): 1.5,
+        noisy(digits_layernorm_mlp().evaluation[2], 1.6): 1.5,
+        noisy(digits_conv().evaluation[1], 0.93): 4.0,
+        noisy(digits_resnet().evaluation[0], 0.93): 4.0,
+        noisy(digits_mixer().evaluation[0], 1.6): 3.0,
+        digits_autoencoder().evaluation[0]: 2.0,
+        digits_mlp().evaluation[2]: 0.3,
+        python_transformer().evaluation[0]: 6.0,
+        l2o.reduced_batch(python_gru().evaluation[0], low=0.25): 5.0,
+        python_lstm().evaluation[0]: 5.0,
+        rotated_quadratic(): 0.3,
+    }
+    return l2o.mixture(parts, name="fresh")

@@ -9,6 +9,7 @@ writes that one as a release file.
 """
 
 import argparse
+import re
 import sys
 
 import jax
@@ -67,8 +68,13 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
     lopt, theta = loaded[options.files[0]]
+    for file, (design, _) in loaded.items():
+        if design.name != "muon_mlp" or design.config != lopt.config:
+            parser.error(f"`files` must be of one muon_mlp; got {file} of {design.name}")
     if options.write:
         fraction, out = options.write
+        if len(loaded) > 1 or not re.fullmatch(r"\d*\.?\d+", fraction):
+            parser.error(f"`--write` takes a fraction and a path, of one file; got {fraction}")
         about = release.summary(options.files[0]) | {"last_layers_times": float(fraction)}
         l2o.save(out, lopt, shrunk(theta, float(fraction)), about)
         return

@@ -221,6 +221,11 @@ def _with_weight_decay(
 def _with_preference(
     lopt: LearnedOptimizer, constructor: Design, preference: Mapping[str, float]
 ) -> LearnedOptimizer:
+    if not isinstance(preference, Mapping):
+        raise ValueError(
+            f"`preference` must be a dict of what each reward counts; got {preference!r}. "
+            'Try preference={"log_loss": 0.7, "examples": 0.3}.'
+        )
     objectives = lopt.config.get("objectives")
     if not objectives:
         raise ValueError(

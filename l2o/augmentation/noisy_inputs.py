@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2o.augmentation.augmented import Augmented, check_is_task, check_range, with_drawn
+from l2o.augmentation.noisy_labels import is_rows
 from l2o.rng import key_of
-from l2o.supervision.supervised import Rows, log_uniform
-from l2o.task import Batch, Data, Key, Split, Task
+from l2o.supervision.supervised import Batch, log_uniform
+from l2o.task import Data, Key, Split, Task
 
 
 def noisy_inputs(task: Task, *, low: float = 0.3, high: float = 2.0) -> Task:
@@ -39,13 +40,13 @@ def noisy_inputs(task: Task, *, low: float = 0.3, high: float = 2.0) -> Task:
     """
     check_is_task(task, noisy_inputs)
     check_range(low, high, (0.3, 2.0))
-    spread = spread_of_inputs(task)
+    spread, name = spread_of_inputs(task), f"{task.name}_noisy_inputs"
 
     def batch(key: Key, instance: Augmented, data: Data, split: Split) -> Batch:
         plain = task.batch(key, instance.instance, data, split)
         if split != "train":
             return plain
-        noise = jax.random.normal(key_of(key, "noisy_inputs"), plain.inputs.shape)
+        noise = jax.random.normal(key_of(key, name), plain.inputs.shape)
         noisy = plain.inputs + instance.drawn * spread * noise
         return plain._replace(inputs=noisy.astype(plain.inputs.dtype))
 
@@ -59,12 +60,14 @@ def spread_of_inputs(task: Task) -> float:
     Raises:
         ValueError: If the task is not supervised, or its inputs are not one array of real numbers.
     """
-    rows = task.data.get("train") if isinstance(task.data, dict) else None
-    inputs = jax.tree.leaves(rows.inputs) if isinstance(rows, Rows) else []
-    if len(inputs) != 1 or not jnp.issubdtype(inputs[0].dtype, jnp.floating):
-        found = ", ".join(f"{x.dtype}{list(x.shape)}" for x in inputs) or "none of l2o.supervised"
+    draw = lambda key: task.batch(key, task.sample(key), task.data, "train")
+    batch = jax.eval_shape(draw, jax.random.key(0))
+    inputs = batch.inputs if isinstance(batch, Batch) and is_rows(task.data) else None
+    if not isinstance(inputs, jax.ShapeDtypeStruct) or not jnp.issubdtype(
+        inputs.dtype, jnp.floating
+    ):
         raise ValueError(
-            f"`task` must have one array of real numbers as inputs; got {task.name}, which has "
-            f"{found}. Leave noisy_inputs out."
+            f"`task` must be one of l2o.supervised with one array of real numbers as inputs; got "
+            f"{task.name}, whose batches are otherwise. Apply noisy_inputs first, or leave it out."
         )
-    return float(np.std(np.asarray(inputs[0], np.float64)))
+    return float(np.std(np.asarray(task.data["train"].inputs, np.float64)))

@@ -54,10 +54,11 @@ def command(arguments: Sequence[str], console: Console) -> int:
 
 def pretrained_line(name: str) -> str:
     """What an optimizer that comes with the package is, and what it was meta-trained on."""
-    about = release.summary(name)
+    header, _ = release.read(name)
+    about = header["summary"]
     families = [about["task"]] if isinstance(about["task"], str) else about["task"]
     steps = f"{min(about['horizon'])} to {max(about['horizon'])}"
-    return f"{about['optimizer']} meta-trained on {', '.join(families)} for {steps} steps."
+    return f"{header['design']} meta-trained on {', '.join(families)} for {steps} steps."
 
 
 def families() -> Mapping[str, Mapping[str, Any]]:

@@ -184,10 +184,14 @@ def from_settings(word: str) -> Part:
         ValueError: if that is not what is there.
     """
     thing = registry.import_by_path("RUN", word, release.names())
-    if not isinstance(thing, tuple) or len(thing) != 2 or not callable(thing[0]):
+    make, settings = thing if isinstance(thing, tuple) and len(thing) == 2 else (None, None)
+    try:
+        settings = np.asarray(settings, np.float32)
+    except (TypeError, ValueError):
+        settings = np.empty(0)
+    if not callable(make) or settings.ndim == 0 or len(settings) == 0:
         raise ValueError(
-            "`RUN` must be a pair (make, settings), with make(setting, horizon) -> optimizer and a "
-            f"setting in each row; got {word}, which is {type(thing).__name__}. Try a run folder."
+            "`RUN` must be a pair (make, settings), with make(setting, horizon) -> optimizer and "
+            f"numbers, a setting in each row; got {word}. Try RATES = (make, [0.01, 0.1])."
         )
-    make, settings = thing[0], np.asarray(thing[1], np.float32)
     return Part(cast(Make, make), settings, tuple(str(i) for i in range(len(settings))))

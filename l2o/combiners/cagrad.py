@@ -5,20 +5,20 @@
 
 which maximises the least gᵢ·g over all g with ‖g - g₀‖ ≤ c ‖g₀‖. Its fixed points are those of the
 mean gradient as long as c < 1. Here c = 0.5, the paper's for toy problems; the norms are √(‖·‖² +
-10⁻⁴ of the largest square), so that the minimum is found where g_α is zero, too.
+10⁻⁴ Σᵢ ‖gᵢ‖²), so that the minimum is found where g_α is zero, too.
 """
 
 import jax
 import jax.numpy as jnp
 
-from l2o.combiners.combiner import minimize_on_simplex
+from l2o.combiners.combiner import minimize_on_simplex, weighted_products
 from l2o.task import Key
 
 RADIUS = 0.5
 """c: distance from the mean gradient, in units of its norm."""
 
 SMOOTHING = 1e-4
-"""Added to the square of a norm, in units of the sum of all."""
+"""Added to the square of a norm, in units of the sum of all squares."""
 
 
 def cagrad(key: Key, products: jax.Array, weights: jax.Array) -> jax.Array:
@@ -34,16 +34,14 @@ def cagrad(key: Key, products: jax.Array, weights: jax.Array) -> jax.Array:
     Args:
         key: Not used.
         products: Inner products of the gradients, shape (n, n).
-        weights: Weight of each gradient, shape (n,), which sum to n; one of 0 is left out.
+        weights: Weight of each gradient, shape (n,), 1 on average; one of 0 is left out.
 
     Returns:
         Coefficients, shape (n,), with which the gradients add up to the combined one.
     """
     del key
     taking_part = weights > 0
-    weighted = jnp.outer(weights, weights) * products
-    largest = jnp.trace(weighted)
-    weighted = weighted / jnp.where(largest > 0, largest, 1.0)
+    weighted = weighted_products(products, weights)
     mean = taking_part / jnp.maximum(jnp.sum(taking_part), 1)
     reach = RADIUS * jnp.sqrt(mean @ weighted @ mean)
 

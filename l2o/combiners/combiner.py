@@ -12,8 +12,8 @@ Combiner = Callable[[Key, jax.Array, jax.Array], jax.Array]
 """Function `(key, products, weights) -> coefficients` of n gradients.
 
 `products` are the inner products of the gradients, (n, n), and the combined gradient is their sum
-with the coefficients, (n,). `weights`, (n,), sum to n and say how much each gradient counts; one
-whose weight is 0 is left out.
+with the coefficients, (n,). `weights`, (n,), say how much each gradient counts and are 1 on average
+over those that take part; one whose weight is 0 is left out.
 """
 
 ITERATIONS = 400
@@ -21,6 +21,13 @@ ITERATIONS = 400
 
 FAR = 1e6
 """Less than all numbers that are projected, of which none is above 100."""
+
+
+def weighted_products(products: jax.Array, weights: jax.Array) -> jax.Array:
+    """Inner products of the gradients times their weights, in units of the sum of their squares."""
+    weighted = jnp.outer(weights, weights) * products
+    total = jnp.trace(weighted)
+    return weighted / jnp.where(total > 0, total, 1.0)
 
 
 def minimize_on_simplex(

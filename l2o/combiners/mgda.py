@@ -3,14 +3,18 @@
     g = Σᵢ αᵢ gᵢ,    α = argmin ‖Σᵢ αᵢ gᵢ‖² over shares αᵢ ≥ 0, Σᵢ αᵢ = 1
 
 A small step down g raises none of the losses. It is zero where none can fall without another's
-rising. Weights multiply the gradients first, and a longer one has a smaller share.
+rising. Weights multiply the gradients first, and a longer one has a smaller share. Two at a time
+exchange shares, for which there is a closed form, whatever the sizes of the others.
 """
 
 import jax
 import jax.numpy as jnp
 
-from l2o.combiners.combiner import minimize_on_simplex
+from l2o.combiners.combiner import weighted_products
 from l2o.task import Key
+
+SWEEPS = 60
+"""Times that all pairs are gone through."""
 
 
 def mgda(key: Key, products: jax.Array, weights: jax.Array) -> jax.Array:
@@ -25,13 +29,28 @@ def mgda(key: Key, products: jax.Array, weights: jax.Array) -> jax.Array:
     Args:
         key: Not used.
         products: Inner products of the gradients, shape (n, n).
-        weights: Weight of each gradient, shape (n,), which sum to n; one of 0 is left out.
+        weights: Weight of each gradient, shape (n,), 1 on average; one of 0 is left out.
 
     Returns:
         Coefficients, shape (n,), with which the gradients add up to the combined one.
     """
     del key
-    weighted = jnp.outer(weights, weights) * products
-    largest = jnp.trace(weighted)
-    weighted = weighted / jnp.where(largest > 0, largest, 1.0)
-    return weights * minimize_on_simplex(lambda shares: weighted @ shares, 1.0, weights > 0)
+    weighted = weighted_products(products, weights)
+    pairs = jnp.stack(jnp.triu_indices(len(weights), 1), 1)
+    taking_part = weights > 0
+
+    def exchange(shares: jax.Array, pair: jax.Array) -> tuple[jax.Array, None]:
+        """Find the best shares of two, with those of the others as they are."""
+        i, j = pair
+        slopes = weighted @ shares
+        curvature = weighted[i, i] + weighted[j, j] - 2.0 * weighted[i, j]
+        moved = (slopes[j] - slopes[i]) / jnp.where(curvature > 0, curvature, 1.0)
+        moved = jnp.clip(moved, -shares[i], shares[j])
+        moved = jnp.where(taking_part[i] & taking_part[j] & (curvature > 0), moved, 0.0)
+        return shares.at[i].add(moved).at[j].add(-moved), None
+
+    def sweep(_, shares: jax.Array) -> jax.Array:
+        return jax.lax.scan(exchange, shares, pairs)[0]
+
+    start = taking_part / jnp.maximum(jnp.sum(taking_part), 1)
+    return weights * jax.lax.fori_loop(0, SWEEPS, sweep, start)

@@ -26,7 +26,7 @@ def pcgrad(key: Key, products: jax.Array, weights: jax.Array) -> jax.Array:
     Args:
         key: Random key of the orders.
         products: Inner products of the gradients, shape (n, n).
-        weights: Weight of each gradient, shape (n,), which sum to n; one of 0 is left out.
+        weights: Weight of each gradient, shape (n,), 1 on average; one of 0 is left out.
 
     Returns:
         Coefficients, shape (n,), with which the gradients add up to the combined one.
@@ -48,5 +48,7 @@ def pcgrad(key: Key, products: jax.Array, weights: jax.Array) -> jax.Array:
 
     found = jax.vmap(project)(jax.random.split(key, num), jnp.arange(num))
     taking_part = weights > 0
-    mean = jnp.sum(jnp.where(taking_part[:, None], found, 0.0), 0) / jnp.sum(taking_part)
+    mean = jnp.sum(jnp.where(taking_part[:, None], found, 0.0), 0) / jnp.maximum(
+        jnp.sum(taking_part), 1
+    )
     return weights * mean

@@ -18,12 +18,8 @@ import numpy as np
 from l2o.evaluation.statistics import CONFIDENCE, Estimate, capped_losses
 from l2o.evaluation.training import Curves, finite_cap
 from l2o.objective import metric_names
+from l2o.rl.reward import BUILT_IN, LOG_FLOOR
 from l2o.task import Task
-
-LOG_FLOOR = 1e-5
-"""Added to a loss before its logarithm, as rewards do."""
-
-BUILT_IN = ("log_loss", "loss", "examples")
 
 RESAMPLES = 1000
 
@@ -96,11 +92,24 @@ def hypervolumes(
             mean cost of anybody if not given.
 
     Returns:
-        Hypervolumes by name; and the first one's less each other's, by its name.
+        Hypervolumes by name, which in resamples may be above 1, as the box goes by the means of all
+        seeds; and the first one's less each other's, by its name.
+
+    Raises:
+        ValueError: If a cost or the reference is not finite.
     """
+    for name, values in {**found, "the reference": np.asarray(reference or (0.0,))}.items():
+        if not np.all(np.isfinite(values)):
+            raise ValueError(
+                f"`reference` and costs must be finite; got others for {name}. Leave it out, or "
+                "give the task a loss_cap and metric_caps."
+            )
     means = np.concatenate([values.mean(axis=1) for values in found.values()])
     worst = means.max(axis=0) if reference is None else np.asarray(reference, np.float64)
-    best = np.minimum(means.min(axis=0), worst)
+    best = means.min(axis=0)
+    if np.any(best > worst) or (reference is not None and np.any(best == worst)):
+        nothing = Estimate(0.0, 0.0, 0.0)  # nobody is better than the reference in all objectives
+        return dict.fromkeys(found, nothing), dict.fromkeys(list(found)[1:], nothing)
     size = np.where(worst > best, worst - best, 1.0)
     scaled = {name: (values - best) / size for name, values in found.items()}
     num_seeds = next(iter(found.values())).shape[1]

@@ -57,7 +57,7 @@ from l2o.policies.policy import (
     make_actor,
     separate_networks,
 )
-from l2o.policies.preference import check_objectives
+from l2o.policies.preference import shares_of
 from l2o.stacks import is_stack
 
 
@@ -115,7 +115,7 @@ def make_controller(
     check_hyperparameters(optimizer, hyperparameters, per_tensor=per_tensor)
     check_rate(rate, learning_rate)
     check_action_interval(action_interval)
-    shares = check_objectives(objectives, preference)
+    shares = shares_of(objectives, preference)
     if networks < 1:
         raise ValueError(f"`networks` must be at least 1; got {networks}. Try networks=1.")
     table = {"learning_rate": rate, **{n: HYPERPARAMETERS[n] for n in hyperparameters}}

@@ -31,7 +31,7 @@ from l2o.policies.policy import (
     check_action_interval,
     make_actor,
 )
-from l2o.policies.preference import check_objectives
+from l2o.policies.preference import shares_of
 
 
 class SelectorState(NamedTuple):
@@ -121,7 +121,7 @@ def optimizer_selector(
         return updates, state._replace(statistics=statistics, base_states=base_states)
 
     num_features = NUM_RUN_FEATURES + NUM_TENSOR_FEATURES + len(choices) + len(objectives)
-    shares = check_objectives(objectives, preference)
+    shares = shares_of(objectives, preference)
     told = {"objectives": list(objectives), "preference": list(shares)} if objectives else {}
     return as_learned_optimizer(
         Policy(

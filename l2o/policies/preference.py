@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from l2o.task import Key
 
 
-def check_objectives(objectives: Sequence[str], preference: Sequence[float]) -> tuple[float, ...]:
-    """Check the rewards that a policy is told the shares of, and give the shares.
+def shares_of(objectives: Sequence[str], preference: Sequence[float]) -> tuple[float, ...]:
+    """Check the rewards that a policy is told the shares of, and compute the shares.
 
-    >>> check_objectives(("log_loss", "examples"), (3.0, 1.0))
+    >>> shares_of(("log_loss", "examples"), (3.0, 1.0))
     (0.75, 0.25)
 
     Args:
@@ -28,13 +28,17 @@ def check_objectives(objectives: Sequence[str], preference: Sequence[float]) -> 
     Raises:
         ValueError: If that is not what they are.
     """
+    if isinstance(objectives, str):
+        raise ValueError(
+            f'`objectives` must be a list of rewards; got {objectives}. Try ["log_loss", "loss"].'
+        )
     names = " ".join(objectives)
     if len(objectives) == 1 or len(set(objectives)) < len(objectives):
         raise ValueError(
             f"`objectives` must be at least two rewards that differ; got {names}. "
             "Try log_loss examples, or none."
         )
-    if not preference:
+    if len(preference) == 0:
         return (1.0 / len(objectives),) * len(objectives) if objectives else ()
     if len(preference) != len(objectives):
         raise ValueError(
@@ -47,7 +51,8 @@ def check_objectives(objectives: Sequence[str], preference: Sequence[float]) -> 
             "`preference` must be weights of which none is negative and one is above 0; got "
             f"{', '.join(map(str, preference))}. Leave it out for equal ones."
         )
-    return tuple(float(weight / sum(preference)) for weight in preference)
+    scaled = [float(weight / max(preference)) for weight in preference]
+    return tuple(weight / sum(scaled) for weight in scaled)
 
 
 def draw_preference(key: Key, num_objectives: int) -> jax.Array:

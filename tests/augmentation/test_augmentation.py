@@ -415,6 +415,10 @@ def test_inputs_have_new_noise_of_the_stated_size_in_every_training_batch():
     assert abs(noise.mean()) < 4 * noise.std() / noise.size**0.5
     assert len(np.unique(noise)) > 0.99 * noise.size
     np.testing.assert_array_equal(draw_batch(task).targets, plain.targets)
+    twice = l2o.noisy_inputs(task, low=0.5, high=0.5)
+    instance = twice.sample(KEY)
+    noise = np.asarray(draw_batch(twice).inputs) - np.asarray(plain.inputs)
+    assert noise.std() == pytest.approx(0.5**0.5 * inputs.std(), rel=0.1)
     drawn = [float(l2o.noisy_inputs(ROWS_TASK).sample(k).drawn) for k in keys]
     assert 0.3 <= min(drawn) < 0.5 and 1.2 < max(drawn) <= 2.0
 
@@ -550,7 +554,7 @@ NUMBERS = rows_task(np.eye(ROWS, 2, dtype=np.float32), 2, criterion=l2o.squared_
         ),
         (
             lambda: l2o.noisy_inputs(BOWL),
-            r"one array of real numbers as inputs; got bowl, which has",
+            r"one array of real numbers as inputs; got bowl, whose",
         ),
         (lambda: l2o.noisy_labels(BOWL), r"one of l2o.supervised; got bowl"),
         (lambda: l2o.noisy_labels(l2o.noisy_gradients(ROWS_TASK)), r"Apply noisy_labels first"),

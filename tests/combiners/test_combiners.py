@@ -97,6 +97,17 @@ def test_mgda_of_two_in_closed_form():
         np.testing.assert_allclose(combined("mgda", [first, second]), expected, atol=2e-3)
 
 
+def test_mgda_weighs_small_gradients_that_oppose_each_other_beside_a_large_one():
+    rows = np.array([[0.0, 0.0, 1.0], [1e-3, 0.0, 0.0], [-3e-3, 1e-4, 0.0]])
+    found = combined("mgda", rows)
+    np.testing.assert_allclose(rows @ found, found @ found, rtol=0.02, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", COMBINERS)
+def test_all_left_out_gives_nothing(name):
+    np.testing.assert_array_equal(combined(name, drawn(2), np.zeros(2)), 0.0)
+
+
 def test_mgda_is_zero_where_one_can_fall_by_another_alone():
     np.testing.assert_allclose(combined("mgda", [[1.0, 0.0], [-3.0, 0.0]]), 0.0, atol=1e-3)
 
@@ -188,11 +199,14 @@ def test_each_reaches_the_front_of_two_quadratics(name):
         weights = 2.0 * np.stack([1.001 - positions, 0.001 + positions], 1)
     else:
         if name == "pcgrad":  # which goes to the middle first, and stops at the front
-            level = 0.02 / 0.7 * level
+            level = np.full_like(level, 0.02)
         starts, weights = np.stack([positions, level], 1), np.ones((41, 2), np.float32)
     ends = descended(None if name == "mean" else COMBINERS[name], starts, weights)
     points = np.asarray(jax.vmap(lambda x: distances(x)[0])(ends), np.float64)
     assert moocore.hypervolume(points, ref=(1.0, 1.0)) >= 0.98 * 5 / 6
+    assert np.abs(np.asarray(ends)[:, 1]).max() < 1e-3
+    far = descended(None if name == "mean" else COMBINERS[name], [[0.4, 3.0]], [[1.0, 1.0]])
+    assert 0.0 <= far[0, 0] <= 1.0 and abs(far[0, 1]) < 1e-3
 
 
 def test_a_dead_part_is_left_out_of_what_is_combined(key):

@@ -7,7 +7,6 @@ import pytest
 from user_module import bowl
 
 from l2o.evaluation.front import (
-    LOG_FLOOR,
     check_objectives,
     costs,
     hypervolumes,
@@ -15,6 +14,7 @@ from l2o.evaluation.front import (
     preferences,
 )
 from l2o.evaluation.training import Curves
+from l2o.rl.reward import LOG_FLOOR
 from l2o.tasks.digits import digits_mlp
 
 FRONT = np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
@@ -41,6 +41,19 @@ def test_without_a_reference_the_worst_of_anybody_bounds_the_box():
     whole = 2.5**2
     assert volumes["worse"].value == pytest.approx(0.25 / whole)
     assert gains["worse"].value == pytest.approx(volumes["better"].value - volumes["worse"].value)
+
+
+@pytest.mark.parametrize("reference", [(1.0, -0.5), (1.0, 0.0), (-1.0, -1.0)])
+def test_what_is_nowhere_better_than_the_reference_is_worth_nothing(reference):
+    volumes, gains = hypervolumes({"a": spread(FRONT), "b": spread(FRONT)}, reference)
+    assert volumes["a"] == gains["b"] == (0.0, 0.0, 0.0)
+
+
+def test_costs_that_are_not_finite_are_told():
+    with pytest.raises(ValueError, match="must be finite; got others for b"):
+        hypervolumes({"a": spread(FRONT), "b": spread(FRONT) * np.nan})
+    with pytest.raises(ValueError, match="must be finite; got others for the reference"):
+        hypervolumes({"a": spread(FRONT)}, (np.inf, 1.0))
 
 
 def test_the_interval_of_a_gain_is_narrower_where_seeds_are_shared():

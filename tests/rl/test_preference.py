@@ -71,7 +71,7 @@ def test_what_each_reward_counts_changes_the_updates(make):
             updates, state = tx.update(params, state, params, value=1.0)
         return np.asarray(updates["w"])
 
-    equal = update()
+    equal = update(preference=np.array([0.5, 0.5]))
     np.testing.assert_array_equal(equal, update(preference=(3.0, 3.0)))
     extremes = ((1.0, 0.0), (0.0, 1.0))
     ends = [[update(seed, preference=extreme) for extreme in extremes] for seed in range(4)]
@@ -131,6 +131,14 @@ def test_the_preference_is_chosen_when_a_release_is_used(tmp_path):
         (
             lambda: l2o.optimizer("digits", horizon=10, preference={}),
             "`preference` goes with policies",
+        ),
+        (
+            lambda: l2o.optimizer("digits", horizon=10, preference=[0.5, 0.5]),
+            "`preference` must be a dict of what each reward counts; got .0.5, 0.5",
+        ),
+        (
+            lambda: small_policy(objectives="loss"),
+            "`objectives` must be a list of rewards; got loss",
         ),
     ],
 )
