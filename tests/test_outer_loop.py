@@ -412,18 +412,26 @@ from l2o.cli import main
 from l2o.cli.meta_train import say_stopping
 from l2o.outer_loop import beside, stop_on_signals
 
-def interrupt_soon():  # two that are sent before the first is heard are one
-    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+has_begun, is_heard = threading.Event(), threading.Event()
 
-def heard():
+def interrupt_twice():  # two that are sent before the first is heard are one
+    for before in (has_begun, is_heard):
+        before.wait()
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+def heard():  # a handler starts no thread: whom it interrupts may be starting one
     say_stopping()
-    interrupt_soon()
+    is_heard.set()
+
+threading.Thread(target=interrupt_twice, daemon=True).start()
 
 def compiling(argv):
     try:
         with stop_on_signals(heard):
-            interrupt_soon()
-            beside(time.sleep, 100).result()
+            waiting = beside(time.sleep, 100)
+            has_begun.set()
+            waiting.result()
     except KeyboardInterrupt:
         return main.INTERRUPTED
 
