@@ -92,8 +92,7 @@ def hypervolumes(
             mean cost of anybody if not given.
 
     Returns:
-        Hypervolumes by name, which in resamples may be above 1, as the box goes by the means of all
-        seeds; and the first one's less each other's, by its name.
+        Hypervolumes by name; and the first one's less each other's, by its name.
 
     Raises:
         ValueError: If a cost or the reference is not finite.
@@ -117,7 +116,9 @@ def hypervolumes(
     ones = np.ones(len(worst))
 
     def volume(values: np.ndarray, seeds: np.ndarray) -> float:
-        return float(moocore.hypervolume(values[:, seeds].mean(axis=1), ref=ones))
+        # The box stays, so what is better than its best corner in a resample counts as that.
+        points = np.maximum(values[:, seeds].mean(axis=1), 0.0)
+        return float(moocore.hypervolume(points, ref=ones))
 
     every = np.arange(num_seeds)
     whole = {name: volume(values, every) for name, values in scaled.items()}
@@ -125,7 +126,8 @@ def hypervolumes(
 
     def estimate(value: float, drawn: np.ndarray) -> Estimate:
         tail = (1.0 - CONFIDENCE) / 2.0
-        return Estimate(value, *(float(x) for x in np.quantile(drawn, [tail, 1.0 - tail])))
+        low, high = (float(x) for x in np.quantile(drawn, [tail, 1.0 - tail]))
+        return Estimate(value, min(low, value), max(high, value))
 
     volumes = {name: estimate(whole[name], resampled[name]) for name in found}
     first, *others = found

@@ -59,7 +59,9 @@ def test_costs_that_are_not_finite_are_told():
 def test_the_interval_of_a_gain_is_narrower_where_seeds_are_shared():
     base = spread(FRONT, scale=0.1)
     shifted = base + 0.05
-    volumes, gains = hypervolumes({"a": base, "b": shifted}, reference=(2.0, 2.0))
+    far = spread(FRONT - 1.0)  # so that the box does not cut the others' points
+    both = {"a": base, "b": shifted, "far": far}
+    volumes, gains = hypervolumes(both, reference=(2.0, 2.0))
     value, low, high = gains["b"]
     assert 0 < low <= value <= high
     own = volumes["b"].high - volumes["b"].low
