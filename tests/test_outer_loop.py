@@ -412,6 +412,7 @@ from l2o.cli import main
 from l2o.cli.meta_train import say_stopping
 from l2o.outer_loop import beside, stop_on_signals
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
 has_begun, is_heard = threading.Event(), threading.Event()
 
 def interrupt_twice():  # two that are sent before the first is heard are one
