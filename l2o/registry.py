@@ -181,11 +181,7 @@ ESTIMATORS: "Registry[Callable[..., Estimator]]" = Registry(
 """Meta-gradient estimators."""
 
 COMBINERS: "Registry[Combiner]" = Registry(
-    {
-        "mgda": "l2o.combiners.mgda:mgda",
-        "pcgrad": "l2o.combiners.pcgrad:pcgrad",
-        "cagrad": "l2o.combiners.cagrad:cagrad",
-    }
+    {name: f"l2o.combiners.{name}:{name}" for name in ("mgda", "pcgrad", "cagrad")}
 )
 """How meta-gradients of several tasks become one, other than by their mean."""
 
