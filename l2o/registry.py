@@ -81,6 +81,7 @@ TASKS: Registry[Callable[..., Task | TaskFamily]] = Registry(
         "fashion_vae_14": "l2o.tasks.mnist:fashion_vae_14",
         "emoji_conv": "l2o.tasks.emoji:emoji_conv",
         "emoji_resnet": "l2o.tasks.emoji:emoji_resnet",
+        "python_mlp": "l2o.tasks.text:python_mlp",
         "python_transformer": "l2o.tasks.text:python_transformer",
         "python_lstm": "l2o.tasks.text:python_lstm",
         "python_gru": "l2o.tasks.text:python_gru",

@@ -1,11 +1,12 @@
-"""Small language models over bytes: of each byte, given those before it in a window of 32.
+"""Small language models over bytes: of each byte, given those before it in a window.
 
 Corpora are the source of Python's standard library, which is always there
 (`l2o.datasets.python_source`), and the State of the Union addresses and Moby Dick, which
 `l2o data fetch state_of_the_union moby_dick` puts into a local folder (`l2o.datasets.text`); there
 it says which files, years or chapters make which split. A row is a window of 33 consecutive bytes,
-of which the first 32 are inputs and the last 32 targets, and no two windows overlap. Training has
-all windows of its split; validation and test have 512 each, drawn with a fixed seed, so that a
+of which the first 32 are inputs and the last 32 targets, and no two windows overlap; perceptrons
+see eight bytes and predict the one after them. Training has all windows of its split; validation
+and test have 512 each, 2,048 where a window has one target, drawn with a fixed seed, so that a
 whole split can be evaluated at once. The loss is cross-entropy in nats per byte, ln 256 = 5.55
 for guessing.
 """
@@ -28,6 +29,7 @@ from l2o.datasets.fetch import SOURCES, dataset_folder
 from l2o.datasets.python_source import python_source, python_source_sha256
 from l2o.datasets.text import read_text
 from l2o.tasks.families import sized_family
+from l2o.tasks.networks.byte_mlp import ByteMLP
 from l2o.tasks.networks.recurrent import ByteRNN
 from l2o.tasks.networks.transformer import ByteTransformer
 
@@ -53,6 +55,15 @@ RECURRENT = {"16": 16, "32": 32}
 """Widths of the recurrent networks that are meta-trained on side by side."""
 
 WIDER_RECURRENT = {"64": 64}
+"""Those that are never meta-trained on."""
+
+CONTEXT = 8
+"""Bytes that a perceptron sees."""
+
+PERCEPTRONS = {"16": 16, "32": 32}
+"""Widths of the perceptrons that are meta-trained on side by side."""
+
+WIDER_PERCEPTRONS = {"64": 64}
 """Those that are never meta-trained on."""
 
 
@@ -95,6 +106,15 @@ def python_windows() -> Mapping[Split, Windows]:
     return split_windows(python_source())
 
 
+@functools.cache
+def next_bytes_of_python() -> Mapping[Split, Windows]:
+    """Windows of `CONTEXT` bytes of the same source, and the byte after each; one copy."""
+    corpus = python_source()
+    most: Mapping[Split, int | None] = {"train": None, "valid": 2048, "test": 2048}
+    cut = {split: windows(corpus[split], CONTEXT, number) for split, number in most.items()}
+    return {split: (inputs, targets[:, -1]) for split, (inputs, targets) in cut.items()}
+
+
 @functools.lru_cache(maxsize=1)
 def _folder_windows(folder: Path) -> Mapping[Split, Windows]:
     return split_windows(read_text(folder))
@@ -134,6 +154,21 @@ def recurrent_family(
     return sized_family(name, make, RECURRENT, WIDER_RECURRENT)
 
 
+def perceptron_family(name: str, data: Mapping[Split, Windows]) -> TaskFamily:
+    """Perceptrons that predict the byte after a window, labelled by width.
+
+    Args:
+        name: Name of the family.
+        data: Windows of each split, and the byte after each.
+    """
+
+    def make(task: str, width: int, varied: bool) -> Task:
+        module = lambda rngs: ByteMLP(CONTEXT, width, rngs=rngs)
+        return l2o.supervised_nnx(task, data, module, varied=varied, family=name)
+
+    return sized_family(name, make, PERCEPTRONS, WIDER_PERCEPTRONS)
+
+
 def _byte_model(
     task: str,
     data: Mapping[Split, Windows],
@@ -169,6 +204,11 @@ def python_transformer() -> TaskFamily:
      'python_transformer_64x2']
     """
     return _on_python(transformer_family("python_transformer", python_windows()))
+
+
+def python_mlp() -> TaskFamily:
+    """Perceptrons that predict a byte of the source of Python's standard library."""
+    return _on_python(perceptron_family("python_mlp", next_bytes_of_python()))
 
 
 def python_lstm() -> TaskFamily:

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from l2o.tasks.networks.autoencoder import Autoencoder, VariationalAutoencoder
+from l2o.tasks.networks.byte_mlp import ByteMLP
 from l2o.tasks.networks.conv import Conv, ConvNet, ResNet
 from l2o.tasks.networks.mlp import MLP
 from l2o.tasks.networks.recurrent import ByteRNN
@@ -161,6 +162,15 @@ def test_what_follows_a_byte_is_told_from_those_before_it(net):
         changed[0, i] += 1
         differs = np.any(np.abs(np.asarray(net(changed)) - logits) > 1e-7, axis=(0, 2))
         assert differs.tolist() == [j >= i for j in range(6)]
+
+
+def test_a_byte_mlp_is_an_embedding_and_a_hidden_layer(key):
+    net = ByteMLP(3, 8, rngs=rngs())
+    rows = jax.random.randint(key, (4, 3), 0, 256)
+    joined = jnp.concatenate([net.embedding[...][rows[:, i]] for i in range(3)], axis=1)
+    np.testing.assert_allclose(
+        net(rows), net.readout(jnp.tanh(net.hidden(joined))), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_a_byte_rnn_is_flax_s_own(key):

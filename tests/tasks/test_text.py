@@ -46,6 +46,14 @@ def test_windows_of_the_standard_library_are_python():
     np.testing.assert_array_equal(inputs[:100, 1:], targets[:100, :-1])
 
 
+def test_perceptrons_predict_the_byte_after_their_window():
+    (inputs, targets), (held, _) = (text.next_bytes_of_python()[s] for s in ("train", "test"))
+    assert inputs.shape == (len(targets), text.CONTEXT) and len(held) == 2048
+    cut, following = text.windows(python_source()["train"], text.CONTEXT)
+    np.testing.assert_array_equal(inputs[:50], cut[:50])
+    np.testing.assert_array_equal(targets[:50], following[:50, -1])
+
+
 @pytest.mark.parametrize("name", [n for n in TASKS if TASKS.paths[n].startswith("l2o.tasks.text:")])
 def test_families_on_fetched_text_say_what_to_fetch_and_read_it(name, cache):
     if name.startswith("python"):
