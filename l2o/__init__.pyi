@@ -83,5 +83,7 @@ from .task import Shared as Shared
 from .task import Split as Split
 from .task import Task as Task
 from .task import TaskFamily as TaskFamily
+from .weightings.learning_progress import learning_progress as learning_progress
+from .weightings.worst_case import worst_case as worst_case
 
 __version__: str

@@ -2,13 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from numbers import Integral
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from l2o.horizons import (
+    check_curriculum,
+    check_horizon,
+    grown_horizon,
+    horizons_of,
+    staggered_start,
+)
 from l2o.inner_step import batch_fraction, check_shrinks, inner_step
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.objective import (
@@ -22,8 +28,6 @@ from l2o.objective import (
     on_fresh_batches,
 )
 from l2o.task import Data, Instance, Key, Task, validate_task
-
-State = TypeVar("State")
 
 MEAN_LOSS = Objective()
 """Mean training loss of a run."""
@@ -40,6 +44,8 @@ class InnerState(NamedTuple):
         horizon: Number of inner steps of the whole run, int32 scalar; 0 for a run that was
             reset.
         best: Lowest cost so far, a scalar, or () if the objective does not ask for it.
+        age: Number of windows that this member has been trained for, over all its runs, an int32
+            scalar; () without a curriculum.
     """
 
     instance: Instance
@@ -48,6 +54,7 @@ class InnerState(NamedTuple):
     step: jax.Array
     horizon: jax.Array
     best: Best = ()
+    age: jax.Array | tuple[()] = ()
 
 
 class Window(NamedTuple):
@@ -85,6 +92,7 @@ class Problem:
         horizon: Number of inner steps of the longest run.
         data: Data that `unroll` takes, an argument of the compiled program.
         is_differentiable: Whether backpropagation gives the gradient of the meta-loss.
+        curriculum: Number of windows of a member over which its longest run grows.
     """
 
     init: Callable[[Key, Theta], InnerState]
@@ -94,6 +102,7 @@ class Problem:
     horizon: int
     data: Data = field(default=(), repr=False)
     is_differentiable: bool = True
+    curriculum: int = 0
 
 
 def reset_run(state: InnerState) -> InnerState:
@@ -143,6 +152,7 @@ def inner_problem(
     horizon: int | tuple[int, int],
     window: int,
     objective: Objective = MEAN_LOSS,
+    curriculum: int = 0,
 ) -> Problem:
     """Make training runs of a task by a learned optimizer a problem for estimators.
 
@@ -166,10 +176,14 @@ def inner_problem(
         window: Number of inner steps of one unroll.
         objective: Cost of a run; by default the mean of the training loss of each step, before its
             update, up to the task's cap.
+        curriculum: Number of windows, and so of outer steps, over which the longest run grows
+            geometrically from the shortest; 0 for all lengths from the start. Estimators that
+            begin anew in every outer step do not take it.
 
     Raises:
         ValueError: If the task is malformed or lacks what the objective measures or the optimizer
-            needs, or `horizon` and `window` do not fit.
+            needs, `horizon` and `window` do not fit, or `curriculum` is negative or there is
+            nothing to grow.
     """
     if not isinstance(lopt, LearnedOptimizer):
         name = getattr(lopt, "__name__", None) or repr(lopt)[:60]
@@ -181,17 +195,23 @@ def inner_problem(
     check_objective(objective, task)
     shortest, longest = horizons_of(horizon)
     check_horizon(shortest, longest, window)
+    check_curriculum(curriculum, shortest, longest, window)
     check_can_train(lopt, task, longest)
 
     def begin(key: Key, num_steps: jax.Array, theta: Theta) -> InnerState:
         run = start_run(task, lopt.transform(theta, horizon=num_steps), key, num_steps)
         return run._replace(best=jnp.float32(jnp.inf)) if objective.follows_best else run
 
-    start = staggered_start(begin, shortest, longest, window)
+    def start(key: Key, is_cut: bool | jax.Array, age: jax.Array, theta: Theta) -> InnerState:
+        if not curriculum:
+            return staggered_start(begin, shortest, longest, window)(key, is_cut, theta)
+        most = grown_horizon(age / curriculum, shortest, longest, window)
+        run = staggered_start(begin, shortest, most, window)(key, is_cut, theta)
+        return run._replace(age=age)
 
     def unroll(key: Key, theta: Theta, state: InnerState, data: Data) -> tuple[InnerState, Window]:
         k_batches, k_fresh, k_next = jax.random.split(key, 3)
-        following = start(k_next, state.horizon == 0, theta)
+        following = start(k_next, state.horizon == 0, jnp.asarray(state.age), theta)
         is_over = state.step >= state.horizon
         state = jax.tree.map(lambda new, old: jnp.where(is_over, new, old), following, state)
         tx = lopt.transform(theta, horizon=state.horizon)
@@ -227,6 +247,8 @@ def inner_problem(
         after = state._replace(
             params=params, opt_state=opt_state, step=state.step + window, best=best
         )
+        if curriculum:
+            after = after._replace(age=jnp.asarray(state.age) + 1)
         return after, Window(
             loss=contribution,
             done=steps >= state.horizon,
@@ -236,13 +258,14 @@ def inner_problem(
         )
 
     return Problem(
-        init=lambda key, theta: start(key, True, theta),
-        start=lambda key, theta: start(key, False, theta),
+        init=lambda key, theta: start(key, True, jnp.int32(0), theta),
+        start=lambda key, theta: start(key, False, jnp.int32(0), theta),
         unroll=unroll,
         window=window,
         horizon=longest,
         data=task.data,
         is_differentiable=is_differentiable(objective, task),
+        curriculum=curriculum,
     )
 
 
@@ -270,15 +293,6 @@ def check_can_train(lopt: LearnedOptimizer, task: Task, horizon: int) -> None:
         check_shrinks(task)
 
 
-def draw_horizon(key: Key, shortest: int, longest: int, window: int) -> jax.Array:
-    """Draw the number of inner steps of a run, log-uniform in whole windows; an int32 scalar."""
-    if shortest == longest:
-        return jnp.int32(longest)
-    low, high = jnp.log(shortest / window), jnp.log(longest / window + 1.0)
-    num_windows = jnp.exp(jax.random.uniform(key, minval=low, maxval=high))
-    return window * jnp.minimum(num_windows.astype(jnp.int32), longest // window)
-
-
 def start_run(
     task: Task, tx: optax.GradientTransformation, key: Key, horizon: jax.Array
 ) -> InnerState:
@@ -296,63 +310,15 @@ def start_run(
     return InnerState(instance, params, tx.init(params), step=jnp.int32(0), horizon=horizon)
 
 
-def staggered_start(
-    begin: Callable[..., State], shortest: int, longest: int, window: int
-) -> Callable[..., State]:
-    """Make `(key, is_cut, *arguments) -> state`, which starts a run of a drawn number of steps.
-
-    Where `is_cut`, the run is cut to a random number of windows. That is due to the first run of a
-    member, so that runs end staggered.
+def check_no_curriculum(problem: Problem, name: str) -> None:
+    """Raise a `ValueError` if runs are to grow that an estimator begins anew in every outer step.
 
     Args:
-        begin: Function `(key, horizon, *arguments) -> state` that starts a run of that many steps.
-        shortest: Number of inner steps of the shortest run.
-        longest: Number of inner steps of the longest run.
-        window: Number of inner steps of a window, which divides both.
+        problem: Training runs.
+        name: Name of the estimator or strategy.
     """
-
-    def start(key: Key, is_cut: bool | jax.Array, *arguments: Any) -> State:
-        k_horizon, k_stage, k_start = jax.random.split(key, 3)
-        num_steps = draw_horizon(k_horizon, shortest, longest, window)
-        share = jax.random.uniform(k_stage)  # `randint` draws three times
-        num_windows = 1 + (share * (num_steps // window)).astype(jnp.int32)
-        num_steps = jnp.where(is_cut, window * num_windows, num_steps)
-        return begin(k_start, num_steps, *arguments)
-
-    return start
-
-
-def horizons_of(horizon: int | tuple[int, int]) -> tuple[int, int]:
-    """The shortest and the longest run of a number of steps, or a pair of them."""
-    pair = horizon if isinstance(horizon, tuple | list) else (horizon, horizon)
-    if len(pair) != 2 or not all(isinstance(steps, Integral) for steps in pair):
+    if problem.curriculum:
         raise ValueError(
-            f"`horizon` must be a whole number, or a pair of them; got {horizon!r}. "
-            "Try horizon=200, or horizon=(100, 1000)."
+            f"`curriculum` must be 0 for {name}, which trains whole runs in every outer step; got "
+            f"{problem.curriculum}. Drop it, or try nres."
         )
-    return int(pair[0]), int(pair[1])
-
-
-def check_horizon(shortest: int, longest: int, window: int, *, allow_one: bool = False) -> None:
-    """Raise a `ValueError` that says what to type unless runs are whole numbers of windows.
-
-    A run has at least two windows or, with `allow_one`, at least one.
-    """
-    if window < 1:
-        raise ValueError(f"`window` must be at least 1; got {window}. Try window=50.")
-    if shortest > longest:
-        raise ValueError(
-            f"`horizon` must go from short to long; got {shortest} to {longest}. "
-            f"Try horizon={longest} {shortest}."
-        )
-    if shortest < window or (shortest == window and not allow_one):
-        raise ValueError(
-            f"`horizon` must be above `window`; got horizon={shortest}, window={window}. "
-            f"Try horizon={4 * window}."
-        )
-    for steps in (shortest, longest):
-        if steps % window:
-            raise ValueError(
-                f"`horizon` must be a multiple of `window`; got horizon={steps}, window={window}. "
-                f"Try horizon={-(-steps // window) * window}."
-            )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from l2o.combiners.combiner import Combiner
     from l2o.estimators.estimator import Estimator
     from l2o.suite.suite_task import SuiteTask
+    from l2o.weightings.weighting import Weighting
 
 T = TypeVar("T")
 
@@ -46,6 +47,10 @@ class Registry(Mapping[str, T], Generic[T]):
         return len(self.paths)
 
 
+NETWORKS = "mlp_28 mlp_14 mlp_8 conv_14 resnet_14 vit_14 mixer_14 autoencoder_14 vae_14"
+IMAGES = [f"{data}_{network}" for data in ("mnist", "fashion") for network in NETWORKS.split()]
+"""Names of families on MNIST and Fashion-MNIST, whose functions are called so."""
+
 TASKS: Registry[Callable[..., Task | TaskFamily]] = Registry(
     {
         "digits_mlp": "l2o.tasks.digits:digits_mlp",
@@ -61,24 +66,7 @@ TASKS: Registry[Callable[..., Task | TaskFamily]] = Registry(
         "digits_vae": "l2o.tasks.digits:digits_vae",
         "imbalanced_digits_mlp": "l2o.tasks.digits:imbalanced_digits_mlp",
         "badly_scaled_mlp": "l2o.tasks.badly_scaled:badly_scaled_mlp",
-        "mnist_mlp_28": "l2o.tasks.mnist:mnist_mlp_28",
-        "mnist_mlp_14": "l2o.tasks.mnist:mnist_mlp_14",
-        "mnist_mlp_8": "l2o.tasks.mnist:mnist_mlp_8",
-        "fashion_mlp_28": "l2o.tasks.mnist:fashion_mlp_28",
-        "fashion_mlp_14": "l2o.tasks.mnist:fashion_mlp_14",
-        "fashion_mlp_8": "l2o.tasks.mnist:fashion_mlp_8",
-        "mnist_conv_14": "l2o.tasks.mnist:mnist_conv_14",
-        "mnist_resnet_14": "l2o.tasks.mnist:mnist_resnet_14",
-        "mnist_vit_14": "l2o.tasks.mnist:mnist_vit_14",
-        "mnist_mixer_14": "l2o.tasks.mnist:mnist_mixer_14",
-        "mnist_autoencoder_14": "l2o.tasks.mnist:mnist_autoencoder_14",
-        "mnist_vae_14": "l2o.tasks.mnist:mnist_vae_14",
-        "fashion_conv_14": "l2o.tasks.mnist:fashion_conv_14",
-        "fashion_resnet_14": "l2o.tasks.mnist:fashion_resnet_14",
-        "fashion_vit_14": "l2o.tasks.mnist:fashion_vit_14",
-        "fashion_mixer_14": "l2o.tasks.mnist:fashion_mixer_14",
-        "fashion_autoencoder_14": "l2o.tasks.mnist:fashion_autoencoder_14",
-        "fashion_vae_14": "l2o.tasks.mnist:fashion_vae_14",
+        **{name: f"l2o.tasks.mnist:{name}" for name in IMAGES},
         "emoji_conv": "l2o.tasks.emoji:emoji_conv",
         "emoji_resnet": "l2o.tasks.emoji:emoji_resnet",
         "python_mlp": "l2o.tasks.text:python_mlp",
@@ -185,6 +173,11 @@ COMBINERS: "Registry[Combiner]" = Registry(
     {name: f"l2o.combiners.{name}:{name}" for name in ("mgda", "pcgrad", "cagrad")}
 )
 """How meta-gradients of several tasks become one, other than by their mean."""
+
+WEIGHTINGS: "Registry[Callable[[], Weighting]]" = Registry(
+    {name: f"l2o.weightings.{name}:{name}" for name in ("worst_case", "learning_progress")}
+)
+"""How weights of several tasks move while meta-training goes on."""
 
 
 def task_family(name: str, argument: str = "task") -> TaskFamily:

@@ -111,8 +111,11 @@ def next_bytes_of_python() -> Mapping[Split, Windows]:
     """Windows of `CONTEXT` bytes of the same source, and the byte after each; one copy."""
     corpus = python_source()
     most: Mapping[Split, int | None] = {"train": None, "valid": 2048, "test": 2048}
-    cut = {split: windows(corpus[split], CONTEXT, number) for split, number in most.items()}
-    return {split: (inputs, targets[:, -1]) for split, (inputs, targets) in cut.items()}
+    found: dict[Split, Windows] = {}
+    for split, number in most.items():
+        inputs, targets = windows(corpus[split], CONTEXT, number)
+        found[split] = inputs, targets[:, -1]
+    return found
 
 
 @functools.lru_cache(maxsize=1)

@@ -5,6 +5,7 @@ import optax
 import pytest
 from analytic import bowl_task
 
+import l2o
 from l2o.learned_optimizer import LearnedOptimizer
 from l2o.objective import Objective, capped
 from l2o.optimizers.learnable import learnable_sgd
@@ -161,6 +162,48 @@ def test_cut_horizons_are_shares_of_drawn_ones(key):
     drawn = {k: np.log((k + 1) / k) / np.log(9 / 2) for k in range(2, 9)}  # as below
     expected = [4000 * sum(p / k for k, p in drawn.items() if k >= j) for j in range(1, 9)]
     assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
+
+
+def test_the_longest_run_of_a_curriculum_grows_geometrically_with_the_age_of_a_member(key):
+    options = {"horizon": (10, 40), "window": WINDOW}
+    problem = inner_problem(TASK, TOLD, curriculum=8, **options)
+    unroll = jax.jit(jax.vmap(problem.unroll, (0, None, None, None)))
+    state = problem.init(key, THETA)
+    assert int(state.horizon) <= 10 and int(state.age) == 0
+    for age, longest in ((0, 10), (3, 15), (4, 20), (6, 25), (7, 30), (8, 40), (1000, 40)):
+        over = state._replace(step=jnp.int32(HORIZON), horizon=jnp.int32(HORIZON), age=age)
+        after, _ = unroll(jax.random.split(key, 300), THETA, over, ())
+        assert np.unique(after.horizon).tolist() == list(range(10, longest + 1, 5))
+        assert np.all(np.asarray(after.age) == age + 1)
+    whole = inner_problem(TASK, TOLD, **options)
+    same, _ = jax.vmap(whole.unroll, (0, None, None, None))(
+        jax.random.split(key, 300), THETA, over._replace(age=()), ()
+    )
+    np.testing.assert_array_equal(same.horizon, after.horizon)  # once it is over it is as without
+    assert same.age == ()
+
+
+def test_what_a_curriculum_cannot_be():
+    make = lambda horizon, curriculum: inner_problem(
+        TASK, TOLD, horizon=horizon, window=WINDOW, curriculum=curriculum
+    )
+    with pytest.raises(ValueError, match="`horizon` must be a range for a curriculum; got 40 al"):
+        make(40, 8)
+    with pytest.raises(ValueError, match=r"`curriculum` must be a number of outer steps.* got -1"):
+        make((10, 40), -1)
+    grows = make((10, 40), 8)
+    for name, whole_runs in (
+        ("full_es", lambda: l2o.full_es(grows, num_pairs=1, std=0.1)),
+        ("full_grad", lambda: l2o.full_grad(grows, num_members=1)),
+        (
+            "SNES",
+            lambda: l2o.evolution_learner(
+                {"bowl": grows}, "SNES", population_size=8, runs_per_candidate=1, std=0.1
+            ),
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"`curriculum` must be 0 for {name}, .* got 8. Drop"):
+            whole_runs()
 
 
 def test_drawn_horizons_are_multiples_of_the_window_within_their_range(key):

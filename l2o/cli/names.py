@@ -30,6 +30,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
         "pretrained": {name: pretrained_line(name) for name in release.names()},
         "estimators": {m.name: line(m) for m in ESTIMATORS},
         "combiners": {k: line(v) for k, v in registry.COMBINERS.items()},
+        "weightings": {k: line(v) for k, v in registry.WEIGHTINGS.items()},
         "policy_gradients": {m.name: line(m) for m in POLICY_GRADIENTS},
         "strategies": {m.name: line(m) for m in STRATEGIES},
         "baselines": {k: b.description for k, b in BASELINES.items()},

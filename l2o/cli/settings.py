@@ -169,6 +169,8 @@ class MetaTraining:
     """Inner steps of a run, or its range."""
     window: int = 50
     """Inner steps between two outer steps."""
+    curriculum: int = 0
+    """Outer steps over which the longest run grows from the shortest; 0 for none."""
     steps: int = 1000
     """Outer steps."""
     ema_decay: float = 0.98
@@ -196,8 +198,9 @@ class MetaTraining:
             del config[name]
         if not self.validation.validate_on:
             del config["validation"]
-        if not self.rollback:
-            del config["rollback"]
+        for name in ("rollback", "curriculum"):
+            if not config[name]:
+                del config[name]
         config["method"] = {"name": self.method.name, **config["method"]}
         return config
 
@@ -219,6 +222,7 @@ class MetaTraining:
                 unravel=unravel,
                 horizon=(self.horizon[0], self.horizon[-1]),
                 window=self.window,
+                curriculum=self.curriculum,
                 steps=self.steps,
                 ema_decay=self.ema_decay,
                 mesh=population_mesh(self.num_devices()),

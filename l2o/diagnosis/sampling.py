@@ -27,8 +27,9 @@ from l2o.diagnosis.summary import REFERENCES, Diagnosis, Job, ReferenceChoice, R
 from l2o.estimators.estimator import Estimator, EstimatorState
 from l2o.estimators.full_es import full_es
 from l2o.estimators.full_grad import full_grad
+from l2o.horizons import check_horizon
 from l2o.learned_optimizer import Theta
-from l2o.problem import Problem, check_horizon
+from l2o.problem import Problem
 from l2o.runs.compilation import long_running
 from l2o.runs.folder import RunError
 from l2o.task import Data, Key

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from l2o.combiners.combiner import Combiner
 from l2o.learned_optimizer import Theta
 from l2o.rng import key_of
 from l2o.task import Data, Key
+from l2o.weightings.weighting import Weighting, WeightingState
 
 EstimatorState = Any
 
@@ -41,11 +42,24 @@ class Estimator:
     data: Data = field(default=(), repr=False)
 
 
+class WeightedState(NamedTuple):
+    """State of estimators whose weights move.
+
+    Attributes:
+        parts: State of each estimator, by name.
+        weighting: State of the rule that moves the weights.
+    """
+
+    parts: dict[str, EstimatorState]
+    weighting: WeightingState
+
+
 def average_estimators(
     estimators: Mapping[str, Estimator],
     *,
     weights: Mapping[str, float] | None = None,
     combine: Combiner | None = None,
+    weighting: Weighting | None = None,
     report_groups: Mapping[str, Sequence[str]] | None = None,
 ) -> Estimator:
     """Average several estimators with weights, for instance over tasks of different shapes.
@@ -53,7 +67,9 @@ def average_estimators(
     Random streams derive from the names: adding one leaves the others' draws as they were. An
     estimator none of whose members is valid is left out of the mean. Metrics are averaged with the
     same weights, where they are numbers, and kept apart under `name/metric`; those of a combiner
-    besides, the share that it gives to each, under `name/share`.
+    besides, the share that it gives to each, under `name/share`. With a `weighting`, weights move
+    by the meta-losses of the steps before and are under `name/weight`; metrics are averaged with
+    those that were given.
 
     >>> import l2o
     >>> from l2o.tasks.quadratic import rosenbrock
@@ -70,6 +86,8 @@ def average_estimators(
         weights: Positive weight of each name; equal if not given.
         combine: How the meta-gradients of the estimators become one: `l2o.mgda`, `l2o.pcgrad` or
             `l2o.cagrad`; their mean if not given.
+        weighting: Rule that moves the weights, `l2o.worst_case()` or `l2o.learning_progress()`;
+            they stay as they are if not given.
         report_groups: Names whose metrics are averaged together, too, with the same weights, and
             reported under `group/metric`; by name of the group.
 
@@ -80,24 +98,45 @@ def average_estimators(
     if not names:
         raise ValueError("`estimators` must not be empty; got {}. Pass at least one.")
     weights = checked_weights(names, weights)
+    given = jnp.asarray([weights[name] for name in names], jnp.float32)
 
     def init(key: Key, theta: Theta) -> EstimatorState:
-        return {name: part.init(key_of(key, name), theta) for name, part in estimators.items()}
+        parts = {name: part.init(key_of(key, name), theta) for name, part in estimators.items()}
+        if weighting is None:
+            return parts
+        return WeightedState(parts, weighting.init(given / jnp.sum(given)))
 
     def estimate(key: Key, theta: Theta, state: EstimatorState, data: Data):
+        if weighting is None:
+            gradient, parts, report, _ = estimate_with(key, theta, state, data, weights)
+            return gradient, parts, report
+        current = dict(zip(names, weighting.weights(state.weighting), strict=True))
+        gradient, parts, report, losses = estimate_with(key, theta, state.parts, data, current)
+        after = WeightedState(parts, weighting.update(state.weighting, losses))
+        return gradient, after, report | {f"{n}/weight": w for n, w in current.items()}
+
+    def estimate_with(
+        key: Key,
+        theta: Theta,
+        state: dict[str, EstimatorState],
+        data: Data,
+        current: Mapping[str, float | jax.Array],
+    ):
+        """Estimate with weights that may be traced; the meta-loss of each name comes last."""
         gradients, states, metrics = {}, {}, {}
         for name, part in estimators.items():
             gradients[name], states[name], metrics[name] = part.estimate(
                 key_of(key, name), theta, state[name], data[name]
             )
         report = average_metrics(metrics, weights, report_groups)
+        losses = jnp.stack([metrics[name]["meta_loss"] for name in names])
         if combine is None:
-            return average_gradients(gradients, metrics, weights), states, report
+            return average_gradients(gradients, metrics, current), states, report, losses
         mean, shares = combine_gradients(
-            combine, key_of(key, "combine"), gradients, metrics, weights
+            combine, key_of(key, "combine"), gradients, metrics, current
         )
         shares = {f"{name}/share": share for name, share in shares.items()}
-        return mean, states, report | shares
+        return mean, states, report | shares, losses
 
     return Estimator(
         init=init,
@@ -110,7 +149,7 @@ def average_estimators(
 def average_gradients(
     gradients: Mapping[str, Theta],
     metrics: Mapping[str, Mapping[str, jax.Array]],
-    weights: Mapping[str, float],
+    weights: Mapping[str, float | jax.Array],
 ) -> Theta:
     """Average meta-gradients over names, without those none of whose members is valid.
 
@@ -135,7 +174,7 @@ def combine_gradients(
     key: Key,
     gradients: Mapping[str, Theta],
     metrics: Mapping[str, Mapping[str, jax.Array]],
-    weights: Mapping[str, float],
+    weights: Mapping[str, float | jax.Array],
 ) -> tuple[Theta, dict[str, jax.Array]]:
     """Combine meta-gradients over names, without those none of whose members is valid.
 
@@ -152,7 +191,9 @@ def combine_gradients(
     """
     names = tuple(gradients)
     is_alive = jnp.stack([metrics[name]["valid"] > 0 for name in names])
-    alive = jnp.where(is_alive, jnp.stack([jnp.float32(weights[name]) for name in names]), 0.0)
+    alive = jnp.where(
+        is_alive, jnp.stack([jnp.asarray(weights[name], jnp.float32) for name in names]), 0.0
+    )
     alive = alive * jnp.sum(is_alive) / jnp.maximum(jnp.sum(alive), TINY)
     rows = jnp.stack([ravel_pytree(gradients[name])[0] for name in names])
     rows = jnp.where(is_alive[:, None], rows, 0.0)

@@ -21,7 +21,7 @@ from l2o.estimators.population import (
     population_estimator,
     std_at,
 )
-from l2o.problem import Problem, unroll_run
+from l2o.problem import Problem, check_no_curriculum, unroll_run
 
 
 def full_es(
@@ -59,6 +59,7 @@ def full_es(
             `shaping` is unknown.
     """
     check_problem(problem)
+    check_no_curriculum(problem, "full_es")
     check_pairs(num_pairs, std, shaping)
 
     def estimate_pair(problem, key, theta, step, state, data):

@@ -15,7 +15,7 @@ from l2o.estimators.population import (
     population_estimator,
     window_mean,
 )
-from l2o.problem import Problem, unroll_run
+from l2o.problem import Problem, check_no_curriculum, unroll_run
 
 
 def full_grad(problem: Problem, *, num_members: int, mesh: Mesh | None = None) -> Estimator:
@@ -40,6 +40,7 @@ def full_grad(problem: Problem, *, num_members: int, mesh: Mesh | None = None) -
             has no gradient.
     """
     check_differentiable(problem)
+    check_no_curriculum(problem, "full_grad")
 
     def estimate_run(problem, key, theta, step, state, data):
         def cost(theta: jax.Array):

@@ -193,6 +193,7 @@ PAIRED = InnerState(
     step=None,  # pyright: ignore[reportArgumentType]
     horizon=None,  # pyright: ignore[reportArgumentType]
     best=0,  # pyright: ignore[reportArgumentType]
+    age=None,  # pyright: ignore[reportArgumentType]
 )
 """vmap axes of a pair's inner state: the members differ in what they trained, and only in that."""
 

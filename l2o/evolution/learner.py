@@ -29,7 +29,7 @@ from l2o.evolution.strategies import (
 )
 from l2o.learned_optimizer import Theta
 from l2o.learner import Learner, MetaState, check_ema_decay, update_ema
-from l2o.problem import Problem, map_theta, unroll_run
+from l2o.problem import Problem, check_no_curriculum, map_theta, unroll_run
 from l2o.rng import key_of
 from l2o.task import Data, Key
 
@@ -96,6 +96,8 @@ def evolution_learner(
     if not problems:
         raise ValueError("`problems` must not be empty; got {}. Pass at least one.")
     check_strategy(strategy, population_size, std, optimizer)
+    for problem in problems.values():
+        check_no_curriculum(problem, strategy)
     if runs_per_candidate < 1:
         raise ValueError(
             f"`runs_per_candidate` must be at least 1; got {runs_per_candidate}. "

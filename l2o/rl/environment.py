@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from l2o.horizons import check_horizon, staggered_start
 from l2o.inner_step import batch_fraction, check_shrinks, inner_step
 from l2o.policies.policy import ControlledState, Policy, controlled_transform
 from l2o.policies.preference import draw_preference, told
-from l2o.problem import InnerState, check_horizon, staggered_start, start_run
+from l2o.problem import InnerState, start_run
 from l2o.rl.reward import Reward, check_reward, compute_reward, measure
 from l2o.rng import key_of
 from l2o.task import Data, Key, Task, validate_task

@@ -212,6 +212,22 @@ MISTAKES = {
         "pes --combine mgda",
         "`combine` must be mean on one task, bowl; got mgda. Drop it, or add a task.",
     ),
+    "one task to weigh": (
+        "pes --weighting worst_case",
+        "`weighting` must be fixed on one task, bowl; got worst_case. Drop it, or add a task.",
+    ),
+    "curriculum": (
+        "--curriculum 5",
+        "`horizon` must be a range for a curriculum; got 8 alone. Try horizon=4 8",
+    ),
+    "curriculum of whole runs": (
+        "--horizon 10 40 --curriculum 5 full_es",
+        "`curriculum` must be 0 for full_es, which trains whole runs in every outer step; got 5.",
+    ),
+    "curriculum of a policy": (
+        f"--horizon 25 50 --curriculum 5 {POLICY}",
+        "`curriculum` must be 0 for ppo; got 5. Drop it, or try nres.",
+    ),
     "batches": ("--measure-batches 2", "`measure_batches` must be 1 on the step's own batch"),
     "no policy": (
         "ppo",
@@ -468,7 +484,8 @@ def test_evaluation_needs_what_a_release_does_not_say():
 def test_list_names_everything(capsys):
     assert cli.main(["list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    others = {"baselines", "presets", "estimators", "combiners", "policy_gradients", "strategies"}
+    others = {"baselines", "presets", "estimators", "combiners", "weightings"}
+    others |= {"policy_gradients", "strategies"}
     assert set(listed) == {"tasks", "families", "optimizers", "pretrained", *others}
     assert all(line for section in listed.values() for line in section.values())
     # `python benchmarks/families.py` adds what a new family lacks.

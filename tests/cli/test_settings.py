@@ -73,15 +73,26 @@ def test_every_setting_of_the_training_changes_the_program(change, base_program)
     assert program_of(with_change(BASE, change)) != base_program
 
 
+def test_a_curriculum_changes_the_program_of_runs_of_several_lengths():
+    varied = replace(BASE, horizon=(4, 8))
+    assert program_of(replace(varied, curriculum=3)) != program_of(varied)
+
+
 @pytest.mark.parametrize("method", [TruncatedES, NRES])
 def test_a_method_changes_the_program(method, base_program):
     assert program_of(replace(BASE, method=method(num_pairs=2))) != base_program
 
 
-@pytest.mark.parametrize("combine", ["mgda", "pcgrad", "cagrad"])
-def test_a_combiner_changes_the_program_of_two_tasks(combine):
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("combine=mgda", "combine=pcgrad", "combine=cagrad"),
+        *("weighting=worst_case", "weighting=learning_progress"),
+    ],
+)
+def test_what_becomes_of_several_tasks_changes_the_program_of_two(change):
     two = replace(BASE, task=("user_module:bowl", "rosenbrock"))
-    assert program_of(with_change(two, f"method.combine={combine}")) != program_of(two)
+    assert program_of(with_change(two, f"method.{change}")) != program_of(two)
 
 
 POLICY_SETTINGS = (

@@ -12,6 +12,7 @@ from l2o.cli.methods.method import (
     Ingredients,
     MetaOptimizer,
     Method,
+    WeightingName,
     std_schedule,
 )
 from l2o.estimators.estimator import Estimator
@@ -34,6 +35,9 @@ class AntitheticPairs(Method):
     objective: Flat[Objective] = LOG_LOSS
     combine: CombinerName = "mean"
     """What becomes of the meta-gradients of several tasks: their mean, or see `l2o list`."""
+    weighting: WeightingName = "fixed"
+    """Whether the weights of several tasks move, to the worst or to those on which most is learned.
+    """
     meta_optimizer: Flat[MetaOptimizer] = ADAMW
 
     @property
@@ -64,7 +68,9 @@ class AntitheticPairs(Method):
         problems = given.problems(self.objective)
         return gradient_learner(
             given.averaged(
-                {name: self.estimator(p, given) for name, p in problems.items()}, self.combine
+                {name: self.estimator(p, given) for name, p in problems.items()},
+                self.combine,
+                self.weighting,
             ),
             self.meta_optimizer.build(given.steps),
             ema_decay=given.ema_decay,
@@ -141,6 +147,9 @@ class Backpropagation(Method):
     objective: Flat[Objective] = LOG_LOSS
     combine: CombinerName = "mean"
     """What becomes of the meta-gradients of several tasks: their mean, or see `l2o list`."""
+    weighting: WeightingName = "fixed"
+    """Whether the weights of several tasks move, to the worst or to those on which most is learned.
+    """
     meta_optimizer: Flat[MetaOptimizer] = ADAMW
 
     @property
@@ -160,7 +169,7 @@ class Backpropagation(Method):
             for name, problem in given.problems(self.objective).items()
         }
         return gradient_learner(
-            given.averaged(estimators, self.combine),
+            given.averaged(estimators, self.combine, self.weighting),
             self.meta_optimizer.build(given.steps),
             ema_decay=given.ema_decay,
         )

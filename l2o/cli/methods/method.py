@@ -18,6 +18,7 @@ from l2o.problem import Problem, inner_problem, map_theta
 from l2o.task import Task, TaskFamily
 
 CombinerName = Literal["mean", "mgda", "pcgrad", "cagrad"]
+WeightingName = Literal["fixed", "worst_case", "learning_progress"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,7 @@ class Ingredients:
         unravel: Function from the vector that is meta-trained to the whole theta.
         horizon: Inner steps of the shortest and of the longest run.
         window: Inner steps between two outer steps.
+        curriculum: Outer steps over which the longest run grows from the shortest.
         steps: Outer steps of the run.
         ema_decay: Decay rate of the exponential moving average of theta.
         mesh: Devices over which the population is spread.
@@ -42,6 +44,7 @@ class Ingredients:
     unravel: Callable[[Theta], Theta]
     horizon: tuple[int, int]
     window: int
+    curriculum: int
     steps: int
     ema_decay: float
     mesh: Mesh
@@ -71,28 +74,41 @@ class Ingredients:
         return {
             task.name: map_theta(
                 inner_problem(
-                    task, self.lopt, horizon=self.horizon, window=self.window, objective=objective
+                    task,
+                    self.lopt,
+                    horizon=self.horizon,
+                    window=self.window,
+                    objective=objective,
+                    curriculum=self.curriculum,
                 ),
                 self.unravel,
             )
             for task in self.tasks
         }
 
-    def averaged(self, estimators: Mapping[str, Estimator], combine: CombinerName) -> Estimator:
+    def averaged(
+        self, estimators: Mapping[str, Estimator], combine: CombinerName, weighting: WeightingName
+    ) -> Estimator:
         """The weighted mean of an estimator for each task, or what a combiner makes of them.
 
         Raises:
-            ValueError: if there is one task alone, whose meta-gradient needs no combiner.
+            ValueError: if there is one task alone, whose meta-gradient needs neither a combiner nor
+                a weight.
         """
-        if combine != "mean" and len(estimators) == 1:
-            raise ValueError(
-                f"`combine` must be mean on one task, {next(iter(estimators))}; got {combine}. "
-                "Drop it, or add a task."
-            )
+        for name, value, default in (
+            ("combine", combine, "mean"),
+            ("weighting", weighting, "fixed"),
+        ):
+            if value != default and len(estimators) == 1:
+                raise ValueError(
+                    f"`{name}` must be {default} on one task, {next(iter(estimators))}; got "
+                    f"{value}. Drop it, or add a task."
+                )
         return average_estimators(
             estimators,
             weights=self.task_weights,
             combine=None if combine == "mean" else registry.COMBINERS[combine],
+            weighting=None if weighting == "fixed" else registry.WEIGHTINGS[weighting](),
             report_groups=self.report_groups,
         )
 

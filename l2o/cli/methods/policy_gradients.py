@@ -5,7 +5,14 @@ from typing import ClassVar, Self
 
 from l2o import registry
 from l2o.cli.arguments import Flat
-from l2o.cli.methods.method import ADAMW, CombinerName, Ingredients, MetaOptimizer, Method
+from l2o.cli.methods.method import (
+    ADAMW,
+    CombinerName,
+    Ingredients,
+    MetaOptimizer,
+    Method,
+    WeightingName,
+)
 from l2o.learner import Learner, gradient_learner
 from l2o.policies.policy import PolicyOptimizer
 from l2o.rl.environment import CreditName, Environment, training_environment
@@ -45,7 +52,16 @@ class PolicyGradient(Method):
         return replace(lopt, policy=replace(lopt.policy, actor=replace(actor, apply=apply)))
 
     def environments(self, given: Ingredients, policy: PolicyOptimizer) -> dict[str, Environment]:
-        """The training runs of each task, as a policy acts in them; the critic is told which."""
+        """The training runs of each task, as a policy acts in them; the critic is told which.
+
+        Raises:
+            ValueError: if runs are to grow, which those of policy gradients do not.
+        """
+        if given.curriculum:
+            raise ValueError(
+                f"`curriculum` must be 0 for {self.name}; got {given.curriculum}. Drop it, or try "
+                "nres."
+            )
         return {
             task.name: training_environment(
                 task,
@@ -73,6 +89,9 @@ class Reinforce(PolicyGradient):
     the critic's value."""
     combine: CombinerName = "mean"
     """What becomes of the gradients of several tasks: their mean, or see `l2o list`."""
+    weighting: WeightingName = "fixed"
+    """Whether the weights of several tasks move, to the worst or to those on which most is learned.
+    """
 
     name: ClassVar[str] = "reinforce"
 
@@ -109,7 +128,7 @@ class Reinforce(PolicyGradient):
             for name, environment in environments.items()
         }
         learner = gradient_learner(
-            given.averaged(estimators, self.combine),
+            given.averaged(estimators, self.combine, self.weighting),
             self.meta_optimizer.build(given.steps),
             ema_decay=given.ema_decay,
         )
