@@ -21,7 +21,7 @@ from l2o.learned_optimizer import Theta
 from l2o.learner import Learner, MetaState
 from l2o.runs.checkpoint import Checkpoints
 from l2o.runs.compilation import long_running
-from l2o.runs.folder import RunError, RunFolder
+from l2o.runs.folder import DivergenceError, RunError, RunFolder
 from l2o.runs.logging import MetricsLog
 from l2o.task import Data, Key
 
@@ -70,6 +70,7 @@ def fit(
     theta: Theta,
     *,
     num_steps: int,
+    until: int | None = None,
     log_every: int = 10,
     checkpoint_every: int = 100,
     patience: int = 100,
@@ -110,6 +111,8 @@ def fit(
         theta: Meta-parameters to start from.
         num_steps: Number of outer steps of the whole run. It may be more than it was when the run
             was begun.
+        until: Outer step at which to save and return, to go on with the run later; the last if not
+            given. Rates that follow the length of the run follow `num_steps`.
         log_every: Most outer steps of a chunk, which is one compiled program: chunks have the
             largest number up to it that divides the run.
         checkpoint_every: Number of outer steps between checkpoints, rounded down to whole chunks.
@@ -141,6 +144,11 @@ def fit(
             another process that has ended.
     """
     _check_steps(num_steps, log_every, checkpoint_every, patience)
+    if until is not None and until < 1:
+        raise ValueError(
+            f"`until` must be at least 1; got {until}. Leave it out for the last step."
+        )
+    last = num_steps if until is None else min(until, num_steps)
     if not hasattr(key, "dtype"):
         raise ValueError(f"`key` must be a random key; got {key!r}. Try jax.random.key(0).")
     if isinstance(theta, MetaState):
@@ -175,7 +183,7 @@ def fit(
             f"`num_steps` must be at least {step}, where the run's last checkpoint is; got "
             f"{num_steps}. Try num_steps={step}."
         )
-    log_every = steps_of_chunk(math.gcd(num_steps, step), log_every)
+    log_every = steps_of_chunk(math.gcd(num_steps, step, last), log_every)
     checkpoint_every = max(1, checkpoint_every // log_every) * log_every
 
     def report_saved(state: MetaState, is_best: bool) -> None:
@@ -200,7 +208,7 @@ def fit(
         return jax.tree.map(jnp.copy, learner.init(key, theta))
 
     with processes.peer_guard(where):
-        if checkpoints and step == num_steps:
+        if checkpoints and step >= last:
             state = checkpoints.read(step, abstract)
             if run:
                 report_saved(state, checkpoints.is_best(step))
@@ -232,8 +240,8 @@ def fit(
         losses: list[float] = []
         is_due = False
         saving = last_saved
-        traced = min(step + 2 * log_every, num_steps)
-        while step < num_steps:
+        traced = min(step + 2 * log_every, last)
+        while step < last:
             started = time.perf_counter()
             is_traced = profile and step + log_every == traced
             with traced_to(run.profile) if run and is_traced else contextlib.nullcontext():
@@ -261,9 +269,9 @@ def fit(
             is_bad = bad_steps.get(OVERALL, 0)
             is_stopped = processes.any_process(should_stop is not None and should_stop())
             last_saved = saving  # process 0 has answered, so it is on the disk
-            if is_bad >= patience or (is_bad and step == num_steps):
+            if is_bad >= patience or (is_bad and step == last):
                 processes.disconnect()  # all of them stop here
-                raise RunError(
+                raise DivergenceError(
                     f"no member had a finite loss in the last {is_bad} outer steps: stopped at "
                     f"step {step}; {last_good()}. Try a smaller --std or --learning-rate."
                 )
@@ -274,7 +282,7 @@ def fit(
                         f"no member had a finite loss on {task} in the last {bad_steps[task]} "
                         f"outer steps, up to step {step}; the run goes on with the other tasks."
                     )
-            is_due |= step % checkpoint_every == 0 or step == num_steps or is_stopped
+            is_due |= step % checkpoint_every == 0 or step == last or is_stopped
             if is_due and not is_bad:
                 if checkpoints:
                     saving = step

@@ -32,6 +32,7 @@ USAGE = """usage: l2o COMMAND ...
   suite [options]                 optimizers on many tasks, and what that adds up to
   tune-baselines [options]        search for the baselines' settings, kept for comparisons
   report RUN [--png]              make report.html again from report.json
+  search [PRESET] [options]       search over settings of meta-training
   pareto RUN ... [options]        fronts of several objectives, and their hypervolumes
   compare-hpo [options]           policies beside engines for hyperparameter optimization
   diagnose [options]              bias, variance and cost of meta-gradient estimators
@@ -48,6 +49,7 @@ COMMANDS = {
     "suite": "l2o.cli.suite",
     "tune-baselines": "l2o.cli.tune_baselines",
     "report": "l2o.cli.report",
+    "search": "l2o.cli.search",
     "pareto": "l2o.cli.pareto",
     "compare-hpo": "l2o.cli.compare_hpo",
     "diagnose": "l2o.cli.diagnose",

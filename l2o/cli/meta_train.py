@@ -88,16 +88,21 @@ def parse_settings(arguments: Sequence[str]) -> MetaTraining:
     return MetaTraining(**{name: getattr(found, name) for name in given})
 
 
-def meta_train(settings: MetaTraining, console: Console) -> int:
+def meta_train(settings: MetaTraining, console: Console, parts: Parts | None = None) -> int:
     """Run, or continue, a meta-training run; returns the exit status.
 
     In several processes all call it; when theta is found they part, and process 0 evaluates.
+
+    Args:
+        settings: Settings of the run.
+        console: Console for the progress and the results.
+        parts: What the settings build, if that has been built.
 
     Raises:
         ValueError: for a mistake in the settings, before anything is written.
         RunError: if the run cannot go on; the last good checkpoint stays.
     """
-    parts = processes.broadcast_errors(settings.build)
+    parts = parts or processes.broadcast_errors(settings.build)
     if not processes.is_process_0():
         console = Console(quiet=True)
     with contextlib.ExitStack() as stack:
@@ -106,6 +111,12 @@ def meta_train(settings: MetaTraining, console: Console) -> int:
         trackers = processes.broadcast_errors(lambda: start_trackers(settings, run, stack, console))
         state, is_stopped = train(settings, parts, run, about, trackers, console)
         step = int(state.step)
+        if step < settings.steps and not is_stopped:
+            console.print(
+                f"at step {step} of {settings.steps}, as --until says; continue with --resume",
+                soft_wrap=True,
+            )
+            return 0
         if step < settings.steps:
             console.print(
                 f"stopped at step {step} of {settings.steps}; continue with --resume",
@@ -235,7 +246,7 @@ def train(
             assert run is not None and curve is not None
             step = int(state.step)
             every = parts.validate_every
-            is_due = step % every == 0 or step == settings.steps
+            is_due = step % every == 0 or step in (settings.steps, output.until)
             # Checkpoints of a run that was made longer may miss the multiples.
             if not is_due and step // every == curve.last_step // every:
                 return
@@ -258,6 +269,7 @@ def train(
             parts.learner,
             parts.theta,
             num_steps=settings.steps,
+            until=output.until,
             log_every=parts.log_every,
             checkpoint_every=parts.checkpoint_every,
             run=run,

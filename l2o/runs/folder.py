@@ -28,6 +28,10 @@ class RunError(RuntimeError):
     """Error of a run that cannot go on; the message is one line that says what to do."""
 
 
+class DivergenceError(RunError):
+    """Error of a run in which no loss is finite any more."""
+
+
 def atomic_write(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, make it durable, and rename it.
 
