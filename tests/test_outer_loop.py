@@ -186,6 +186,23 @@ def test_stops_when_asked_and_goes_on(learner, whole, tmp_path):
     assert lines_of(run) == lines_of(whole[0])
 
 
+@pytest.mark.parametrize("stops", [(10, 20), (5, 15, 30), (30, 40)])
+def test_a_run_in_stretches_is_the_whole_run(learner, whole, tmp_path, stops):
+    run = RunFolder.open(tmp_path / "run", {})
+    for stop in stops:
+        state = fit(KEY, learner, THETA, **SCHEDULE, run=run, until=stop)
+        assert int(state.step) == min(stop, 30) == lines_of(run)[-1]["step"]
+        again = fit(KEY, learner, THETA, **SCHEDULE, run=run, until=stop)
+        assert_same(again, state)  # which takes no step
+    assert_same(fit(KEY, learner, THETA, **SCHEDULE, run=run), whole[1])
+    assert lines_of(run) == lines_of(whole[0])
+
+
+def test_a_stop_before_the_first_step():
+    with pytest.raises(ValueError, match="`until` must be at least 1; got 0"):
+        fit(KEY, counting_learner(), THETA, num_steps=10, until=0)
+
+
 def test_a_damaged_checkpoint_is_reported_and_changes_nothing(learner, whole, tmp_path):
     run = RunFolder.open(tmp_path / "run", {})
     fit(KEY, learner, THETA, **SCHEDULE | {"num_steps": 20}, run=run)

@@ -242,7 +242,7 @@ def searchable(settings: MetaTraining) -> dict[str, Known]:
 
 def paths(settings: MetaTraining) -> dict[str, tuple[str, ...]]:
     """Where each setting of the method is among the settings, and two of the run, by its flag."""
-    found = {"window": ("window",), "ema_decay": ("ema_decay",)}
+    found: dict[str, tuple[str, ...]] = {"window": ("window",), "ema_decay": ("ema_decay",)}
 
     def add(owner: Any, path: tuple[str, ...], prefix: str) -> None:
         hints = get_type_hints(type(owner), include_extras=True)
