@@ -49,6 +49,7 @@ from .optimizers.muon_mlp import muon_mlp as muon_mlp
 from .optimizers.nominal_mlp import nominal_mlp as nominal_mlp
 from .optimizers.per_tensor import per_tensor_transform as per_tensor_transform
 from .outer_loop import fit as fit
+from .policies.frozen_schedule import load_schedule as load_schedule
 from .policies.optimizer_selector import optimizer_selector as optimizer_selector
 from .policies.per_tensor_controller import per_tensor_controller as per_tensor_controller
 from .policies.policy import PolicyOptimizer as PolicyOptimizer

@@ -82,7 +82,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
         check_cache(options.cache)
     lopt, theta = release.load(options.source, design=design)
     summary = release.summary(options.source)
-    families, horizon = what_to_evaluate_on(options, summary)
+    families, horizon = what_to_evaluate_on(options.source, options.task, options.horizon, summary)
     Path(options.out).mkdir(parents=True, exist_ok=True)
     comparisons = compare_on(
         registry.tasks_to_evaluate(families),
@@ -107,10 +107,13 @@ def command(arguments: Sequence[str], console: Console) -> int:
 
 
 def what_to_evaluate_on(
-    options: Evaluate, summary: Mapping[str, Any]
+    source: str, task: tuple[str, ...], horizon: int | None, summary: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], int]:
-    """The tasks and the horizon: those that were given, or those of meta-training."""
-    task, horizon = options.task, options.horizon
+    """The tasks and the horizon: those that were given, or those of meta-training.
+
+    Raises:
+        ValueError: if neither says.
+    """
     if not task:
         families = summary.get("task") or ()
         task = (families,) if isinstance(families, str) else tuple(families)
@@ -120,12 +123,12 @@ def what_to_evaluate_on(
         horizon = int(np.max(steps))
     if not task:
         raise ValueError(
-            f"`task` must name at least one, as {options.source} does not say what it was "
+            f"`task` must name at least one, as {source} does not say what it was "
             "meta-trained on; got none. Try task=digits_mlp."
         )
     if not horizon:
         raise ValueError(
-            f"`horizon` must be given, as {options.source} does not say what it was meta-trained "
+            f"`horizon` must be given, as {source} does not say what it was meta-trained "
             "for; got none. Try horizon=1000."
         )
     return task, horizon

@@ -33,6 +33,7 @@ USAGE = """usage: l2o COMMAND ...
   tune-baselines [options]        search for the baselines' settings, kept for comparisons
   report RUN [--png]              make report.html again from report.json
   search [PRESET] [options]       search over settings of meta-training
+  schedule RUN [options]          what a policy did to hyperparameters, as a plain schedule
   pareto RUN ... [options]        fronts of several objectives, and their hypervolumes
   compare-hpo [options]           policies beside engines for hyperparameter optimization
   diagnose [options]              bias, variance and cost of meta-gradient estimators
@@ -50,6 +51,7 @@ COMMANDS = {
     "tune-baselines": "l2o.cli.tune_baselines",
     "report": "l2o.cli.report",
     "search": "l2o.cli.search",
+    "schedule": "l2o.cli.schedule",
     "pareto": "l2o.cli.pareto",
     "compare-hpo": "l2o.cli.compare_hpo",
     "diagnose": "l2o.cli.diagnose",

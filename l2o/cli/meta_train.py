@@ -88,7 +88,13 @@ def parse_settings(arguments: Sequence[str]) -> MetaTraining:
     return MetaTraining(**{name: getattr(found, name) for name in given})
 
 
-def meta_train(settings: MetaTraining, console: Console, parts: Parts | None = None) -> int:
+def meta_train(
+    settings: MetaTraining,
+    console: Console,
+    *,
+    parts: Parts | None = None,
+    until: int | None = None,
+) -> int:
     """Run, or continue, a meta-training run; returns the exit status.
 
     In several processes all call it; when theta is found they part, and process 0 evaluates.
@@ -97,6 +103,7 @@ def meta_train(settings: MetaTraining, console: Console, parts: Parts | None = N
         settings: Settings of the run.
         console: Console for the progress and the results.
         parts: What the settings build, if that has been built.
+        until: Outer step at which to stop, to go on later; the last if not given.
 
     Raises:
         ValueError: for a mistake in the settings, before anything is written.
@@ -109,13 +116,9 @@ def meta_train(settings: MetaTraining, console: Console, parts: Parts | None = N
         run = processes.on_process_0(lambda: open_run(settings, console, stack))
         about = about_run(settings, parts, run, console) if run else {}
         trackers = processes.broadcast_errors(lambda: start_trackers(settings, run, stack, console))
-        state, is_stopped = train(settings, parts, run, about, trackers, console)
+        state, is_stopped = train(settings, parts, run, about, trackers, console, until)
         step = int(state.step)
-        if step < settings.steps and not is_stopped:
-            console.print(
-                f"at step {step} of {settings.steps}, as --until says; continue with --resume",
-                soft_wrap=True,
-            )
+        if step == until and step < settings.steps and not is_stopped:
             return 0
         if step < settings.steps:
             console.print(
@@ -217,10 +220,11 @@ def train(
     about: Mapping[str, Any],
     trackers: Sequence[Tracker],
     console: Console,
+    until: int | None = None,
 ) -> tuple[MetaState, bool]:
-    """Meta-train until the last step or a signal, and whether there was one; then processes part.
+    """Meta-train to the last step, to `until` or to a signal, and whether there was one.
 
-    `run` is None in processes other than 0.
+    Then processes part.     `run` is None in processes other than 0.
     """
     output = settings.output
     curve = ValidationCurve(run.validation, parts.validator) if run and parts.validator else None
@@ -246,7 +250,7 @@ def train(
             assert run is not None and curve is not None
             step = int(state.step)
             every = parts.validate_every
-            is_due = step % every == 0 or step in (settings.steps, output.until)
+            is_due = step % every == 0 or step in (settings.steps, until)
             # Checkpoints of a run that was made longer may miss the multiples.
             if not is_due and step // every == curve.last_step // every:
                 return
@@ -269,7 +273,7 @@ def train(
             parts.learner,
             parts.theta,
             num_steps=settings.steps,
-            until=output.until,
+            until=until,
             log_every=parts.log_every,
             checkpoint_every=parts.checkpoint_every,
             run=run,

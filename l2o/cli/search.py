@@ -1,7 +1,7 @@
 """`l2o search`: Bayesian search and successive halving over settings of meta-training.
 
-A trial is a run folder of `l2o meta-train`, a rung a resume of it with a later `--until`. All of
-its rungs are for the same `--steps`, so that rates which follow the length of a run are the same
+A trial is a run folder of `l2o meta-train`, a rung a resume of it that stops a little later. All
+of its rungs are for the same `--steps`, so that rates which follow the length of a run are the same
 ones at each, and a trial at its last rung is the run that its command line makes at once.
 """
 
@@ -98,7 +98,7 @@ def fixed_settings(words: Sequence[str]) -> MetaTraining:
         ValueError: if they name a folder, or a part of meta-training that trials do not have.
     """
     settings = parse_settings(words)
-    for flag in ("--run-dir", "--resume", "--until"):
+    for flag in ("--run-dir", "--resume"):
         for word in words:
             if word.partition("=")[0].replace("_", "-") == flag:
                 raise ValueError(
@@ -273,12 +273,11 @@ def with_values(settings: MetaTraining, values: Mapping[str, Value]) -> MetaTrai
 
 
 def trial_settings(settings: MetaTraining, claim: Claim) -> MetaTraining:
-    """The settings by which a trial goes on to its target."""
+    """The settings by which a trial is begun or goes on."""
     output = dataclasses.replace(
         settings.output,
         run_dir=str(claim.run_dir),
         resume=RunFolder(claim.run_dir).config.exists(),
-        until=claim.trial.target,
     )
     return dataclasses.replace(with_values(settings, claim.trial.values), output=output)
 
@@ -320,7 +319,7 @@ def train(study: Study, claim: Claim, settings: MetaTraining) -> bool:
         study.fail(claim, str(error))
         return True
     try:
-        if meta_train(own, Console(quiet=True), parts):
+        if meta_train(own, Console(quiet=True), parts=parts, until=claim.trial.target):
             return False
     except DivergenceError as error:
         study.fail(claim, str(error))

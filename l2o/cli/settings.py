@@ -68,8 +68,6 @@ class Output:
     """Folder of the run."""
     resume: Flag = False
     """Continue the run in the run folder."""
-    until: Number = None
-    """Stop at this outer step, to go on later; the last of --steps if none."""
     log: Annotated[tuple[Tracker, ...], _NAMES] = ()
     """Trackers: tensorboard, wandb."""
     profile: Flag = False
@@ -299,7 +297,6 @@ class MetaTraining:
             steps=self.steps,
             log_every=self.log_every,
             checkpoint_every=self.checkpoint_every,
-            until=self.output.until,
             **{"eval.seeds": self.eval.seeds, "eval.horizon": self.eval.horizon},
         )
         check_seed(self.seed)

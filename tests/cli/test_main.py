@@ -13,7 +13,7 @@ from user_module import bowl
 
 from l2o import registry, release
 from l2o.cli import main as cli
-from l2o.cli.evaluate import Evaluate, compare_on, what_to_evaluate_on
+from l2o.cli.evaluate import compare_on, what_to_evaluate_on
 from l2o.cli.methods.table import METHODS
 from l2o.cli.settings import MetaTraining
 from l2o.evaluation.baselines import BASELINES
@@ -469,7 +469,8 @@ def test_commands_without_options_have_a_help(typed, capsys):
     ],
 )
 def test_evaluation_is_of_what_was_meta_trained_unless_told_otherwise(given, summary, expected):
-    assert what_to_evaluate_on(Evaluate("runs/x", **given), summary) == expected
+    given = {"task": (), "horizon": None} | given
+    assert what_to_evaluate_on("runs/x", summary=summary, **given) == expected
 
 
 def test_evaluation_needs_what_a_release_does_not_say():
@@ -478,7 +479,7 @@ def test_evaluation_needs_what_a_release_does_not_say():
         ({"task": ("c",)}, "`horizon` must be given, as x.* Try horizon=1000."),
     ):
         with pytest.raises(ValueError, match=message):
-            what_to_evaluate_on(Evaluate("x", **given), {})
+            what_to_evaluate_on("x", **{"task": (), "horizon": None} | given, summary={})
 
 
 def test_list_names_everything(capsys):

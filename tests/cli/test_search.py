@@ -158,7 +158,6 @@ def test_a_larger_budget_goes_on(searched, tmp_path):
         ("--over std --budget 1e4 --rungs 0", "`rungs` must be at least 1"),
         ("--over std --run-dir runs/x", "`--run-dir` is for l2o meta-train"),
         ("--over std --resume", "`--resume` is for l2o meta-train"),
-        ("--over std --until=3", "`--until` is for l2o meta-train"),
         ("--over std --distributed", "`distributed` is for l2o meta-train"),
         (f"--over std --budget 1e4 --out {TESTS}", "`out` must be a new folder or that of a"),
         (f"--over std --budget 1e4 --out {__file__}", "`out` must be a folder that can be written"),
