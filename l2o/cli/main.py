@@ -33,6 +33,7 @@ USAGE = """usage: l2o COMMAND ...
   tune-baselines [options]        search for the baselines' settings, kept for comparisons
   report RUN [--png]              make report.html again from report.json
   search [PRESET] [options]       search over settings of meta-training
+  compare RUN ... [options]       runs side by side: settings, curves, cost, evaluations
   schedule RUN [options]          what a policy did to hyperparameters, as a plain schedule
   pareto RUN ... [options]        fronts of several objectives, and their hypervolumes
   compare-hpo [options]           policies beside engines for hyperparameter optimization
@@ -51,6 +52,7 @@ COMMANDS = {
     "tune-baselines": "l2o.cli.tune_baselines",
     "report": "l2o.cli.report",
     "search": "l2o.cli.search",
+    "compare": "l2o.cli.compare",
     "schedule": "l2o.cli.schedule",
     "pareto": "l2o.cli.pareto",
     "compare-hpo": "l2o.cli.compare_hpo",

@@ -224,7 +224,7 @@ def train(
 ) -> tuple[MetaState, bool]:
     """Meta-train to the last step, to `until` or to a signal, and whether there was one.
 
-    Then processes part.     `run` is None in processes other than 0.
+    Then processes part. `run` is None in processes other than 0.
     """
     output = settings.output
     curve = ValidationCurve(run.validation, parts.validator) if run and parts.validator else None
