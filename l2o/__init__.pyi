@@ -1,4 +1,5 @@
 from . import testing as testing
+from .adversarial.robust import robust as robust
 from .augmentation.low_precision import low_precision as low_precision
 from .augmentation.noisy_gradients import noisy_gradients as noisy_gradients
 from .augmentation.noisy_inputs import noisy_inputs as noisy_inputs

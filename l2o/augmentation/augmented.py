@@ -24,8 +24,9 @@ KINDS = (
     "noisy_labels",
     "noisy_inputs",
     "scaled_loss",
+    "robust",
 )
-"""What the names of augmented tasks end with."""
+"""What the names of augmented tasks end with, of `l2o.robust` as well."""
 
 
 class Augmented(NamedTuple):
@@ -94,7 +95,7 @@ def plain_name(name: str) -> str:
     return re.sub(f"(_({'|'.join(KINDS)})(_[a-z])?)+$", "", name)
 
 
-def check_is_task(task: Task, augment: Callable[..., Task]) -> None:
+def check_is_task(task: Task, augment: Callable[..., object]) -> None:
     """Raise a `ValueError` that says what to type unless a task, and not a family, is augmented."""
     if not isinstance(task, Task):
         given = getattr(task, "name", task)
