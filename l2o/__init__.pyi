@@ -1,4 +1,8 @@
 from . import testing as testing
+from .adversarial.attack import attack as attack
+from .adversarial.attack import attack_family as attack_family
+from .adversarial.networks import Networks as Networks
+from .adversarial.networks import trained_networks as trained_networks
 from .adversarial.robust import robust as robust
 from .augmentation.low_precision import low_precision as low_precision
 from .augmentation.noisy_gradients import noisy_gradients as noisy_gradients
