@@ -16,6 +16,15 @@ from .augmentation.stale_gradients import stale_gradients as stale_gradients
 from .combiners.cagrad import cagrad as cagrad
 from .combiners.mgda import mgda as mgda
 from .combiners.pcgrad import pcgrad as pcgrad
+from .compression.compress import Compressed as Compressed
+from .compression.compress import compress as compress
+from .compression.files import load_compressed as load_compressed
+from .compression.policy import CompressionPolicy as CompressionPolicy
+from .compression.policy import load_compression_policy as load_compression_policy
+from .compression.policy import train_compression_policy as train_compression_policy
+from .compression.trained_model import TrainedModel as TrainedModel
+from .compression.trained_model import trained_model as trained_model
+from .compression.trained_model import trained_model_nnx as trained_model_nnx
 from .estimators.es_single import es_single as es_single
 from .estimators.estimator import Estimator as Estimator
 from .estimators.estimator import average_estimators as average_estimators

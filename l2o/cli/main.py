@@ -37,6 +37,7 @@ USAGE = """usage: l2o COMMAND ...
   schedule RUN [options]          what a policy did to hyperparameters, as a plain schedule
   pareto RUN ... [options]        fronts of several objectives, and their hypervolumes
   compare-hpo [options]           policies beside engines for hyperparameter optimization
+  compress MODEL [options]        a trained network, pruned or quantized to a budget
   diagnose [options]              bias, variance and cost of meta-gradient estimators
   list [--json]                   tasks, optimizers, methods of meta-training, and presets
   topology [--json] [options]     devices and processes that a run would use
@@ -56,6 +57,7 @@ COMMANDS = {
     "schedule": "l2o.cli.schedule",
     "pareto": "l2o.cli.pareto",
     "compare-hpo": "l2o.cli.compare_hpo",
+    "compress": "l2o.cli.compress",
     "diagnose": "l2o.cli.diagnose",
     "list": "l2o.cli.names",
     "topology": "l2o.cli.topology",

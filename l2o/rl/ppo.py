@@ -12,7 +12,7 @@ their order.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,7 @@ def ppo_learner(
     ema_decay: float = 0.0,
     weights: Mapping[str, float] | None = None,
     report_groups: Mapping[str, Sequence[str]] | None = None,
+    summarize: Callable[[Mapping[str, Rollout]], Mapping[str, jax.Array]] | None = None,
     mesh: Mesh | None = None,
 ) -> Learner:
     """Meta-train a policy by PPO.
@@ -108,6 +109,8 @@ def ppo_learner(
         ema_decay: Decay of the running average of theta that is given back; 0 for none.
         weights: Weight of each environment; equal if not given.
         report_groups: Names of environments to report together, too, under `group/metric`.
+        summarize: Function `(rollouts) -> metrics` of the windows of an outer step, by environment,
+            whose metrics of any shape are added to the others.
         mesh: Devices to spread the pairs over.
 
     Raises:
@@ -201,6 +204,7 @@ def ppo_learner(
             )
         theta, opt_state, learned = learn(k_learn, state.theta, state.opt_state, rollouts)
         metrics = average_metrics(found, weights, report_groups)
+        metrics |= dict(summarize(rollouts)) if summarize else {}
         average = update_ema(ema_decay, state.step, state.average, theta)
         return MetaState(theta, average, opt_state, after, state.step + 1), metrics | learned
 

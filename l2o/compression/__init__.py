@@ -1,0 +1,1 @@
+"""Trained networks made smaller: to a budget of parameters, multiply-adds or bits."""
