@@ -192,13 +192,6 @@ def compression_environment(
     """
     first = problems[0]
     walk, num_groups = make_walk(first), first.num_groups
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p.network for p in problems))
-    data = Networks(
-        stacked,
-        first.rows,
-        jnp.asarray([s.uniform for s in sensitivities], jnp.float32),
-        jnp.asarray(np.stack([shares(s.drops) for s in sensitivities])),
-    )
 
     def score(network: jax.Array, counts: jax.Array, networks: Network, rows: Rows) -> jax.Array:
         chosen = jax.tree.map(lambda x: x[network], networks)
@@ -240,7 +233,19 @@ def compression_environment(
         num_actions=num_groups,
         steps_per_action=1,
         reward_names=(first.model.metric,),
-        data=data,
+        data=environment_data(problems, sensitivities),
+    )
+
+
+def environment_data(
+    problems: Sequence[CompressionProblem], sensitivities: Sequence[Sensitivity]
+) -> Networks:
+    """Make the data of `compression_environment`, which any networks of its architecture may be."""
+    return Networks(
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p.network for p in problems)),
+        problems[0].rows,
+        jnp.asarray([s.uniform for s in sensitivities], jnp.float32),
+        jnp.asarray(np.stack([shares(s.drops) for s in sensitivities])),
     )
 
 

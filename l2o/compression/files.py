@@ -186,7 +186,7 @@ def pack(values: np.ndarray, bits: int) -> np.ndarray:
     >>> unpack(pack(np.array([-4, 3, 0, -1, 2]), 3), 3, 5).tolist()
     [-4, 3, 0, -1, 2]
     """
-    shifted = (values.ravel() + 2 ** (bits - 1)).astype(np.uint8)
+    shifted = (values.ravel().astype(np.int16) + 2 ** (bits - 1)).astype(np.uint8)
     return np.packbits(np.unpackbits(shifted[:, None], axis=1)[:, 8 - bits :])
 
 

@@ -46,10 +46,10 @@ def leaves_by_name(params: Any) -> dict[str, Any]:
     """
     for path, _ in jax.tree_util.tree_leaves_with_path(params):
         if not path or any(isinstance(key, jax.tree_util.FlattenedIndexKey) for key in path):
-            place = jax.tree_util.keystr(path) or "its top"
+            kind, place = type(params).__name__, jax.tree_util.keystr(path) or "its top"
             raise ValueError(
-                f"`params` must name its layers; got {type(params).__name__} with an array at {place}"
-                ". Try nested dicts, such as nnx.to_pure_dict gives."
+                f"`params` must name its layers; got {kind} with an array at {place}. "
+                "Try nested dicts, such as nnx.to_pure_dict gives."
             )
     return named_leaves(params)
 

@@ -6,6 +6,7 @@ observes are a network's sensitivities, which takes as many evaluations as the n
 and two; it does not search.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,7 +80,7 @@ class CompressionPolicy:
         measured = measure_sensitivity(problem)
         search = Search(problem, problem.num_groups + 3)
         search.used = measured.evaluations
-        search.score(np.asarray(central_counts(problem, self.theta, measured)))
+        search.score(central_counts(problem, self.theta, measured))
         return search.found()
 
     def save(self, path: str | Path) -> None:
@@ -105,17 +106,27 @@ def load_compression_policy(path: str | Path) -> CompressionPolicy:
     return CompressionPolicy(theta, header["config"]["scheme"], header["summary"])
 
 
-def central_counts(problem: CompressionProblem, theta: Theta, measured: Sensitivity) -> jax.Array:
+def central_counts(problem: CompressionProblem, theta: Theta, measured: Sensitivity) -> np.ndarray:
     """Counts of the central actions of a policy on one network."""
+    walk_through = _walk_through(problem.architecture)
+    return np.asarray(walk_through(theta, jnp.asarray(shares(measured.drops))))
+
+
+@functools.lru_cache(maxsize=4)
+def _walk_through(problem: CompressionProblem) -> Callable[[Theta, jax.Array], jax.Array]:
+    """Compiled function `(theta, drops) -> counts` of an architecture."""
     walk, actor = make_walk(problem), make_actor()
-    first = walk.start(jnp.int32(0))._replace(drops=jnp.asarray(shares(measured.drops)))
 
-    def act(_: int, state: WalkState) -> WalkState:
-        outputs, _ = actor.apply(theta, walk.observe(state).agents, ())
-        return walk.advance(state, HEAD.squash(HEAD.mode(outputs))[0, 0])
+    @jax.jit
+    def walk_through(theta: Theta, drops: jax.Array) -> jax.Array:
+        def act(_: int, state: WalkState) -> WalkState:
+            outputs, _ = actor.apply(theta, walk.observe(state).agents, ())
+            return walk.advance(state, HEAD.squash(HEAD.mode(outputs))[0, 0])
 
-    walked = jax.jit(lambda state: jax.lax.fori_loop(0, problem.num_groups, act, state))(first)
-    return walked.counts
+        first = walk.start(jnp.int32(0))._replace(drops=drops)
+        return jax.lax.fori_loop(0, problem.num_groups, act, first).counts
+
+    return walk_through
 
 
 def train_compression_policy(

@@ -41,6 +41,7 @@ class CompressionProblem:
         rows: Validation rows.
         evaluate: Compiled function `(network, rows, counts) -> score`, see `TrainedModel.score`.
         to_counts: Compiled function `(action) -> counts`, see `project`.
+        first: Problem of the same architecture that this was made from, see `of`; None if none.
     """
 
     model: TrainedModel
@@ -49,6 +50,7 @@ class CompressionProblem:
     rows: Rows = field(repr=False)
     evaluate: Evaluate = field(repr=False)
     to_counts: Callable[[jax.Array], jax.Array] = field(repr=False)
+    first: "CompressionProblem | None" = field(default=None, repr=False)
 
     @property
     def budget(self) -> Budget:
@@ -77,7 +79,18 @@ class CompressionProblem:
     def of(self, model: TrainedModel) -> "CompressionProblem":
         """The same for another network of the same architecture, without compiling anew."""
         network = Network(model.params, jax.jit(self.scheme.prepare)(model.params))
-        return dataclasses.replace(self, model=model, network=network, rows=model.data["valid"])
+        return dataclasses.replace(
+            self,
+            model=model,
+            network=network,
+            rows=model.data["valid"],
+            first=self.architecture,
+        )
+
+    @property
+    def architecture(self) -> "CompressionProblem":
+        """First problem of this architecture: what is compiled for it serves all others."""
+        return self.first or self
 
 
 def compression_problem(model: TrainedModel, scheme: Scheme) -> CompressionProblem:

@@ -91,7 +91,8 @@ def test_learned_optimizers_fine_tune_and_statistics_stay():
     model = conv_net()
     problem = compression_problem(model, prune_weights(model, keep=0.5))
     counts = problem.project(np.zeros(4))
-    tuned = fine_tune(problem, counts, l2o.optimizer("l2o-1", horizon=5), steps=5, batch_size=8)
+    learned = l2o.optimizer("digits", horizon=3)
+    tuned = fine_tune(problem, counts, learned, steps=3, batch_size=8)
     before, after = leaves_by_name(model.params), leaves_by_name(problem.compressed(counts, tuned))
     assert {n for n in before if np.array_equal(before[n], after[n])} == {"norm/mean", "norm/var"}
 
