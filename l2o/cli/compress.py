@@ -1,5 +1,6 @@
 """`l2o compress`: a user's trained network, made smaller to a budget."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -11,7 +12,6 @@ from rich.table import Table
 
 from l2o import registry, release
 from l2o.cli.arguments import Flag, Name, Real, check_writable, parse
-from l2o.cli.methods.method import check_positive
 from l2o.compression.compress import compress
 from l2o.compression.files import write_compressed
 from l2o.compression.trained_model import TrainedModel
@@ -86,6 +86,11 @@ def find_model(path: str) -> TrainedModel:
     Raises:
         ValueError: if that is not what is there.
     """
+    module, colon, attribute = path.partition(":")
+    if not (module and colon and attribute):
+        raise ValueError(
+            f"`MODEL` must be module:attribute; got {path}. Try {module or 'mymodule'}:model."
+        )
     found = registry.import_by_path("MODEL", path, ())
     found = found() if callable(found) and not isinstance(found, TrainedModel) else found
     if not isinstance(found, TrainedModel):
@@ -102,7 +107,8 @@ def find_optimizer(options: Compress) -> optax.GradientTransformation:
     Raises:
         ValueError: if there is none of that name, or it takes no rate.
     """
-    check_positive(learning_rate=options.rate)
+    if options.rate is not None and not 0 < options.rate < math.inf:
+        raise ValueError(f"`rate` must be positive and finite; got {options.rate}. Try rate=0.001.")
     if make := OPTIMIZERS.get(options.optimizer):
         return make(0.001 if options.rate is None else options.rate)
     if options.rate is not None:

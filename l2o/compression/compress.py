@@ -1,7 +1,8 @@
 """From a trained model and a budget to a compressed one, measured."""
 
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from l2o.compression.trained_model import Params, TrainedModel
 from l2o.compression.units import Group, Units, prune_units, remove_units
 from l2o.registry import unknown_name_error
 from l2o.rng import check_seed
+from l2o.supervision.supervised import Rows
 from l2o.task import Split
 
 Metrics = Mapping[Split, Mapping[str, float]]
@@ -207,12 +209,18 @@ def make_scheme(
 
 def measure_splits(model: TrainedModel, params: Params) -> Metrics:
     """Measure loss and metrics on all validation and all test rows."""
-    measure = jax.jit(model.measure)
+    measure = _measuring(model)
     splits: tuple[Split, ...] = ("valid", "test")
     return {
         split: {k: float(v) for k, v in measure(params, model.data[split]).items()}
         for split in splits
     }
+
+
+@functools.lru_cache(maxsize=8)
+def _measuring(model: TrainedModel) -> Callable[[Params, Rows], dict[str, jax.Array]]:
+    """Compiled measurement of a model."""
+    return jax.jit(model.measure)
 
 
 def masks_of(problem: CompressionProblem, counts: np.ndarray) -> dict[str, np.ndarray]:

@@ -5,6 +5,10 @@ a quantized one is moved through its rounding (straight-through). So any optimiz
 ones among them.
 """
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +16,7 @@ import optax
 
 from l2o.compression.layers import leaves_by_name
 from l2o.compression.problem import CompressionProblem
+from l2o.compression.scheme import Guide
 from l2o.compression.trained_model import Params
 from l2o.leaves import require_transformation
 from l2o.rng import check_seed, key_of
@@ -49,37 +54,45 @@ def fine_tune(
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1; got {value}. Try {name}=64.")
     tx = require_transformation(optimizer, "optimizer")
-    model, compress = problem.model, problem.scheme.compress
     counts = jnp.asarray(counts, jnp.int32)
+    # A quantized network is trained behind its rounding, a pruned one without what is gone.
+    params = problem.network.params
+    params = params if problem.scheme.name == "bits" else problem.compressed(counts)
+    keys = jax.random.split(key_of(jax.random.key(seed), "fine_tuning"), steps)
+    train = _training(problem.architecture, tx, batch_size)
+    return train(params, keys, problem.network.guide, counts, problem.model.data["train"])
+
+
+@functools.lru_cache(maxsize=4)
+def _training(
+    problem: CompressionProblem, tx: optax.GradientTransformationExtraArgs, batch_size: int
+) -> Callable[[Params, Key, Guide, jax.Array, Rows], Params]:
+    """Compiled training of compressed networks of an architecture."""
+    model, compress = problem.model, problem.scheme.compress
     is_trained = [name not in model.frozen for name in leaves_by_name(model.params)]
-    structure = jax.tree.structure(model.params)
-
-    def select(tree: Params) -> list[jax.Array]:
-        return [leaf for leaf, kept in zip(jax.tree.leaves(tree), is_trained, strict=True) if kept]
-
-    def with_frozen(trained: list[jax.Array]) -> Params:
-        moved = iter(trained)
-        leaves = zip(jax.tree.leaves(model_params), is_trained, strict=True)
-        return jax.tree.unflatten(structure, [next(moved) if t else leaf for leaf, t in leaves])
-
-    pruned = problem.compressed(counts)
-    model_params = model.params if problem.scheme.name == "bits" else pruned
 
     @jax.jit
-    def train(trained: list[jax.Array], keys: Key, guide, rows: Rows) -> Params:
+    def train(params: Params, keys: Key, guide: Guide, counts: jax.Array, rows: Rows) -> Params:
+        leaves, structure = jax.tree.flatten(params)
+
+        def with_frozen(trained: list[jax.Array]) -> Params:
+            moved = iter(trained)
+            pairs = zip(leaves, is_trained, strict=True)
+            return jax.tree.unflatten(structure, [next(moved) if t else x for x, t in pairs])
+
         def loss(trained: list[jax.Array], batch: Rows) -> jax.Array:
             outputs = model.apply(compress(with_frozen(trained), guide, counts), batch.inputs)
             return jnp.mean(model.criterion.losses(outputs, batch.targets))
 
-        def step(carry, key: Key):
+        def step(carry: tuple[list[jax.Array], Any], key: Key):
             trained, state = carry
             indices = jax.random.randint(key, (batch_size,), 0, num_rows(rows))
             value, grads = jax.value_and_grad(loss)(trained, take(rows, indices))
             updates, state = tx.update(grads, state, trained, value=value)
             return (optax.apply_updates(trained, updates), state), None
 
-        (trained, _), _ = jax.lax.scan(step, (trained, tx.init(trained)), keys)
+        first = [leaf for leaf, kept in zip(leaves, is_trained, strict=True) if kept]
+        (trained, _), _ = jax.lax.scan(step, (first, tx.init(first)), keys)
         return with_frozen(trained)
 
-    keys = jax.random.split(key_of(jax.random.key(seed), "fine_tuning"), steps)
-    return train(select(model_params), keys, problem.network.guide, model.data["train"])
+    return train

@@ -78,7 +78,7 @@ class CompressionProblem:
 
     def of(self, model: TrainedModel) -> "CompressionProblem":
         """The same for another network of the same architecture, without compiling anew."""
-        network = Network(model.params, jax.jit(self.scheme.prepare)(model.params))
+        network = Network(model.params, self.scheme.prepare(model.params))
         return dataclasses.replace(
             self,
             model=model,
@@ -102,7 +102,7 @@ def compression_problem(model: TrainedModel, scheme: Scheme) -> CompressionProbl
     return CompressionProblem(
         model,
         scheme,
-        network=Network(model.params, jax.jit(scheme.prepare)(model.params)),
+        network=Network(model.params, scheme.prepare(model.params)),
         rows=model.data["valid"],
         evaluate=jax.jit(evaluate),
         to_counts=jax.jit(lambda action: project(scheme.budget, action)),

@@ -75,6 +75,7 @@ def weight_masks(names: tuple[str, ...], guide: Guide, counts: jax.Array) -> dic
     return {name: guide[name] < counts[i] for i, name in enumerate(names)}
 
 
+@jax.jit
 def ranks(scores: jax.Array) -> jax.Array:
     """Rank scores from 0 for the largest on; of equal ones, that which comes first is ahead.
 
