@@ -15,7 +15,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -37,6 +36,9 @@ from l2o.rng import stream
 from l2o.runs.folder import RunFolder
 from l2o.search.halving import best_trial
 from l2o.search.study import read_trials
+from l2o.task import Task
+from l2o.tasks.digits import digits
+from l2o.tasks.image_mlp import image_mlp
 
 OVER = ("learning_rate", "std=0.005:0.5", "window", "weight_decay=1e-5:1e-1")
 """Settings that are searched over."""
@@ -49,7 +51,7 @@ BEST = "search"
 class Options:
     """Compares what a search finds with the settings as they are."""
 
-    steps: int = 90
+    steps: int = 200
     """Outer steps of a whole run."""
     horizon: int = 100
     """Inner steps of a training run."""
@@ -65,12 +67,22 @@ class Options:
     """Name of the file of results."""
 
 
+TASKS = ("digits_mlp_32", "digits_mlp_32x32")
+"""Evaluation tasks, the second of which is larger than what is meta-trained on."""
+
+
+def small_digits() -> Task:
+    """One small network on digits, which compiles in seconds."""
+    return image_mlp("digits_mlp_32_varied", digits(), (32,), batch_size=32, varied=True)
+
+
 def words_of(options: Options, seed: int) -> list[str]:
     """The settings as they are, as words of a command line."""
     line = (
-        f"demo --steps {options.steps} --horizon {options.horizon} --window {options.horizon // 2} "
-        f"--num-pairs 4 --log-every 5 --checkpoint-every {options.steps} --devices 1 "
-        f"--validate-on wine_mlp cancer_mlp --seed {seed}"
+        f"--task search:small_digits --optimizer nominal_mlp --steps {options.steps} "
+        f"--horizon {options.horizon} --window {options.horizon // 2} --log-every 5 "
+        f"--checkpoint-every {options.steps} --devices 1 --validate-on wine_mlp_16 cancer_mlp_16 "
+        f"--seed {seed} nres --num-pairs 8 --std 0.05"
     )
     return line.split()
 
@@ -117,18 +129,13 @@ def final_losses(options: Options, folders: Sequence[Path], seed: int) -> dict[s
     thetas = [release.load(folder)[1] for folder in folders]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *thetas)
     found = {}
-    for task in registry.evaluation_tasks(registry_families(options), (), "tasks"):
+    for task in registry.tasks_to_evaluate(TASKS):
         make = lambda theta: lopt.transform(theta, horizon=options.horizon)
         trainer = Trainer(task, make, horizon=options.horizon, probe_every=options.horizon)
         starts = draw_starts(stream(seed, "evaluation"), task, options.seeds)
         curves = trainer.train(stacked, starts, splits=())
         found[task.name] = np.stack([each.final_loss for each in curves])
     return found
-
-
-def registry_families(options: Options) -> list[Any]:
-    """Families of the settings as they are."""
-    return [registry.task_family(name) for name in parse_settings(words_of(options, 0)).task]
 
 
 def main() -> None:

@@ -219,12 +219,11 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
     path, config = folder / "config.json", json.loads(json.dumps(config))
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        others = sorted(p.name for p in folder.iterdir() if p.name[0] != ".")
+        if others and not path.exists() and others != ["trials"]:
+            raise not_a_search(folder, others[0])
         with locked(folder / ".lock"):
             if not path.exists():
-                if others := sorted(
-                    p.name for p in folder.iterdir() if p.name[0] != "." and p.name != "trials"
-                ):
-                    raise not_a_search(folder, others[0])
                 (folder / "trials").mkdir(exist_ok=True)
                 atomic_write(path, json.dumps(config, indent=1).encode() + b"\n")
             there = json.loads(path.read_bytes())
