@@ -156,13 +156,16 @@ class Cells:
 
 
 @functools.cache
-def rows_of_side(side: int) -> dict[l2o.Split, tuple[jax.Array, jax.Array]]:
+def rows_of_side(side: int) -> Mapping[l2o.Split, tuple[Any, Any]]:
     """MNIST, with fewer validation rows."""
     data = images("mnist", side)
     assert side_of(data, 1) == side
-    rows = {split: (part.pixels, part.labels) for split, part in data.items()}
-    rows["valid"] = (rows["valid"][0][:VALID_ROWS], rows["valid"][1][:VALID_ROWS])
-    return rows
+    valid = data["valid"]
+    return {
+        "train": (data["train"].pixels, data["train"].labels),
+        "valid": (valid.pixels[:VALID_ROWS], valid.labels[:VALID_ROWS]),
+        "test": (data["test"].pixels, data["test"].labels),
+    }
 
 
 @functools.cache

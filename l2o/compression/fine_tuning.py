@@ -84,7 +84,7 @@ def _training(
             outputs = model.apply(compress(with_frozen(trained), guide, counts), batch.inputs)
             return jnp.mean(model.criterion.losses(outputs, batch.targets))
 
-        def step(carry: tuple[list[jax.Array], Any], key: Key):
+        def step(carry: tuple[Any, Any], key: Key):
             trained, state = carry
             indices = jax.random.randint(key, (batch_size,), 0, num_rows(rows))
             value, grads = jax.value_and_grad(loss)(trained, take(rows, indices))

@@ -152,7 +152,9 @@ def trained_model(
     kept = metric or (known[1] if len(known) > 1 else "loss")
     if kept not in known:
         raise ValueError(f"`metric` must be one of {', '.join(known)}; got {kept}.")
-    on_device = {split: jax.tree.map(jnp.asarray, part) for split, part in rows.items()}
+    on_device: Mapping[Split, Rows] = {
+        split: jax.tree.map(jnp.asarray, rows[split]) for split in SPLITS
+    }
     return TrainedModel(name, params, apply, on_device, by, kept, frozenset(frozen))
 
 
