@@ -75,12 +75,12 @@ def _training(
     def train(params: Params, keys: Key, guide: Guide, counts: jax.Array, rows: Rows) -> Params:
         leaves, structure = jax.tree.flatten(params)
 
-        def with_frozen(trained: list[jax.Array]) -> Params:
+        def with_frozen(trained: Params) -> Params:
             moved = iter(trained)
             pairs = zip(leaves, is_trained, strict=True)
             return jax.tree.unflatten(structure, [next(moved) if t else x for x, t in pairs])
 
-        def loss(trained: list[jax.Array], batch: Rows) -> jax.Array:
+        def loss(trained: Params, batch: Rows) -> jax.Array:
             outputs = model.apply(compress(with_frozen(trained), guide, counts), batch.inputs)
             return jnp.mean(model.criterion.losses(outputs, batch.targets))
 
