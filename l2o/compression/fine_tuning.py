@@ -93,6 +93,6 @@ def _training(
 
         first = [leaf for leaf, kept in zip(leaves, is_trained, strict=True) if kept]
         (trained, _), _ = jax.lax.scan(step, (first, tx.init(first)), keys)
-        return with_frozen(trained)
+        return with_frozen(jax.tree.leaves(trained))
 
     return train
