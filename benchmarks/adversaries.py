@@ -37,7 +37,7 @@ from l2o.cli.meta_train import meta_trained
 from l2o.cli.methods.estimators import NRES
 from l2o.cli.methods.method import LOG_LOSS, MetaOptimizer
 from l2o.cli.presets import PRESETS
-from l2o.cli.settings import MetaTraining, Output
+from l2o.cli.settings import Evaluation, MetaTraining, Output
 from l2o.distributed import processes
 from l2o.evaluation.baseline import Baseline
 from l2o.evaluation.baselines import BASELINES
@@ -96,7 +96,7 @@ class Options:
     """Name of the file of results."""
 
 
-SETTINGS = replace(PRESETS["demo"], evaluate=False, output=Output(quiet=True))
+SETTINGS = replace(PRESETS["demo"], evaluate=False, eval=Evaluation(), output=Output(quiet=True))
 
 FOR_DEFENCE = replace(
     SETTINGS,
