@@ -150,8 +150,8 @@ class Cells:
         key = json.dumps(name)
         if key not in self.found:
             self.found[key] = measure()
-            with self.path.open("a") as file:
-                file.write(json.dumps({"name": name, "result": self.found[key]}) + "\n")
+            with self.path.open("a") as file:  # after the part of a line that a kill has left
+                file.write("\n" + json.dumps({"name": name, "result": self.found[key]}) + "\n")
         return self.found[key]
 
 

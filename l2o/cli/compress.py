@@ -58,7 +58,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
     """`l2o compress MODEL --keep .1`."""
     options = parse(Compress, "compress", arguments)
     check_writable(options.out, "out", "runs/compress")
-    optimizer = find_optimizer(options) if options.fine_tune > 0 else None
+    optimizer = find_optimizer(options)
     result = compress(
         find_model(options.model),
         keep=options.keep,
@@ -105,8 +105,13 @@ def find_optimizer(options: Compress) -> optax.GradientTransformation:
     """The optimizer that fine-tunes.
 
     Raises:
-        ValueError: if there is none of that name, or it takes no rate.
+        ValueError: if there is none of that name, it takes no rate, or it has nothing to do.
     """
+    given: dict[str, float | str | None] = {"rate": options.rate}
+    given["optimizer"] = None if options.optimizer == "adam" else options.optimizer
+    for name, value in given.items():
+        if value is not None and options.fine_tune == 0:
+            raise ValueError(f"`{name}` goes with --fine-tune; got {value}. Add --fine-tune 500.")
     if options.rate is not None and not 0 < options.rate < math.inf:
         raise ValueError(f"`rate` must be positive and finite; got {options.rate}. Try rate=0.001.")
     if make := OPTIMIZERS.get(options.optimizer):
@@ -116,7 +121,7 @@ def find_optimizer(options: Compress) -> optax.GradientTransformation:
             f"`rate` must be left out for {options.optimizer}, which is learned; got "
             f"{options.rate}. Drop it."
         )
-    return release.optimizer(options.optimizer, horizon=options.fine_tune)
+    return release.optimizer(options.optimizer, horizon=max(1, options.fine_tune))
 
 
 def layer_table(content: Mapping[str, Any]) -> Table:

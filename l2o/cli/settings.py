@@ -201,6 +201,8 @@ class MetaTraining:
         for name in ("rollback", "curriculum"):
             if not config[name]:
                 del config[name]
+        if config["method"].get("weighting") == "fixed":
+            del config["method"]["weighting"]
         config["method"] = {"name": self.method.name, **config["method"]}
         return config
 

@@ -41,6 +41,8 @@ class Budget:
         highest: Count of each group in the whole network, shape (groups,), int32.
         cost: Function `(counts) -> cost`, an int32 scalar, which no count lowers; traceable.
         limit: What the counts may cost at most.
+        scale: Number of units that a cost of one stands for; above 1 only where int32 would not
+            hold the cost of the whole network.
     """
 
     names: tuple[str, ...]
@@ -49,6 +51,7 @@ class Budget:
     highest: np.ndarray
     cost: Callable[[jax.Array], jax.Array]
     limit: int
+    scale: int = 1
 
     def spent(self, counts: np.ndarray | jax.Array) -> int:
         """Cost of counts."""
@@ -71,6 +74,7 @@ def make_budget(
     argument: str,
     given: float,
     share: Callable[[int], float],
+    scale: int = 1,
 ) -> Budget:
     """Make a budget that the smallest network keeps.
 
@@ -83,36 +87,47 @@ def make_budget(
         limit: As in `Budget`.
         argument: Argument that the limit came from, for errors.
         given: Its value.
-        share: Function from a cost to the value of that argument, for errors.
+        share: Function from a cost in units to the value of that argument, for errors.
+        scale: As in `Budget`.
 
     Raises:
         ValueError: If the smallest network costs more than the limit.
     """
     smallest = int(cost(jnp.asarray(lowest, jnp.int32)))
     if smallest > limit:
-        enough = math.ceil(share(smallest) * 1e4) / 1e4
+        needed = smallest * scale
+        enough = math.ceil(share(needed) * 1e4) / 1e4
         raise ValueError(
-            f"`{argument}` must leave room for the smallest network, {smallest} {unit}; got "
-            f"{given:g}, which is {limit}. Try {argument}={enough:g}."
+            f"`{argument}` must leave room for the smallest network, {needed} {unit}; got "
+            f"{given:g}, which is {limit * scale}. Try {argument}={enough:g}."
         )
     return Budget(
-        names, unit, np.asarray(lowest, np.int32), np.asarray(highest, np.int32), cost, limit
+        names,
+        unit,
+        np.asarray(lowest, np.int32),
+        np.asarray(highest, np.int32),
+        cost,
+        limit,
+        scale,
     )
 
 
-def in_whole_units(costs: np.ndarray, total: int, limit: int) -> tuple[np.ndarray, int]:
+def in_whole_units(costs: np.ndarray, total: int, limit: int) -> tuple[np.ndarray, int, int]:
     """Count costs and a limit in a unit in which no sum overflows; costs are rounded up.
 
     >>> in_whole_units(np.array([1, 9]), 1000, 500)
-    (array([1, 9]), 500)
+    (array([1, 9]), 500, 1)
 
     Args:
         costs: Cost of one weight of each group, whole numbers.
         total: Cost of the whole network.
         limit: What may be spent.
+
+    Returns:
+        Costs and limit in that unit, and how many of the old units it is.
     """
-    unit = -(-total // LARGEST)
-    return -(-costs // unit), limit // unit
+    scale = -(-total // LARGEST)
+    return -(-costs // scale), limit // scale, scale
 
 
 def project(budget: Budget, action: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from l2o.compression.budget import LARGEST
 from l2o.compression.fine_tuning import fine_tune as fine_tuned
 from l2o.compression.layers import leaves_by_name
 from l2o.compression.policy import CompressionPolicy, load_compression_policy
@@ -22,6 +24,7 @@ from l2o.compression.searches.search import Found
 from l2o.compression.searches.table import SEARCHES
 from l2o.compression.trained_model import Params, TrainedModel
 from l2o.compression.units import Group, Units, prune_units, remove_units
+from l2o.leaves import require_transformation
 from l2o.registry import unknown_name_error
 from l2o.rng import check_seed
 from l2o.supervision.supervised import Rows
@@ -134,10 +137,24 @@ def compress(
             there is no such search; or an argument is out of range.
     """
     check_seed(seed)
+    for name, value, least in (
+        ("evaluations", evaluations, 1),
+        ("fine_tune", fine_tune, 0),
+        ("batch_size", batch_size, 1),
+    ):
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(
+                f"`{name}` must be a whole number, at least {least}; got {value!r}. "
+                f"Try {name}={max(64, least)}."
+            )
+    tx = optax.adam(1e-3) if optimizer is None else require_transformation(optimizer, "optimizer")
+    if model.size > LARGEST:
+        raise ValueError(
+            f"`model` must have at most {LARGEST:,} parameters; got {model.size:,}. Compress parts "
+            "of it."
+        )
     if search not in SEARCHES:
         raise unknown_name_error("search", search, SEARCHES)
-    if fine_tune < 0:
-        raise ValueError(f"`fine_tune` must not be negative; got {fine_tune}. Try fine_tune=500.")
     scheme, groups = make_scheme(model, keep=keep, flops=flops, bits=bits, units=units)
     problem = compression_problem(model, scheme)
     if policy is None:
@@ -149,7 +166,6 @@ def compress(
     measured = measure_splits(model, params)
     after_fine_tuning = None
     if fine_tune:
-        tx = optax.adam(1e-3) if optimizer is None else optimizer
         weights = fine_tuned(
             problem, found.counts, tx, steps=fine_tune, batch_size=batch_size, seed=seed
         )
@@ -167,9 +183,9 @@ def compress(
         masks,
         integers_of(problem, weights, found.counts),
         budget.unit,
-        budget.limit,
-        budget.spent(found.counts),
-        budget.whole,
+        budget.limit * budget.scale,
+        budget.spent(found.counts) * budget.scale,
+        budget.whole * budget.scale,
         search if policy is None else "policy",
         found,
         measure_splits(model, model.params),

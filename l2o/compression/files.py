@@ -154,6 +154,13 @@ def load_compressed(path: str | Path, like: Params | None = None) -> Params:
     if names.keys() != leaves.keys():
         odd = sorted(names.keys() ^ leaves.keys())[0]
         raise ValueError(f"`like` must have the arrays of {path}; got a difference at {odd}.")
+    for name, leaf in names.items():
+        wanted, found = jnp.shape(leaf), leaves[name].shape
+        if len(wanted) != len(found) or any(n > m for n, m in zip(found, wanted, strict=True)):
+            raise ValueError(
+                f"`like` must be the parameters that were compressed; got {name} of shape "
+                f"{wanted}, which is {found} in {path}."
+            )
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in names])
 
 

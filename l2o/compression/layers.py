@@ -123,11 +123,15 @@ class _Counter:
         inner = [p for p in jax.tree.leaves(equation.params, is_leaf=_is_program) if _is_program(p)]
         if equation.primitive.name == "scan":
             times = times * equation.params["length"]
+            consts = equation.params["num_consts"]
+            given = self.settled(inner[0], given, consts, equation.params["num_carry"])
         elif equation.primitive.name == "cond":
             given = given[1:]  # the index; every branch takes the rest
         elif equation.primitive.name == "while":
             inner = inner[-1:]  # the body, once: nobody knows how often it runs
             given = given[equation.params["cond_nconsts"] :]
+            consts = equation.params["body_nconsts"]
+            given = self.settled(inner[0], given, consts, len(given) - consts)
         results = None
         for program in inner:
             jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
@@ -136,6 +140,17 @@ class _Counter:
         if results and len(results) == len(equation.outvars):
             return results
         return [self.apply(equation, given, times)] * len(equation.outvars)
+
+    def settled(
+        self, body: ClosedJaxpr, given: list[Source], first: int, number: int
+    ) -> list[Source]:
+        """What the inputs of a loop's body are made of once what it carries has come round."""
+        while True:
+            results = _Counter(self.sizes).walk(body.jaxpr, given, 1)[:number]
+            carried = list(map(_either, given[first : first + number], results))
+            if carried == given[first : first + number]:
+                return given
+            given = [*given[:first], *carried, *given[first + number :]]
 
     def apply(self, equation: JaxprEqn, given: list[Source], times: int) -> Source:
         """Count one equation by itself."""
@@ -147,6 +162,10 @@ class _Counter:
             largest = max(arrays, key=lambda name: self.sizes[name])
             self.multiply_adds[largest] += times * _multiply_adds(equation)
         return DATA
+
+
+def _either(one: Source, other: Source) -> Source:
+    return DATA if DATA in (one, other) else one | other
 
 
 def _is_program(thing: Any) -> bool:

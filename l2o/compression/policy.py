@@ -67,7 +67,8 @@ class CompressionPolicy:
     def allocate(self, problem: CompressionProblem) -> Found:
         """Allocate the budget of a network, without search.
 
-        Measuring sensitivities and what results takes three evaluations more than there are groups.
+        Measuring sensitivities and what results takes three evaluations more than there are groups;
+        the uniform allocation, which is one of them, is given where the policy's is no better.
 
         Raises:
             ValueError: If it was trained for another way to compress.
@@ -79,7 +80,8 @@ class CompressionPolicy:
             )
         measured = measure_sensitivity(problem)
         search = Search(problem, problem.num_groups + 3)
-        search.used = measured.evaluations
+        uniform = problem.project(np.zeros(problem.num_groups))
+        search.record(uniform, measured.uniform, measured.evaluations)
         search.score(central_counts(problem, self.theta, measured))
         return search.found()
 
@@ -177,9 +179,8 @@ def train_compression_policy(
     gains = []
     for i in range(steps):
         state, metrics = step(jax.random.fold_in(k_steps, i), state, learner.data)
-        gains.append(
-            -float(metrics["meta_loss"]) * max(e.num_actions for e in environments.values())
-        )
+        each = [-metrics[f"{n}/meta_loss"] * e.num_actions for n, e in environments.items()]
+        gains.append(float(np.mean(each)))
         if report is not None:
             report(i + 1, gains[-1])
     episodes = steps * 2 * num_pairs * len(problems)

@@ -37,18 +37,19 @@ def prune_weights(
         each, fixed = np.array([-(-x.multiply_adds // x.size) for x in layers]), 0
     check_share(argument, value)
     total = int(np.sum(each * sizes)) + fixed
-    each, limit = in_whole_units(each, total, int(value * total + 1e-6))
-    fixed, _ = in_whole_units(np.array(fixed), total, 0)
+    each, limit, scale = in_whole_units(each, total, int(value * total + 1e-6))
+    fixed = -(-fixed // scale)
     budget = make_budget(
         names,
         unit,
         np.ones(len(layers), int),
         sizes,
-        lambda counts: jnp.sum(counts * jnp.asarray(each, jnp.int32)) + jnp.int32(int(fixed)),
+        lambda counts: jnp.sum(counts * jnp.asarray(each, jnp.int32)) + jnp.int32(fixed),
         limit,
         argument=argument,
         given=value,
-        share=lambda cost: cost / int(np.sum(each * sizes) + fixed),
+        share=lambda cost: cost / total,
+        scale=scale,
     )
     is_pruned = frozenset(names)
 

@@ -10,6 +10,7 @@ the rounding as if it were not there (straight-through, Bengio et al. 2013, arXi
 """
 
 from collections.abc import Sequence
+from numbers import Real
 
 import jax
 import jax.numpy as jnp
@@ -39,14 +40,14 @@ def quantize_weights(model: TrainedModel, *, bits: float) -> Scheme:
     Raises:
         ValueError: If there is no such width.
     """
-    if not FEWEST_BITS <= bits <= MOST_BITS:
+    if not isinstance(bits, Real) or not FEWEST_BITS <= bits <= MOST_BITS:
         raise ValueError(
-            f"`bits` must be between {FEWEST_BITS} and {MOST_BITS}; got {bits}. Try bits=4."
+            f"`bits` must be between {FEWEST_BITS} and {MOST_BITS}; got {bits!r}. Try bits=4."
         )
     layers = model.layers
     names, sizes = tuple(layer.name for layer in layers), np.array([x.size for x in layers])
     total = MOST_BITS * int(sizes.sum())
-    each, limit = in_whole_units(sizes, total, int(bits * sizes.sum() + 1e-6))
+    each, limit, scale = in_whole_units(sizes, total, int(bits * sizes.sum() + 1e-6))
     budget = make_budget(
         names,
         "bits",
@@ -56,7 +57,8 @@ def quantize_weights(model: TrainedModel, *, bits: float) -> Scheme:
         limit,
         argument="bits",
         given=bits,
-        share=lambda cost: cost / int(each.sum()),
+        share=lambda cost: cost / int(sizes.sum()),
+        scale=scale,
     )
     place = {name: i for i, name in enumerate(names)}
 

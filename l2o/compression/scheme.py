@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import jax
@@ -38,5 +39,5 @@ class Scheme:
 
 def check_share(name: str, share: float) -> None:
     """Raise a `ValueError` unless a share of the whole is above 0 and below 1."""
-    if not 0 < share < 1:
-        raise ValueError(f"`{name}` must be above 0 and below 1; got {share}. Try {name}=0.1.")
+    if not isinstance(share, Real) or not 0 < share < 1:
+        raise ValueError(f"`{name}` must be above 0 and below 1; got {share!r}. Try {name}=0.1.")

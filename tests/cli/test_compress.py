@@ -75,6 +75,11 @@ def test_units_and_bits_into_the_same_folder(tmp_path, capsys):
             "users_networks:model --keep .1 --fine-tune 1 --optimizer adamm",
             "`name_or_path` must name an optimizer",
         ),
+        ("users_networks:model --keep .1 --rate 0.1", "`rate` goes with --fine-tune; got 0.1. Add"),
+        (
+            "users_networks:model --keep .1 --optimizer sgd",
+            "`optimizer` goes with --fine-tune; got",
+        ),
         (
             "users_networks:model --keep .1 --fine-tune 1 --rate 0",
             "`rate` must be positive and finite; got 0",

@@ -108,8 +108,8 @@ def test_all_of_the_budget_is_all_of_the_network():
 
 
 def test_large_costs_are_counted_in_larger_units():
-    costs, limit = in_whole_units(np.array([10, 7]), 4 * LARGEST, 2 * LARGEST)
-    assert costs.tolist() == [3, 2] and limit == LARGEST // 2
+    costs, limit, scale = in_whole_units(np.array([10, 7]), 4 * LARGEST, 2 * LARGEST)
+    assert costs.tolist() == [3, 2] and (limit, scale) == (LARGEST // 2, 4)
 
 
 @pytest.mark.parametrize(

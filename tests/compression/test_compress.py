@@ -122,7 +122,15 @@ def test_what_sgd_does_is_its_formula():
         ({"keep": 0.1, "bits": 3}, "exactly one of `keep`, `flops` and `bits` must be given; got"),
         ({"bits": 3, "units": True}, "`units` must be left out with bits; got both"),
         ({"keep": 0.1, "search": "tpee"}, "`search` must be a known name; got tpee. Try tpe"),
-        ({"keep": 0.1, "fine_tune": -1}, "`fine_tune` must not be negative; got -1"),
+        ({"keep": 0.1, "fine_tune": -1}, "`fine_tune` must be a whole number, at least 0; got -1"),
+        (
+            {"keep": 0.1, "fine_tune": 2.5},
+            "`fine_tune` must be a whole number, at least 0; got 2.5",
+        ),
+        ({"keep": "0.3"}, "`keep` must be above 0 and below 1; got '0.3'. Try keep=0.1."),
+        ({"bits": "3"}, "`bits` must be between 2 and 8; got '3'. Try bits=4."),
+        ({"keep": 0.1, "evaluations": 1.5}, "`evaluations` must be a whole number, at least 1"),
+        ({"keep": 0.1, "batch_size": 0}, "`batch_size` must be a whole number, at least 1; got 0"),
         ({"keep": 0.1, "search": "uniform", "seed": -1}, "`seed` must be between 0 and"),
         ({"keep": 0.1, "policy": "nothing.safetensors"}, "`name_or_path` must be a release file"),
         (
@@ -150,4 +158,7 @@ def test_files_of_another_model(results, tmp_path):
     write_compressed(tmp_path, results["weights"])
     with pytest.raises(ValueError, match="`like` must have the arrays of"):
         l2o.load_compressed(tmp_path, like={"w": jnp.ones(2)})
+    wider = jax.tree.map(lambda x: x[..., :1], results["weights"].model.params)
+    with pytest.raises(ValueError, match="`like` must be the parameters that were compressed; got"):
+        l2o.load_compressed(tmp_path, like=wider)
     assert set(l2o.load_compressed(tmp_path)) == set(leaves_by_name(trained_mlp().params))

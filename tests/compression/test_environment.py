@@ -53,6 +53,16 @@ def test_an_episode_pays_what_the_network_gains_over_uniform(problem, measured):
     np.testing.assert_array_equal(walked[-1][0].counts, problem.project(np.array(actions)))
 
 
+def test_an_agent_sees_the_sensitivity_of_the_group_that_it_acts_upon(problem, measured):
+    environment = compression_environment([problem], [measured])
+    start = environment.start(jax.random.key(0))
+    state = environment.enter(jax.random.key(1), start, environment.data)
+    hurt = np.maximum(measured.drops, 0.0)
+    states = [state, *(after for after, _ in walk(environment, state, [0.0, 0.0]))]
+    seen = np.array([environment.observe(s).agents[0] for s in states])
+    np.testing.assert_allclose(seen[:, 8], hurt / hurt.sum(), rtol=1e-5)
+
+
 def test_sensitivities_are_those_of_the_groups(problem, measured):
     counts = np.array(problem.budget.highest)
     counts[1] = problem.project(np.zeros(3))[1]

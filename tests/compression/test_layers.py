@@ -28,12 +28,21 @@ def test_dense_and_convolutional_layers():
     assert conv_net().frozen == {"norm/mean", "norm/var"}
 
 
+def recurrent(w, x, scan):
+    """A state that begins at zero, and depends on the inputs from its second step on."""
+    return scan(
+        lambda h, _: (jnp.tanh(h @ w.T)[:, :1] + x, None), jnp.zeros((1, 3)), None, length=5
+    )
+
+
 @pytest.mark.parametrize(
     ("network", "expected"),
     [
         (lambda w, x: x @ w.T, 6),
         (lambda w, x: jax.jit(lambda x, w: x @ w.astype(jnp.float32).reshape(2, 3).T)(x, w), 6),
         (lambda w, x: jax.lax.scan(lambda x, _: ((x @ w.T) @ w, None), x, None, length=5)[0], 60),
+        (lambda w, x: recurrent(w, x, jax.lax.scan)[0], 5 * 6),
+        (lambda w, x: jax.lax.fori_loop(0, 5, lambda _, h: h @ w.T @ w + x, jnp.zeros((1, 3))), 60),
         (lambda w, x: jax.lax.cond(x[0, 0] > 0, lambda x: x @ w.T, lambda x: x @ w.T, x), 12),
         (lambda w, x: jax.checkpoint(lambda x: x @ (0.5 * w).T)(x), 6),
         (lambda w, x: x + w[x[:, 0].astype(int)], 0),  # a table, of which rows are read

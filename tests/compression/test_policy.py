@@ -1,5 +1,7 @@
 """A meta-trained policy: it starts uniform, learns, and comes back from its file."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_trained import schemes, trained_mlp
@@ -29,6 +31,14 @@ def test_before_training_it_is_uniform(problems, key):
     found = policy.allocate(problems[0])
     np.testing.assert_array_equal(found.counts, problems[0].project(np.zeros(3)))
     assert found.evaluations == problems[0].num_groups + 3
+
+
+def test_it_gives_the_uniform_allocation_where_its_own_is_worse(problems, key):
+    far = jax.tree.map(lambda x: 5.0 * jnp.ones_like(x), make_actor().init(key))
+    unlike = CompressionPolicy(far, "weights", {})
+    uniform = problems[0].project(np.zeros(3))
+    found = unlike.allocate(problems[0])
+    assert found.score >= problems[0].score(uniform) and found.evaluations == 6
 
 
 def test_training_gains_also_on_a_network_that_it_has_not_seen(trained, problems):

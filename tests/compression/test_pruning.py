@@ -1,5 +1,7 @@
 """Masks of the largest weights; units that are really gone; what a user tells about them."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 from small_trained import conv_net, trained_mlp
 
 import l2o
-from l2o.compression.layers import leaves_by_name
+from l2o.compression.budget import project
+from l2o.compression.layers import Layer, leaves_by_name, uses
 from l2o.compression.pruning import prune_weights, ranks
 from l2o.compression.units import Group, Member, find_groups, mask_units, prune_units, remove_units
 from l2o.supervision.supervised import SPLITS
@@ -148,3 +151,22 @@ def test_masked_units_are_zero_everywhere():
     masked = mask_units(params, (group,), [jnp.array([True, False])])
     assert masked["a"].sum(axis=0).tolist() == [3, 0]
     assert masked["b"].sum(axis=1).tolist() == [5, 0, 5, 0]
+
+
+def test_costs_that_int32_does_not_hold_are_told_in_their_own_unit():
+    """Weights that are used often enough for 4·10⁹ multiply-adds a row."""
+    times, kernel = 4_000_000, np.ones((100, 10), np.float32)
+    apply = lambda params, x: jax.lax.scan(
+        lambda h, _: (h + (x @ params["w"])[:, :1], None), x[:, :1], None, length=times
+    )[0]
+    layer = uses(apply, {"w": kernel}, jnp.ones((1, 100)))
+    assert layer.multiply_adds["w"] == 1000 * times
+    model = types.SimpleNamespace(
+        layers=[Layer("w", kernel.shape, 1000 * times)], size=1000, params={"w": kernel}
+    )
+    budget = prune_weights(model, flops=0.5).budget
+    assert budget.scale == 4
+    counts = np.asarray(project(budget, jnp.zeros(1)))
+    np.testing.assert_allclose(budget.spent(counts) * budget.scale, 0.5 * 1000 * times, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"4000000 multiply-adds; got 0\.0001, .* Try flops=0.001"):
+        prune_weights(model, flops=0.0001)
