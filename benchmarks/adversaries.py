@@ -4,9 +4,9 @@
 writes both tables; a cell that the file holds is not measured again.
     defence  An MLP on digits is trained by optimizers that were meta-trained for the loss under
              attack and for the plain one, on validation batches, from one start with one budget,
-             and by Adam, tuned for robust accuracy on validation rows. All train alike: once on
-             attacked batches and once on plain ones. Robust accuracy is that of PGD-40 with 5
-             restarts on test rows.
+             and by Adam and Muon, tuned for robust accuracy on validation rows. All train alike:
+             once on attacked batches and once on plain ones. Robust accuracy is that of PGD-40 with
+             5 restarts on test rows.
     attack   Attackers that were meta-trained on some networks and validation rows attack other
              networks on test rows. PGD, with its step size and restarts tuned, and Adam, with its
              rate tuned, on the networks and rows of meta-training, have as many evaluations of the
@@ -232,6 +232,7 @@ def defence(options: Options, cells: Cells) -> Table:
             ("meta-trained for the loss", of_learned, "for the loss"),
             ("Adam, tuned", of_baseline, "adam"),
             ("Adam with a cosine, tuned", of_baseline, "adam_cosine"),
+            ("Muon, tuned", of_baseline, "muon"),
         ):
             cell = cells.get(f"defence/{way}/{label}", functools.partial(measure, name))
             table.add_row(way, label, shown(cell["robust_accuracy"]), shown(cell["accuracy"]))
