@@ -2,13 +2,15 @@
 
 A trial is a run folder of `l2o meta-train`, a rung a resume of it that stops a little later. All
 of its rungs are for the same `--steps`, so that rates which follow the length of a run are the same
-ones at each, and a trial at its last rung is the run that its command line makes at once.
+ones at each, and a trial at its last rung has the theta that its command line finds at once. (It is
+scored at every rung besides, so `validated.safetensors` may be of another step.)
 """
 
 import contextlib
 import dataclasses
 import functools
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -41,6 +43,9 @@ from l2o.search.study import Claim, SamplerName, Study, open_folder
 
 POLL_SECONDS = 0.5
 """Seconds after which a worker that has nothing to do asks again."""
+
+PARENT = "L2O_SEARCH_PARENT"
+"""Variable by which a worker that another one has started knows that one."""
 
 FIXED = {"steps": "rungs are parts of", "seed": "all trials share"}
 """Settings that cannot be searched over, and why."""
@@ -295,7 +300,7 @@ def trial_command(words: Sequence[str], trial: Trial) -> str:
 def work(study: Study, settings: MetaTraining, console: Console) -> bool:
     """Train trials until the search is over; False if a signal has stopped it."""
     seen = {(t.number, step) for t in study.trials() for step in (*t.scores, t.error)}
-    while True:
+    while os.environ.get(PARENT, str(os.getppid())) == str(os.getppid()):
         with study.claimed() as claim:
             if claim is not None and not train(study, claim, settings):
                 return False
@@ -308,6 +313,7 @@ def work(study: Study, settings: MetaTraining, console: Console) -> bool:
             if study.is_over():
                 return True
             time.sleep(POLL_SECONDS)  # others may finish what lets a trial go on
+    return False
 
 
 def train(study: Study, claim: Claim, settings: MetaTraining) -> bool:
@@ -324,6 +330,10 @@ def train(study: Study, claim: Claim, settings: MetaTraining) -> bool:
     except DivergenceError as error:
         study.fail(claim, str(error))
         return True
+    except Exception as error:
+        with contextlib.suppress(OSError):  # of a disk that is full, too
+            study.count_failure(claim, str(error).partition("\n")[0] or type(error).__name__)
+        raise
     rows = read_rows(RunFolder(claim.run_dir).validation)
     scores = [row["score"] for row in rows if row["step"] == claim.trial.target]
     if not scores:
@@ -346,17 +356,31 @@ def progress_lines(trial: Trial) -> Iterator[tuple[int | str, str]]:
 
 @contextlib.contextmanager
 def helpers(arguments: Sequence[str], count: int, devices: int | None) -> Iterator[None]:
-    """Other processes that search with this one; they are stopped when the context is left."""
+    """Other processes that search with this one; they are stopped when the context is left.
+
+    They are in sessions of their own, so that Ctrl-C at a terminal is for this process alone and
+    reaches them once, by it; SIGTERM leaves the context as Ctrl-C does. Where this process is
+    killed, they end before their next trial.
+    """
     own = ["--workers", "1"] + (["--devices", str(devices)] if devices else [])
     line = [sys.executable, "-m", "l2o", "search", *arguments, *own]
-    started = [subprocess.Popen(line, stdout=subprocess.DEVNULL) for _ in range(count)]
+    env = {**os.environ, PARENT: str(os.getpid())}
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    started = [
+        subprocess.Popen(line, stdout=subprocess.DEVNULL, start_new_session=True, env=env)
+        for _ in range(count)
+    ]
     try:
         yield
     finally:
         for process in started:
-            process.terminate()  # which saves a checkpoint
+            if process.poll() is None:
+                process.terminate()  # which saves a checkpoint
+            elif process.returncode:
+                print(f"a worker has ended with status {process.returncode}", file=sys.stderr)
         for process in started:
             process.wait()
+        signal.signal(signal.SIGTERM, before)
 
 
 def report(study: Study, words: Sequence[str], config: Mapping[str, Any], console: Console) -> None:

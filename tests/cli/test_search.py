@@ -30,8 +30,8 @@ COST = 40 * 2 * 2 * 2
 """Inner steps of a whole run."""
 
 
-def start(out: Path, budget: int) -> subprocess.Popen:
-    line = f"{sys.executable} -m l2o search {SEARCH} --budget {budget} --out {out}"
+def start(out: Path, budget: int, words: str = SEARCH) -> subprocess.Popen:
+    line = f"{sys.executable} -m l2o search {words} --budget {budget} --out {out}"
     env = os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "JAX_PLATFORMS": "cpu"}
     pipe = subprocess.PIPE
     return subprocess.Popen(line.split(), env=env, text=True, stdout=pipe, stderr=pipe)
@@ -103,6 +103,23 @@ def searched(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
+def test_two_workers_of_one_command(tmp_path):
+    """SIGTERM to the command stops both; typed again, both go on to the end."""
+    out, budget = tmp_path / "out", 12 * COST
+    line = f"{SEARCH} --workers 2"
+    first = start(out, budget, line)
+    while not list(out.glob("trials/*/metrics.jsonl")):
+        time.sleep(0.2)
+    first.terminate()
+    first.communicate(timeout=60)
+    assert first.returncode == 130
+    again = start(out, budget, line)
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    check_ledger(out, budget)
+
+
 def test_what_was_found(searched, capsys):
     found = json.loads((searched / "search.json").read_text())
     check_ledger(searched, 2 * COST)
@@ -152,6 +169,8 @@ def test_a_larger_budget_goes_on(searched, tmp_path):
         ("--over steps=10:20", "`over` cannot hold steps, which rungs are parts of"),
         ("--over seed=0,1", "`over` cannot hold seed, which all trials share"),
         ("--over std", "`budget` must be at least that of one whole run, 320 inner steps; got 0"),
+        ("--over std --budget -5", "`budget` must be positive and finite; got -5"),
+        ("--over std --budget inf", "`budget` must be positive and finite; got inf"),
         ("--over std --budget 319", "`budget` must be at least that of one whole run"),
         ("--over std --budget 1e4 --workers 0", "`workers` must be at least 1"),
         ("--over std --budget 1e4 --eta 1", "`eta` must be at least 2"),

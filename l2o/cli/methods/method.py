@@ -183,7 +183,7 @@ EXAMPLES: Mapping[str, float] = {
     **{"learning_rate": 0.003, "clip": 1.0, "final_std": 0.001, "steps": 1000, "log_every": 10},
     **{"checkpoint_every": 100, "eval.seeds": 16, "eval.horizon": 1000, "weights": 1.0},
     **{"runs_per_candidate": 4, "horizon": 1000, "seeds": 16, "processes": 2},
-    **{"validate_every": 100, "validate_seeds": 8},
+    **{"validate_every": 100, "validate_seeds": 8, "budget": 2e7},
 }
 """What an error about a number suggests."""
 
