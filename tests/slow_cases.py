@@ -6,6 +6,12 @@
 import re
 
 SLOW_CASES = (
+    r"test_robust\.py::test_a_robust_task_behaves_as_meta_training_expects\[(regression|own)\]",
+    r"compression/test_compress\.py::test_learned_optimizers_fine_tune_and_statistics_stay",
+    r"compression/test_searches\.py::test_every_search.*\[ppo-(bits|unit_flops)\]",
+    r"compression/test_budget\.py::test_what_is_really_kept_is_within_the_budget\[conv_net\]",
+    r"cli/test_search\.py::test_a_larger_budget_goes_on",
+    r"test_settings\.py::test_what_becomes_of_several_tasks.*\[(combine=pc|combine=ca|weighting=l)",
     r"test_optimizers\.py::test_the_table_of_common_behaviour"
     r"\[(nominal_mlp|optimizer_selector|mlp_lopt|per_tensor_controller|celo|learnable_adam)\]",
     r"test_optimizers\.py::test_every_number_moves\[(nominal_mlp|scheduler|mlp_lopt|optimizer_s)",

@@ -8,6 +8,7 @@ import optax
 from l2o.adversarial.inputs import check_steps
 from l2o.augmentation.augmented import check_is_task
 from l2o.inner_step import inner_step
+from l2o.leaves import require_transformation
 from l2o.task import Data, Instance, Key, Task
 
 
@@ -54,7 +55,7 @@ def trained_networks(
     """
     check_is_task(task, trained_networks)
     check_steps(number=number, steps=steps)
-    tx = optax.with_extra_args_support(optimizer)
+    tx = require_transformation(optimizer, "optimizer")
 
     def train(k_network: Key, data: Data) -> Networks:
         k_sample, k_init, k_train = jax.random.split(k_network, 3)

@@ -1,5 +1,6 @@
 """`l2o compress`: a user's trained network, made smaller to a budget."""
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,15 @@ def find_model(path: str) -> TrainedModel:
             f"`MODEL` must be module:attribute; got {path}. Try {module or 'mymodule'}:model."
         )
     found = registry.import_by_path("MODEL", path, ())
-    found = found() if callable(found) and not isinstance(found, TrainedModel) else found
+    if callable(found) and not isinstance(found, TrainedModel):
+        try:
+            inspect.signature(found).bind()
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"`MODEL` must be callable without arguments; got {path} ({error}). Give its "
+                "arguments defaults."
+            ) from error
+        found = found()
     if not isinstance(found, TrainedModel):
         raise ValueError(
             "`MODEL` must be a TrainedModel or a function that returns one; got "

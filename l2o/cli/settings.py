@@ -156,7 +156,7 @@ class MetaTraining:
     """Meta-trains a learned optimizer, compares it with tuned baselines and writes a report."""
 
     task: Names = ("digits_mlp",)
-    """Tasks or families: names from `l2o list`, or module:attribute."""
+    """Families, or module:attribute."""
     weights: Numbers = ()
     """Weight of each task; equal if none."""
     optimizer: Names = ("nominal_mlp",)
@@ -170,7 +170,7 @@ class MetaTraining:
     window: int = 50
     """Inner steps between two outer steps."""
     curriculum: int = 0
-    """Outer steps over which the longest run grows from the shortest; 0 for none."""
+    """Outer steps in which runs grow."""
     steps: int = 1000
     """Outer steps."""
     ema_decay: float = 0.98

@@ -32,7 +32,7 @@ def worst_case(rate: float = 0.05, floor: float = 0.1) -> Weighting:
     >>> import jax.numpy as jnp, l2o
     >>> rule = l2o.worst_case(rate=1.0, floor=0.0)
     >>> state = rule.update(rule.init(jnp.array([0.5, 0.5])), jnp.array([jnp.log(3.0), 0.0]))
-    >>> rule.weights(state).round(3).tolist()
+    >>> [round(float(weight), 3) for weight in rule.weights(state)]
     [0.75, 0.25]
 
     Args:
