@@ -138,7 +138,8 @@ def meta_train(
             if parts.validator:
                 console.print(best_of_validation(run), soft_wrap=True, markup=False)
             console.print(str(run.theta), soft_wrap=True, markup=False)
-    return 0
+    # Who trains in stretches is to hear of a signal in the last of them, too.
+    return EXIT_ON_SIGNAL + signal.SIGINT if is_stopped and until is not None else 0
 
 
 def open_run(settings: MetaTraining, console: Console, stack: contextlib.ExitStack) -> RunFolder:
