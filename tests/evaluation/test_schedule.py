@@ -7,7 +7,9 @@ from small_policies import HORIZON, INTERVAL, noisy_theta, small_policy, tiny_ta
 from user_module import two_bowls
 
 import l2o
-from l2o.evaluation.schedule import find_schedule, mean_of
+from l2o.evaluation.schedule import find_schedule, mean_of, record_hyperparameters
+from l2o.evaluation.starts import draw_starts
+from l2o.evaluation.training import Trainer
 from l2o.rng import stream
 
 KEY = stream(0, "evaluation")
@@ -76,6 +78,22 @@ def test_a_policy_that_reads_its_runs_is_averaged():
     ratios = np.log(found.frozen.final_loss / found.policy.final_loss)
     np.testing.assert_allclose(found.cost.value, np.exp(ratios.mean()))
     assert found.cost.low < found.cost.value < found.cost.high
+
+
+def test_a_schedule_is_judged_on_other_starts_than_it_is_the_mean_of():
+    lopt, task = small_policy(), two_bowls()
+    theta = noisy_theta(lopt, scale=1.0)
+    found = find_schedule(KEY, task, lopt, theta, horizon=HORIZON, num_seeds=8)
+    starts = draw_starts(KEY, task, 16)
+    seen, fresh = (jax.tree.map(lambda x, h=h: x[h], starts) for h in (np.s_[:8], np.s_[8:]))
+    recorded = record_hyperparameters(task, lopt, theta, seen, HORIZON)
+    for name, values in recorded.items():
+        np.testing.assert_allclose(found.recorded[name], values, rtol=1e-5)
+    trainer = Trainer(task, lambda setting: lopt.transform(theta, horizon=HORIZON), horizon=HORIZON)
+    (judged,) = trainer.train(np.zeros(1), fresh, splits=())
+    for curves in (found.policy, found.frozen):
+        np.testing.assert_allclose(curves.probe_loss[:, 0], judged.probe_loss[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(found.policy.final_loss, judged.final_loss, rtol=1e-4)
 
 
 def test_means_are_over_finite_seeds():
