@@ -7,8 +7,10 @@ on two tabular families, and gives the same inner steps to the settings as they 
     once   one whole run, for scale: what the search's trials are each at most
 Each ends in a theta, the best trial's and these train the evaluation tasks from the same starts.
 A figure is the geometric mean of the best trial's final loss over another's, start by start, below
-1 where the search has paid. Intervals are over starts; `--repetitions` shows the spread over
-searches. Typed again, it goes on where it was.
+1 where the search has paid. Inner steps are those of meta-training: steps of validation, which a
+search takes more of, are not counted. Intervals are over starts of one search and one seed, and so
+say nothing of the next search; `--repetitions` shows the spread over searches. Typed again, it goes
+on where it was.
 """
 
 import dataclasses
