@@ -168,12 +168,14 @@ class Study:
         return study.ask({s.name: s.distribution for s in self.space}).params
 
     def _frozen(self, trial: Trial) -> "FrozenTrial":
-        """A trial as Optuna knows it; one that waits at a rung counts as pruned there."""
+        """A trial as Optuna knows it; one that waits at a rung counts as pruned there.
+
+        One that failed has the lowest score, 0, at the first rung, wherever it was: samplers prefer
+        who has come further.
+        """
         from optuna.trial import TrialState, create_trial
 
-        scores = dict(trial.scores)
-        if trial.error:
-            scores.setdefault(self.rungs[0], 0.0)
+        scores = {self.rungs[0]: 0.0} if trial.error else dict(trial.scores)
         state = TrialState.PRUNED if scores else TrialState.RUNNING
         if self.rungs[-1] in scores:
             state = TrialState.COMPLETE

@@ -99,15 +99,32 @@ def test_draws_depend_on_the_seed_and_the_trials_alone(tmp_path):
 
 def test_what_samplers_are_told(tmp_path):
     study = make_study(tmp_path, start={"std": 5.0, "shaping": "none"}, budget=40.0)
-    states = lambda: [study._frozen(trial).state for trial in study.trials()]
+    told = lambda: [study._frozen(trial) for trial in study.trials()]
+    states = lambda: [trial.state for trial in told()]
     with study.claimed() as claim:
         assert states() == [TrialState.RUNNING]
         study.finish(claim, 0.5)
     assert states() == [TrialState.PRUNED]
     step(study, 0.7)
-    assert states() in ([TrialState.COMPLETE], [TrialState.PRUNED, TrialState.PRUNED])
+    assert states() == [TrialState.PRUNED, TrialState.PRUNED]
+    step(study, 0.8)
+    assert states() == [TrialState.PRUNED, TrialState.COMPLETE]
+    assert [trial.intermediate_values for trial in told()] == [{10: 0.5}, {10: 0.7, 30: 0.8}]
     # A value outside of the range, where the first trial may be, is left out.
     assert set(study._frozen(study.trials()[0]).params) == {"shaping"}
+
+
+@pytest.mark.parametrize("has_score", [False, True])
+def test_samplers_are_told_that_a_trial_that_failed_is_the_worst(tmp_path, has_score):
+    study = make_study(tmp_path, budget=60.0)
+    if has_score:
+        step(study, 0.5)
+        step(study, 0.9)  # whose trial goes on, and fails
+    with study.claimed() as claim:
+        study.fail(claim, "no finite loss")
+    failed = study._frozen(study.trials()[claim.trial.number])
+    assert study.trials()[claim.trial.number].scores == ({10: 0.9} if has_score else {})
+    assert failed.state == TrialState.PRUNED and failed.intermediate_values == {10: 0.0}
 
 
 @pytest.mark.parametrize("name", ["tpe", "random"])
