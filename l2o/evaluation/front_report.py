@@ -13,7 +13,7 @@ import numpy as np
 
 from l2o.evaluation import plots
 from l2o.evaluation.front import hypervolumes, not_dominated
-from l2o.evaluation.html import STYLE, table
+from l2o.evaluation.html import document, table
 from l2o.evaluation.report import environment, plain_table, write_json
 from l2o.evaluation.statistics import Estimate, mean_interval
 from l2o.evaluation.tables import interval_text
@@ -205,17 +205,12 @@ def page(content: Mapping[str, Any], figures: Sequence[str]) -> str:
     """Write the page, which refers to nothing outside itself."""
     objectives = ", ".join(content["objectives"])
     costs = "".join(f"<figure>{figure}</figure>" for figure in figures)
-    config = html.escape(json.dumps(content["config"], indent=1))
-    return (
-        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>l2o pareto</title><style>{STYLE}</style></head><body>"
+    body = (
         f"<h1>Fronts of {html.escape(objectives)}</h1>"
         "<p>All objectives are costs, lower is better; points are means over seeds with their 95 % "
         "intervals, lines what no other point of the same optimizer dominates. The hypervolume is "
         "what a front dominates of the box from the best cost of anybody in each objective to the "
         "worst, or to the reference that was given, as a share; its interval is over seeds, which "
-        "all optimizers share.</p>"
-        f"{table(COLUMNS, cells(content))}{costs}<h2>Configuration</h2><pre>{config}</pre>"
-        "</body></html>"
+        f"all optimizers share.</p>{table(COLUMNS, cells(content))}{costs}\n"
     )
+    return document("l2o pareto", body, config=content["config"])

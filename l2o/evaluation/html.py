@@ -28,10 +28,9 @@ def page(content: Mapping[str, Any], figures: Sequence[str]) -> str:
     known = [name for name in names if name in BASELINES]
     optimizers = dict.fromkeys(BASELINES[name].optimizer for name in known)
     meanings = [(name, BASELINES[name].description) for name in known]
-    return TEMPLATE.format(
+    body = BODY.format(
         baselines=html.escape(" and ".join(optimizers) or "rivals"),
         losses=losses,
-        style=STYLE,
         about=html.escape(about(content)),
         comparisons=table(tables.COMPARISON, [tables.comparison_cells(row) for row in rows]),
         figures="".join(f"<figure>{figure}</figure>" for figure in figures),
@@ -47,8 +46,9 @@ def page(content: Mapping[str, Any], figures: Sequence[str]) -> str:
             f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>"
             for k, v in (*tables.DEFINITIONS.items(), *meanings)
         ),
-        environment=table(["", ""], [[k, str(v)] for k, v in content["environment"].items()]),
-        config=html.escape(json.dumps(content["config"], indent=1, ensure_ascii=False)),
+    )
+    return document(
+        "l2o report", body, environment=content["environment"], config=content["config"]
     )
 
 
@@ -64,6 +64,35 @@ def about(content: Mapping[str, Any]) -> str:
 def first_control(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Name the control that the tests are shown of, if there is one."""
     return [control["name"] for row in rows[:1] for control in row["controls"][:1]]
+
+
+def document(
+    title: str,
+    body: str,
+    *,
+    environment: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> str:
+    """Write a whole page, which refers to nothing outside itself.
+
+    Args:
+        title: Title of the page.
+        body: What it shows, as HTML.
+        environment: Versions and machine, shown below; nothing if None.
+        config: JSON-able settings, shown last; nothing if None.
+    """
+    if environment is not None:
+        body += "<h2>Environment</h2>\n"
+        body += table(["", ""], [[k, str(v)] for k, v in environment.items()]) + "\n"
+    if config is not None:
+        shown = json.dumps(dict(config), indent=1, ensure_ascii=False)
+        body += f"<h2>Configuration</h2>\n<pre>{html.escape(shown)}</pre>\n"
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<body>\n{body}</body>\n</html>\n"
+    )
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -99,16 +128,7 @@ pre { background: var(--faint); padding: 1em; overflow-x: auto; font-size: 12px;
 """
 """Of all pages, in light and dark, on wide screens and narrow ones."""
 
-TEMPLATE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>l2o report</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>Learned optimizer beside {baselines}</h1>
+BODY = """<h1>Learned optimizer beside {baselines}</h1>
 <p>{about}</p>
 {losses}
 <h2>Comparison</h2>
@@ -122,10 +142,4 @@ TEMPLATE = """<!DOCTYPE html>
 {chosen}
 <h2>What the columns mean</h2>
 <dl>{definitions}</dl>
-<h2>Environment</h2>
-{environment}
-<h2>Configuration</h2>
-<pre>{config}</pre>
-</body>
-</html>
 """

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l2o.evaluation import plots
-from l2o.evaluation.html import STYLE, table
+from l2o.evaluation.html import document, table
 from l2o.evaluation.report import environment, plain_table, write_json
 from l2o.evaluation.run_comparison import Run, behind_first, common_tasks, differences, totals
 from l2o.evaluation.statistics import Estimate
@@ -193,27 +193,17 @@ def page(content: Mapping[str, Any], figure: str) -> str:
     """Write the page, which refers to nothing outside itself."""
     names = [run["name"] for run in content["runs"]]
     rows = evaluation_cells(content)
-    return TEMPLATE.format(
-        style=STYLE,
+    body = BODY.format(
         caveats="".join(f"<p class='note'>{html.escape(text)}</p>" for text in caveats(content)),
         totals=table(TOTALS, total_cells(content)),
         figure=f"<figure>{figure}</figure>",
         settings=table(["", *names], setting_cells(content)) or "<p>None.</p>",
         evaluations=table(EVALUATIONS, rows) or "<p>No task that two of them have.</p>",
-        environment=table(["", ""], [[k, str(v)] for k, v in content["environment"].items()]),
     )
+    return document("l2o compare", body, environment=content["environment"])
 
 
-TEMPLATE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>l2o compare</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>Runs side by side</h1>
+BODY = """<h1>Runs side by side</h1>
 {caveats}
 {totals}
 <p>Seconds are without compilation; the meta-loss is the mean over the last tenth of a run.</p>
@@ -224,8 +214,4 @@ TEMPLATE = """<!DOCTYPE html>
 {evaluations}
 <p>“Times the first's loss”: geometric mean over the seeds, where both were evaluated on the same
 ones.</p>
-<h2>Environment</h2>
-{environment}
-</body>
-</html>
 """

@@ -1,9 +1,7 @@
 """What a policy did to hyperparameters, as files: JSON, CSV, a figure and a page."""
 
 import csv
-import html
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l2o.evaluation import plots
-from l2o.evaluation.html import STYLE, table
+from l2o.evaluation.html import document, table
 from l2o.evaluation.report import environment, plain_table, write_json
 from l2o.evaluation.schedule import FoundSchedule
 from l2o.evaluation.statistics import Estimate, Interval, median_interval
@@ -154,25 +152,14 @@ def cost_table(found: Sequence[FoundSchedule]) -> "Table":
 
 def page(found: Sequence[FoundSchedule], config: Mapping[str, Any]) -> str:
     """Write the page, which refers to nothing outside itself."""
-    return TEMPLATE.format(
-        style=STYLE,
+    body = BODY.format(
         costs=table(COLUMNS, cells(found)),
         figures="".join(f"<figure>{plots.svg(panels(one))}</figure>" for one in found),
-        environment=table(["", ""], [[k, str(v)] for k, v in environment().items()]),
-        config=html.escape(json.dumps(dict(config), indent=1, ensure_ascii=False)),
     )
+    return document("l2o schedule", body, environment=environment(), config=config)
 
 
-TEMPLATE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>l2o schedule</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>What a policy did to hyperparameters</h1>
+BODY = """<h1>What a policy did to hyperparameters</h1>
 {costs}
 <p>A schedule is the mean over starts of what the policy did, on the scale on which it changes
 things: rates have their geometric mean. Losses are those of other starts, medians with intervals;
@@ -180,10 +167,4 @@ the ratio is the geometric mean over these, start by start.</p>
 <h2>Curves</h2>
 <p>Lines of hyperparameters are the schedule, bands the quartiles over starts.</p>
 {figures}
-<h2>Environment</h2>
-{environment}
-<h2>Configuration</h2>
-<pre>{config}</pre>
-</body>
-</html>
 """

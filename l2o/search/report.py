@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l2o.evaluation import plots
-from l2o.evaluation.html import STYLE, table
+from l2o.evaluation.html import document, table
 from l2o.evaluation.report import environment, plain_table, write_json
 from l2o.evaluation.tables import number
 from l2o.runs.folder import atomic_write
@@ -130,8 +130,7 @@ def page(content: Mapping[str, Any], figure: str) -> str:
     trials = {trial["number"]: trial for trial in content["trials"]}
     best = trials.get(content["best"])
     columns, rows = cells(content)
-    return TEMPLATE.format(
-        style=STYLE,
+    body = BODY.format(
         about=html.escape(
             f"{len(rows)} trials, {content['inner_steps']:,} inner steps; scored by meta-"
             f"validation at outer steps {', '.join(map(str, content['rungs']))}."
@@ -141,21 +140,13 @@ def page(content: Mapping[str, Any], figure: str) -> str:
         else "<p>No trial has a score.</p>",
         figure=f"<figure>{figure}</figure>" if figure else "",
         trials=table(columns, rows),
-        environment=table(["", ""], [[k, str(v)] for k, v in content["environment"].items()]),
-        config=html.escape(json.dumps(content["config"], indent=1, ensure_ascii=False)),
+    )
+    return document(
+        "l2o search", body, environment=content["environment"], config=content["config"]
     )
 
 
-TEMPLATE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>l2o search</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>Search over settings of meta-training</h1>
+BODY = """<h1>Search over settings of meta-training</h1>
 <p>{about}</p>
 {best}
 {figure}
@@ -163,10 +154,4 @@ TEMPLATE = """<!DOCTYPE html>
 <p>A score is that of the trial's last rung. As settings were chosen by it, evaluate the best trial
 on tasks that it was not validated on.</p>
 {trials}
-<h2>Environment</h2>
-{environment}
-<h2>Configuration</h2>
-<pre>{config}</pre>
-</body>
-</html>
 """
