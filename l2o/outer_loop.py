@@ -2,14 +2,11 @@
 
 import contextlib
 import math
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 import jax
@@ -25,7 +22,7 @@ from l2o.runs.folder import DivergenceError, RunError, RunFolder
 from l2o.runs.logging import MetricsLog
 from l2o.task import Data, Key
 
-__all__ = ["RunError", "chunk_of", "fit", "steps_of_chunk", "stop_on_signals"]
+__all__ = ["RunError", "chunk_of", "fit", "steps_of_chunk"]
 
 OVERALL = ""
 """Name for all tasks together, beside those of single tasks."""
@@ -308,43 +305,6 @@ def beside(f: Callable[..., T], *arguments: Any) -> Future[T]:
 def traced_to(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Trace what is done inside, on the host and on devices, to a file for ui.perfetto.dev."""
     return jax.profiler.trace(folder, create_perfetto_trace=True)
-
-
-@contextlib.contextmanager
-def stop_on_signals(
-    on_signal: Callable[[], None] = lambda: None,
-) -> Iterator[Callable[[], bool]]:
-    """Make a `should_stop` that turns True at SIGINT or SIGTERM.
-
-    A second signal does what it does by default: Ctrl-C raises `KeyboardInterrupt`. Outside the
-    main thread, which alone gets signals, it stays False.
-
-    Args:
-        on_signal: Function called at the first signal, at any point of the program.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    is_stopped = False
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal is_stopped
-        del number, frame
-        is_stopped = True
-        restore()
-        on_signal()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield lambda: is_stopped
-    finally:
-        restore()
 
 
 def _check_steps(num_steps: int, log_every: int, checkpoint_every: int, patience: int) -> None:

@@ -191,7 +191,7 @@ def task_family(name: str, argument: str = "task") -> TaskFamily:
         ValueError: If there is none, with the nearest names.
     """
     found = TASKS[name] if name in TASKS else import_by_path(argument, name, TASKS)
-    found = found if isinstance(found, Task | TaskFamily) else _call(argument, name, found)
+    found = found if isinstance(found, Task | TaskFamily) else call(argument, name, found)
     if isinstance(found, Task):
         return TaskFamily(name=found.name, train=(found,), evaluation=())
     if isinstance(found, TaskFamily):
@@ -317,7 +317,7 @@ def learned_optimizer(name: str) -> LearnedOptimizer:
         ValueError: If there is none, with the nearest names.
     """
     found = import_by_path("optimizer", name, DESIGNS) if name not in DESIGNS else None
-    lopt = found if isinstance(found, LearnedOptimizer) else _call("optimizer", name, design(name))
+    lopt = found if isinstance(found, LearnedOptimizer) else call("optimizer", name, design(name))
     if not isinstance(lopt, LearnedOptimizer):
         raise ValueError(
             f"`optimizer` must be a LearnedOptimizer or a function that returns one; got {name}, "
@@ -377,7 +377,8 @@ def import_by_path(argument: str, path: str, known: Iterable[str]) -> Any:
         ) from error
 
 
-def _call(argument: str, name: str, make: Any) -> Any:
+def call(argument: str, name: str, make: Any) -> Any:
+    """Call what a path names; raise a `ValueError` if it is a class, or needs arguments."""
     if inspect.isclass(make):
         raise ValueError(
             f"`{argument}` must not be a class; got {name}. Try a function that returns what is "

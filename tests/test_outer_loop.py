@@ -15,10 +15,11 @@ from tiny_run import THETA, tiny_learner
 
 from l2o.distributed.mesh import population_mesh
 from l2o.learner import Learner, MetaState
-from l2o.outer_loop import chunk_of, fit, stop_on_signals
+from l2o.outer_loop import chunk_of, fit
 from l2o.runs.checkpoint import Checkpoints
 from l2o.runs.folder import RunError, RunFolder
 from l2o.runs.logging import TIMING_FIELDS, read_metrics
+from l2o.runs.signals import stop_on_signals
 
 KEY = jax.random.key(1)
 SCHEDULE = {"num_steps": 30, "log_every": 5, "checkpoint_every": 10}
@@ -427,7 +428,8 @@ INTERRUPTED = """
 import os, signal, sys, threading, time
 from l2o.cli import main
 from l2o.cli.meta_train import say_stopping
-from l2o.outer_loop import beside, stop_on_signals
+from l2o.outer_loop import beside
+from l2o.runs.signals import stop_on_signals
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
 has_begun, is_heard = threading.Event(), threading.Event()

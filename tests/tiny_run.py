@@ -12,7 +12,7 @@ from l2o.estimators.pes import pes
 from l2o.evaluation.validation import ValidationCurve, Validator
 from l2o.learner import Learner, MetaState, gradient_learner
 from l2o.optimizers.learnable import learnable_sgd
-from l2o.outer_loop import fit, stop_on_signals
+from l2o.outer_loop import fit
 from l2o.policies.policy import PolicyOptimizer
 from l2o.policies.scheduler import scheduler
 from l2o.problem import inner_problem
@@ -20,6 +20,7 @@ from l2o.rl.environment import training_environment
 from l2o.rl.ppo import ppo_learner
 from l2o.rng import stream
 from l2o.runs.folder import RunFolder
+from l2o.runs.signals import stop_on_signals
 
 LOPT = learnable_sgd(learning_rate=0.05)
 THETA = LOPT.init(jax.random.key(0))

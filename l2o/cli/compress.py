@@ -1,6 +1,5 @@
 """`l2o compress`: a user's trained network, made smaller to a budget."""
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,14 +93,7 @@ def find_model(path: str) -> TrainedModel:
         )
     found = registry.import_by_path("MODEL", path, ())
     if callable(found) and not isinstance(found, TrainedModel):
-        try:
-            inspect.signature(found).bind()
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"`MODEL` must be callable without arguments; got {path} ({error}). Give its "
-                "arguments defaults."
-            ) from error
-        found = found()
+        found = registry.call("MODEL", path, found)
     if not isinstance(found, TrainedModel):
         raise ValueError(
             "`MODEL` must be a TrainedModel or a function that returns one; got "

@@ -33,12 +33,13 @@ from l2o.evaluation.seen import names_and_signatures
 from l2o.evaluation.validation import ValidationCurve, validation_cost
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import MetaState
-from l2o.outer_loop import fit, stop_on_signals
+from l2o.outer_loop import fit
 from l2o.rng import stream
 from l2o.runs.folder import EARLIER_STEPS, RunError, RunFolder
 from l2o.runs.logging import TRACKERS, Tracker, check_trackers, compute_seconds
 from l2o.runs.progress import progress
 from l2o.runs.provenance import record_provenance
+from l2o.runs.signals import stop_on_signals
 
 EXIT_ON_SIGNAL = 128
 

@@ -14,6 +14,10 @@ def model() -> l2o.TrainedModel:
     return trained_mlp()
 
 
+def of_a_kind(kind: str) -> int:
+    return len(kind)
+
+
 def not_a_model() -> int:
     return 3
 
@@ -64,6 +68,10 @@ def test_units_and_bits_into_the_same_folder(tmp_path, capsys):
         ("users_networks:model --bits 3 --units", "`units` must be left out with bits"),
         ("users_networks:model --keep .1 --search best", "`search` must be a known name; got best"),
         ("users_networks:not_a_model --keep .1", "`MODEL` must be a TrainedModel or a function"),
+        (
+            "users_networks:of_a_kind --keep .1",
+            "`MODEL` must be callable without arguments; got users",
+        ),
         ("users_networks:nothing --keep .1", "`MODEL` must be module:attribute"),
         ("model --keep .1", "`MODEL` must be module:attribute; got model. Try model:model."),
         ("users_networks:model --keep .1 --policy none", "`name_or_path` must be a release file"),
