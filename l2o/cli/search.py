@@ -2,15 +2,15 @@
 
 A trial is a run folder of `l2o meta-train`, a rung a resume of it that stops a little later. All
 of its rungs are for the same `--steps`, so that rates which follow the length of a run are the same
-ones at each, and a trial at its last rung has the theta that its command line finds at once. (It is
-scored at every rung besides, so `validated.safetensors` may be of another step.)
+ones at each, and a trial at its last rung has the theta and the metrics that its command line makes
+in one go. Each rung ends in a checkpoint and its validation, so its thetas of the highest score and
+of the lowest meta-loss so far can be others.
 """
 
 import contextlib
 import dataclasses
 import functools
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
+from jax.errors import JaxRuntimeError
 from rich.console import Console
 
 from l2o.cli.arguments import Names
@@ -37,6 +38,7 @@ from l2o.evaluation.validation import read_rows
 from l2o.outer_loop import steps_of_chunk
 from l2o.runs.folder import DivergenceError, RunError, RunFolder
 from l2o.search.halving import Trial, best_trial, rungs_of
+from l2o.search.helpers import failures, helpers, is_orphan
 from l2o.search.report import NAME, search_table, shown, write_search_report
 from l2o.search.space import Known, Setting, Value, parse_space
 from l2o.search.study import Claim, SamplerName, Study, open_folder
@@ -44,11 +46,11 @@ from l2o.search.study import Claim, SamplerName, Study, open_folder
 POLL_SECONDS = 0.5
 """Seconds after which a worker that has nothing to do asks again."""
 
-PARENT = "L2O_SEARCH_PARENT"
-"""Variable by which a worker that another one has started knows that one."""
-
 FIXED = {"steps": "rungs are parts of", "seed": "all trials share"}
 """Settings that cannot be searched over, and why."""
+
+FAULTS = (RunError, JaxRuntimeError, MemoryError)
+"""What ends a trial that is too large or whose files are damaged, or all on a broken machine."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,12 @@ def command(arguments: Sequence[str], console: Console) -> int:
         study = find_study(options, settings)
         config = what(options, settings, study)
         open_folder(study.folder, config)
-        with helpers(arguments, options.workers - 1, settings.processes.devices):
-            is_over = work(study, settings, console)
+        own = ["--workers", "1"]
+        if settings.processes.devices is not None:
+            own += ["--devices", str(settings.processes.devices)]
+        line = [sys.executable, "-m", "l2o", "search", *arguments, *own]
+        with helpers(line, options.workers - 1) as started:
+            is_over = work(study, settings, console, started)
     report(study, words, config, console)
     if not is_over:
         console.print("stopped; type the same again to go on", soft_wrap=True)
@@ -297,21 +303,43 @@ def trial_command(words: Sequence[str], trial: Trial) -> str:
     return shlex.join(["l2o", "meta-train", *words, *flags])
 
 
-def work(study: Study, settings: MetaTraining, console: Console) -> bool:
-    """Train trials until the search is over; False if a signal has stopped it."""
+def work(
+    study: Study, settings: MetaTraining, console: Console, started: Sequence[subprocess.Popen]
+) -> bool:
+    """Train trials until the search is over; False if it has been stopped before.
+
+    A trial that ends in a fault has failed, and the next one is trained.
+
+    Raises:
+        RunError, JaxRuntimeError, MemoryError: if two in a row end in faults, so that the machine
+            may have them. The second has not failed: who works next goes on with it.
+    """
+    is_faulty, ended = False, set()
     seen = {(t.number, step) for t in study.trials() for step in (*t.scores, t.error)}
-    while os.environ.get(PARENT, str(os.getppid())) == str(os.getppid()):
+    while not is_orphan():
         with study.claimed() as claim:
-            if claim is not None and not train(study, claim, settings):
-                return False
+            if claim is not None:
+                try:
+                    if not train(study, claim, settings):
+                        return False
+                    is_faulty = False
+                except FAULTS as error:
+                    if is_faulty:
+                        raise
+                    is_faulty = True
+                    study.fail(claim, first_line(error))
         for trial in study.trials():
             for step, text in progress_lines(trial):
                 if (trial.number, step) not in seen:
                     seen.add((trial.number, step))
                     console.print(text, soft_wrap=True, markup=False, highlight=False)
+        if claim is None and study.is_over():
+            return True
+        for worker, text in failures(started):
+            if worker not in ended:
+                ended.add(worker)
+                console.print(text, soft_wrap=True, markup=False, highlight=False)
         if claim is None:
-            if study.is_over():
-                return True
             time.sleep(POLL_SECONDS)  # others may finish what lets a trial go on
     return False
 
@@ -330,19 +358,21 @@ def train(study: Study, claim: Claim, settings: MetaTraining) -> bool:
     except DivergenceError as error:
         study.fail(claim, str(error))
         return True
-    except Exception as error:
-        with contextlib.suppress(OSError):  # of a disk that is full, too
-            study.count_failure(claim, str(error).partition("\n")[0] or type(error).__name__)
-        raise
     rows = read_rows(RunFolder(claim.run_dir).validation)
     scores = [row["score"] for row in rows if row["step"] == claim.trial.target]
     if not scores:
         raise RunError(
             f"{claim.run_dir} has no score at step {claim.trial.target}, which its last "
-            "checkpoint is beyond. Delete that trial's files, then type the same again."
+            "checkpoint is beyond."
         )
     study.finish(claim, scores[-1])
     return True
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error, which of XLA's are many, and its kind if it is not ours."""
+    line = str(error).partition("\n")[0]
+    return line if isinstance(error, RunError) else f"{type(error).__name__}: {line}"
 
 
 def progress_lines(trial: Trial) -> Iterator[tuple[int | str, str]]:
@@ -352,35 +382,6 @@ def progress_lines(trial: Trial) -> Iterator[tuple[int | str, str]]:
         yield step, f"trial {trial.number:03} at step {step}: score {number(score)} ({values})"
     if trial.error:
         yield trial.error, f"trial {trial.number:03} failed ({values}): {trial.error}"
-
-
-@contextlib.contextmanager
-def helpers(arguments: Sequence[str], count: int, devices: int | None) -> Iterator[None]:
-    """Other processes that search with this one; they are stopped when the context is left.
-
-    They are in sessions of their own, so that Ctrl-C at a terminal is for this process alone and
-    reaches them once, by it; SIGTERM leaves the context as Ctrl-C does. Where this process is
-    killed, they end before their next trial.
-    """
-    own = ["--workers", "1"] + (["--devices", str(devices)] if devices else [])
-    line = [sys.executable, "-m", "l2o", "search", *arguments, *own]
-    env = {**os.environ, PARENT: str(os.getpid())}
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    started = [
-        subprocess.Popen(line, stdout=subprocess.DEVNULL, start_new_session=True, env=env)
-        for _ in range(count)
-    ]
-    try:
-        yield
-    finally:
-        for process in started:
-            if process.poll() is None:
-                process.terminate()  # which saves a checkpoint
-            elif process.returncode:
-                print(f"a worker has ended with status {process.returncode}", file=sys.stderr)
-        for process in started:
-            process.wait()
-        signal.signal(signal.SIGTERM, before)
 
 
 def report(study: Study, words: Sequence[str], config: Mapping[str, Any], console: Console) -> None:

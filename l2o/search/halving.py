@@ -30,7 +30,6 @@ class Trial:
         target: Outer steps to which it trains, or has trained: a rung.
         scores: Score at each rung that it has reached, by outer steps; more is better.
         error: What went wrong with it; empty if nothing did.
-        failures: How often an error has ended a worker that trained it.
     """
 
     number: int
@@ -39,7 +38,6 @@ class Trial:
     target: int
     scores: Mapping[int, float] = field(default_factory=dict)
     error: str = ""
-    failures: int = 0
 
     @property
     def is_busy(self) -> bool:

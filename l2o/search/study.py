@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 SamplerName = Literal["tpe", "random"]
 
-MOST_FAILURES = 3
-"""Errors of workers after which a trial is given up."""
-
 FEWEST_SCORED = 8
 """Trials that are drawn at random before a model of them is."""
 
@@ -124,17 +121,6 @@ class Study:
         scores = {**trial.scores, trial.target: score}
         with locked(self.folder / ".lock"):
             self._write(dataclasses.replace(trial, scores=scores))
-
-    def count_failure(self, claim: Claim, error: str) -> None:
-        """Write down that an error ends the worker that trains a trial.
-
-        It may be of the machine, as a full disk is, and the trial is tried again. After the third
-        it cannot go on, or it would end every worker that takes it up.
-        """
-        failures = claim.trial.failures + 1
-        found = error if failures >= MOST_FAILURES else ""
-        with locked(self.folder / ".lock"):
-            self._write(dataclasses.replace(claim.trial, failures=failures, error=found))
 
     def fail(self, claim: Claim, error: str) -> None:
         """Write down that a trial cannot go on."""

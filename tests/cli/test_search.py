@@ -10,13 +10,20 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from jax.errors import JaxRuntimeError
 
+from l2o import release
+from l2o.cli import search as search_module
 from l2o.cli.main import main
 from l2o.cli.meta_train import parse_settings
 from l2o.cli.recorded import recorded_settings
-from l2o.runs.folder import RunFolder
+from l2o.runs.folder import RunError, RunFolder
 from l2o.runs.logging import TIMING_FIELDS, read_metrics
+from l2o.search.helpers import PARENT
+from l2o.search.study import read_trials
 
 TESTS = Path(__file__).parents[1]
 
@@ -144,6 +151,9 @@ def test_a_trial_is_the_run_that_its_command_makes(searched, tmp_path):
     assert main([*words[1:], "--no-evaluate", "--run-dir", str(tmp_path / "again"), "--quiet"]) == 0
     run, again = RunFolder(searched / best["run_dir"]), RunFolder(tmp_path / "again")
     assert untimed(run.metrics) == untimed(again.metrics)
+    jax.tree.map(
+        np.testing.assert_array_equal, release.load(run.path)[1], release.load(again.path)[1]
+    )
     parsed = parse_settings(words[2:])
     trial = recorded_settings(["--resume", "--run-dir", str(run.path)])
     assert parsed.recorded() == trial.recorded()
@@ -159,6 +169,70 @@ def test_a_larger_budget_goes_on(searched, tmp_path):
     assert after["inner_steps"] > before["inner_steps"]
 
 
+def broken(monkeypatch, is_broken, error):
+    """Trials that are `is_broken` end in an error; the others score their number at once."""
+    calls = []
+
+    def train(study, claim, settings):
+        calls.append(claim.trial.number)
+        if is_broken(claim.trial.number):
+            raise error
+        study.finish(claim, claim.trial.number / 100)
+        return True
+
+    monkeypatch.setattr(search_module, "train", train)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "MemoryError: "),
+        (RunError("its checkpoint is damaged"), "its checkpoint is damaged"),
+        (JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB\nand more"), "JaxRuntimeError: RESOURCE_EX"),
+    ],
+)
+def test_a_faulty_trial_fails_alone(error, message, tmp_path, monkeypatch):
+    calls = broken(monkeypatch, lambda number: number == 1, error)
+    assert search(tmp_path / "out", 3 * COST) == 0
+    trials = json.loads((tmp_path / "out" / "search.json").read_text())["trials"]
+    assert [bool(trial["error"]) for trial in trials[:3]] == [False, True, False]
+    assert message in trials[1]["error"] and "\n" not in trials[1]["error"]
+    assert calls.count(1) == 1 and max(trial["target"] for trial in trials) == 40
+
+
+def test_a_broken_machine_ends_a_worker_and_one_trial(tmp_path, monkeypatch, capsys):
+    calls = broken(monkeypatch, lambda number: True, RunError("no device"))
+    assert search(tmp_path / "out", 3 * COST) == 2
+    assert calls == [0, 1] and "RunError: no device" in capsys.readouterr().err
+    trials = read_trials(tmp_path / "out")
+    assert [trial.error for trial in trials] == ["no device", ""]
+    broken(monkeypatch, lambda number: False, None)  # repaired, it goes on with the second
+    assert search(tmp_path / "out", 3 * COST) == 0
+    assert all(trial.scores for trial in read_trials(tmp_path / "out")[1:])
+
+
+def test_a_worker_that_fails_is_told(searched, tmp_path, monkeypatch, capsys):
+    shutil.copytree(searched, tmp_path / "out")
+    broken(monkeypatch, lambda number: time.sleep(0.2), None)
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    line = f"search {SEARCH} --workers 3 --budget {4 * COST} --out {tmp_path / 'out'}"
+    assert main(line.split()) == 0
+    said = capsys.readouterr().out
+    for worker in (2, 3):
+        assert said.count(f"worker {worker} ended with status 1; others go on without it") == 1
+
+
+def test_helpers_whose_parent_has_ended_stop(searched, tmp_path, monkeypatch, capsys):
+    shutil.copytree(searched, tmp_path / "out")
+    calls = broken(monkeypatch, lambda number: False, None)
+    monkeypatch.setenv(PARENT, "1" if os.getppid() != 1 else "2")
+    assert search(tmp_path / "out", 4 * COST) == 130 and not calls
+    assert "stopped" in capsys.readouterr().out
+    monkeypatch.setenv(PARENT, str(os.getppid()))
+    assert search(tmp_path / "out", 4 * COST) == 0 and calls
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -169,9 +243,10 @@ def test_a_larger_budget_goes_on(searched, tmp_path):
         ("--over steps=10:20", "`over` cannot hold steps, which rungs are parts of"),
         ("--over seed=0,1", "`over` cannot hold seed, which all trials share"),
         ("--over std", "`budget` must be at least that of one whole run, 320 inner steps; got 0"),
-        ("--over std --budget -5", "`budget` must be positive and finite; got -5"),
-        ("--over std --budget inf", "`budget` must be positive and finite; got inf"),
         ("--over std --budget 319", "`budget` must be at least that of one whole run"),
+        ("--over std --budget -5", "`budget` must be positive and finite; got -5"),
+        ("--over std --budget nan", "`budget` must be positive and finite; got nan"),
+        ("--over std --budget inf", "`budget` must be positive and finite; got inf"),
         ("--over std --budget 1e4 --workers 0", "`workers` must be at least 1"),
         ("--over std --budget 1e4 --eta 1", "`eta` must be at least 2"),
         ("--over std --budget 1e4 --rungs 0", "`rungs` must be at least 1"),

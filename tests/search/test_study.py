@@ -74,19 +74,6 @@ def test_a_trial_that_failed_is_left_alone(tmp_path):
     assert all(trial.number > 0 for trial in study.trials() if trial.scores)
 
 
-def test_a_trial_whose_worker_ends_three_times_is_given_up(tmp_path):
-    study = make_study(tmp_path)
-    for failures in (1, 2, 3):
-        with study.claimed() as claim:
-            assert claim is not None and claim.trial.number == 0
-            study.count_failure(claim, "out of memory")
-        (trial,) = study.trials()
-        assert trial.failures == failures and trial.is_busy == (failures < 3)
-    assert trial.error == "out of memory"
-    with study.claimed() as claim:
-        assert claim is not None and claim.trial.number == 1
-
-
 def test_draws_depend_on_the_seed_and_the_trials_alone(tmp_path):
     drawn = []
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
