@@ -70,7 +70,7 @@ UNIFORM = MetaTraining(
 class Options:
     """Compares curricula and worst-case weights with uniform meta-training."""
 
-    steps: int = 500
+    steps: int = 300
     """Outer steps of each run."""
     repetitions: int = 3
     """Runs of meta-training of each way."""
