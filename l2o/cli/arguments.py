@@ -80,6 +80,8 @@ def baselines_named(words: Sequence[str], argument: str = "baselines") -> tuple[
 
 def check_writable(folder: str, argument: str, example: str) -> None:
     """Raises a `ValueError` that says what to type if a folder cannot be made or written to."""
+    if not folder:
+        raise ValueError(f"`{argument}` must name a folder; got none. Try {argument}={example}.")
     path = Path(folder).absolute()
     there = next(each for each in (path, *path.parents) if each.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):

@@ -61,11 +61,6 @@ def find_runs(words: Sequence[str]) -> list[Run]:
     Raises:
         ValueError: if there are fewer than two, one is no run, or two have one name.
     """
-    if len(words) < 2:
-        raise ValueError(
-            f"`RUN` must name two runs or more; got {' '.join(words) or 'none'}. "
-            "Try runs/digits old=runs/first."
-        )
     runs: dict[str, Run] = {}
     for word in words:
         label, equals, rest = word.partition("=")
@@ -77,4 +72,9 @@ def find_runs(words: Sequence[str]) -> list[Run]:
                 f"`RUN` must name each once; got {name} twice. Drop one, or try other_{name}=..."
             )
         runs[name] = read_run(name, Path(path))
+    if len(words) < 2:
+        raise ValueError(
+            f"`RUN` must name two runs or more; got {' '.join(words) or 'none'}. "
+            "Try runs/digits old=runs/first."
+        )
     return list(runs.values())

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import optax
@@ -59,6 +60,11 @@ def command(arguments: Sequence[str], console: Console) -> int:
     options = parse(Compress, "compress", arguments)
     check_writable(options.out, "out", "runs/compress")
     optimizer = find_optimizer(options)
+    if options.policy is not None and not Path(options.policy).is_file():
+        raise ValueError(
+            f"`policy` must be a file of a meta-trained policy; got {options.policy}, which is not "
+            "there. Make one by l2o.train_compression_policy."
+        )
     result = compress(
         find_model(options.model),
         keep=options.keep,
@@ -117,6 +123,9 @@ def find_optimizer(options: Compress) -> optax.GradientTransformation:
         raise ValueError(f"`rate` must be positive and finite; got {options.rate}. Try rate=0.001.")
     if make := OPTIMIZERS.get(options.optimizer):
         return make(0.001 if options.rate is None else options.rate)
+    if options.optimizer not in release.names() and not Path(options.optimizer).exists():
+        known = (*OPTIMIZERS, *release.names())
+        raise registry.unknown_name_error("optimizer", options.optimizer, known)
     if options.rate is not None:
         raise ValueError(
             f"`rate` must be left out for {options.optimizer}, which is learned; got "

@@ -112,6 +112,8 @@ def test_folders_of_one_name_are_told_apart(runs, tmp_path, capsys):
     [
         ("", "`RUN` must name two runs or more; got none"),
         ("{}/a", "`RUN` must name two runs or more; got "),
+        ("{}/nothing", "`RUN` must be a folder of l2o meta-train; got "),
+        ("{}/a {}/b --out=", "`out` must name a folder; got none. Try out=runs/compare."),
         ("{}/a {}/d", "`RUN` must be a folder of l2o meta-train; got "),
         ("x={}/a x={}/b", "`RUN` must name each once; got x twice"),
         ("{}/a {}/a {}/a", "`RUN` must name each once; got "),

@@ -74,14 +74,17 @@ def test_units_and_bits_into_the_same_folder(tmp_path, capsys):
         ),
         ("users_networks:nothing --keep .1", "`MODEL` must be module:attribute"),
         ("model --keep .1", "`MODEL` must be module:attribute; got model. Try model:model."),
-        ("users_networks:model --keep .1 --policy none", "`name_or_path` must be a release file"),
+        (
+            "users_networks:model --keep .1 --policy none",
+            "`policy` must be a file of a meta-trained",
+        ),
         (
             "users_networks:model --keep .1 --fine-tune 1 --optimizer digits --rate 1",
             "`rate` must be left out for digits, which is learned; got 1",
         ),
         (
             "users_networks:model --keep .1 --fine-tune 1 --optimizer adamm",
-            "`name_or_path` must name an optimizer",
+            "`optimizer` must be a known name; got adamm. Try adam",
         ),
         ("users_networks:model --keep .1 --rate 0.1", "`rate` goes with --fine-tune; got 0.1. Add"),
         (
