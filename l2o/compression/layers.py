@@ -123,15 +123,18 @@ class _Counter:
         inner = [p for p in jax.tree.leaves(equation.params, is_leaf=_is_program) if _is_program(p)]
         if equation.primitive.name == "scan":
             times = times * equation.params["length"]
-            consts = equation.params["num_consts"]
-            given = self.settled(inner[0], given, consts, equation.params["num_carry"])
+            # What is carried has the same shape inside; what is scanned over has an axis less.
+            body = inner[0].jaxpr
+            carried = sum(map(_is_as_inside, equation.outvars, body.outvars))
+            scanned = len(given) - sum(map(_is_as_inside, equation.invars, body.invars))
+            given = self.settled(inner[0], given, len(given) - scanned - carried, carried)
         elif equation.primitive.name == "cond":
             given = given[1:]  # the index; every branch takes the rest
         elif equation.primitive.name == "while":
-            inner = inner[-1:]  # the body, once: nobody knows how often it runs
-            given = given[equation.params["cond_nconsts"] :]
-            consts = equation.params["body_nconsts"]
-            given = self.settled(inner[0], given, consts, len(given) - consts)
+            inner = [equation.params["body_jaxpr"]]  # once: nobody knows how often it runs
+            carried, taken = len(equation.outvars), len(inner[0].jaxpr.invars)
+            given = given[len(given) - taken :]  # without what the condition alone takes
+            given = self.settled(inner[0], given, taken - carried, carried)
         results = None
         for program in inner:
             jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
@@ -162,6 +165,10 @@ class _Counter:
             largest = max(arrays, key=lambda name: self.sizes[name])
             self.multiply_adds[largest] += times * _multiply_adds(equation)
         return DATA
+
+
+def _is_as_inside(outside: Any, inside: Any) -> bool:
+    return _shape(outside) == _shape(inside)
 
 
 def _either(one: Source, other: Source) -> Source:

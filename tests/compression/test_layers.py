@@ -43,6 +43,13 @@ def recurrent(w, x, scan):
         (lambda w, x: jax.lax.scan(lambda x, _: ((x @ w.T) @ w, None), x, None, length=5)[0], 60),
         (lambda w, x: recurrent(w, x, jax.lax.scan)[0], 5 * 6),
         (lambda w, x: jax.lax.fori_loop(0, 5, lambda _, h: h @ w.T @ w + x, jnp.zeros((1, 3))), 60),
+        (
+            lambda w, x: jax.lax.while_loop(
+                lambda h: jnp.sum(h) + jnp.sum(x) < 1, lambda h: h @ w.T @ w + x, jnp.zeros((1, 3))
+            ),
+            12,  # the body counts once
+        ),
+        (lambda w, x: jax.lax.scan(lambda h, y: (h + y @ w.T, h), x[:, :2], x[None])[0], 6),
         (lambda w, x: jax.lax.cond(x[0, 0] > 0, lambda x: x @ w.T, lambda x: x @ w.T, x), 12),
         (lambda w, x: jax.checkpoint(lambda x: x @ (0.5 * w).T)(x), 6),
         (lambda w, x: x + w[x[:, 0].astype(int)], 0),  # a table, of which rows are read
