@@ -49,8 +49,10 @@ def helpers(line: Sequence[str], count: int) -> Iterator[list[subprocess.Popen]]
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """Do what Ctrl-C does."""
+    """Do what Ctrl-C does, also where a shell has it ignored, as in the background of a script."""
     del number, frame
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)
 
 

@@ -38,14 +38,22 @@ def wait_for(path: Path) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_parent_is_one_signal_to_helpers(tmp_path, number):
+@pytest.mark.parametrize(
+    "number, at_ctrl_c",
+    [
+        (signal.SIGTERM, "default_int_handler"),
+        (signal.SIGTERM, "SIG_IGN"),  # as in the background of a script
+        (signal.SIGINT, "default_int_handler"),
+    ],
+)
+def test_a_signal_to_the_parent_is_one_signal_to_helpers(tmp_path, number, at_ctrl_c):
     """In a group of its own, which gets Ctrl-C as from a terminal; it is asleep, not in `fit`."""
     log = tmp_path / "log"
     script = f"""
-import sys, time
+import signal, sys, time
 from l2o.search.helpers import helpers
 
+signal.signal(signal.SIGINT, signal.{at_ctrl_c})
 try:
     with helpers([sys.executable, "-c", {CHILD!r}, {str(log)!r}], 1):
         time.sleep(60)
