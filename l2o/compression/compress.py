@@ -23,7 +23,7 @@ from l2o.compression.scheme import Scheme, SchemeName
 from l2o.compression.searches.search import Found
 from l2o.compression.searches.table import SEARCHES
 from l2o.compression.trained_model import Params, TrainedModel
-from l2o.compression.units import Group, Units, prune_units, remove_units
+from l2o.compression.units import Group, prune_units, remove_units
 from l2o.leaves import require_transformation
 from l2o.registry import unknown_name_error
 from l2o.rng import check_seed
@@ -89,7 +89,7 @@ def compress(
     keep: float | None = None,
     flops: float | None = None,
     bits: float | None = None,
-    units: bool | Units = False,
+    units: bool = False,
     search: str = "ppo",
     policy: CompressionPolicy | str | Path | None = None,
     evaluations: int = 200,
@@ -121,9 +121,7 @@ def compress(
             given.
         flops: Share of the multiply-adds of a row that may stay.
         bits: Average number of bits of the layers' weights, from 2 to 8.
-        units: Whether whole units and channels are removed, instead of single weights; or, where it
-            is not clear what belongs to a layer's units, the arrays and axes besides its last one,
-            `{"up/kernel": [("up/bias", 0), ("down/kernel", 0)]}`.
+        units: Whether whole units and channels are removed, instead of single weights.
         search: uniform, global_magnitude, greedy, random_search, tpe, or ppo on this model.
         policy: Meta-trained policy, or its file, which allocates without search.
         evaluations: Number of networks that the search may measure.
@@ -201,7 +199,7 @@ def make_scheme(
     keep: float | None,
     flops: float | None,
     bits: float | None,
-    units: bool | Units,
+    units: bool,
 ) -> tuple[Scheme, tuple[Group, ...]]:
     """Make the scheme of the one budget that is given, and the groups of units if it has any.
 
@@ -215,12 +213,12 @@ def make_scheme(
             f"{' and '.join(given) or 'none'}. Try keep=0.1."
         )
     if bits is not None:
-        if units is not False:
+        if units:
             raise ValueError("`units` must be left out with bits; got both. Try keep=0.5.")
         return quantize_weights(model, bits=bits), ()
-    if units is False:
-        return prune_weights(model, keep=keep, flops=flops), ()
-    return prune_units(model, keep=keep, flops=flops, units=None if units is True else units)
+    if units:
+        return prune_units(model, keep=keep, flops=flops)
+    return prune_weights(model, keep=keep, flops=flops), ()
 
 
 def measure_splits(model: TrainedModel, params: Params) -> Metrics:

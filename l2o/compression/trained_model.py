@@ -1,6 +1,6 @@
 """A trained network with its data: what is compressed, and by what it is measured."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,9 @@ from l2o.task import Split
 Params = Any
 """Pytree of arrays whose leaves have names: nested dicts, lists, tuples or dataclasses."""
 
+Units = Mapping[str, Sequence[tuple[str, int]]]
+"""For each layer whose units can be removed, the arrays and axes that its units have besides."""
+
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
@@ -31,6 +34,7 @@ class TrainedModel:
         criterion: Loss and metrics.
         metric: Metric that compression is to keep: one of the criterion's, or "loss".
         frozen: Names of arrays that fine-tuning leaves as they are.
+        units: What belongs to the units of layers; None to find it.
     """
 
     name: str
@@ -40,6 +44,7 @@ class TrainedModel:
     criterion: Criterion
     metric: str
     frozen: frozenset[str] = frozenset()
+    units: Units | None = None
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -89,6 +94,7 @@ def trained_model(
     *,
     metric: str | None = None,
     frozen: frozenset[str] = frozenset(),
+    units: Units | None = None,
 ) -> TrainedModel:
     """Describe a trained network, to be compressed by `l2o.compress`.
 
@@ -115,6 +121,9 @@ def trained_model(
         criterion: Loss and metrics; `cross_entropy()` if None.
         metric: Metric to keep; the criterion's first, or its loss if it has no metrics.
         frozen: Names of arrays that are neither compressed nor fine-tuned.
+        units: For each layer whose units can be removed, the arrays and axes that its units have
+            besides its last one, `{"up/kernel": [("up/bias", 0), ("down/kernel", 0)]}`; None to
+            find it in the program of a chain of layers. Read where units are removed.
 
     Raises:
         ValueError: If layers cannot be named or there are none, the data do not suit the criterion,
@@ -155,7 +164,7 @@ def trained_model(
     on_device: Mapping[Split, Rows] = {
         split: jax.tree.map(jnp.asarray, rows[split]) for split in SPLITS
     }
-    return TrainedModel(name, params, apply, on_device, by, kept, frozenset(frozen))
+    return TrainedModel(name, params, apply, on_device, by, kept, frozenset(frozen), units)
 
 
 def trained_model_nnx(
@@ -165,6 +174,7 @@ def trained_model_nnx(
     criterion: Criterion | None = None,
     *,
     metric: str | None = None,
+    units: Units | None = None,
 ) -> TrainedModel:
     """Describe a trained Flax NNX module, to be compressed by `l2o.compress`.
 
@@ -183,6 +193,7 @@ def trained_model_nnx(
         data: As in `trained_model`.
         criterion: As in `trained_model`.
         metric: As in `trained_model`.
+        units: As in `trained_model`.
 
     Raises:
         ValueError: As `trained_model`, or if `module` is none.
@@ -205,4 +216,6 @@ def trained_model_nnx(
 
     params = nnx.to_pure_dict(state)
     frozen = frozenset(leaves_by_name(statistics))
-    return trained_model(name, params, apply, data, criterion, metric=metric, frozen=frozen)
+    return trained_model(
+        name, params, apply, data, criterion, metric=metric, frozen=frozen, units=units
+    )

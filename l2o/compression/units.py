@@ -19,11 +19,8 @@ from l2o.compression.budget import in_whole_units, make_budget
 from l2o.compression.layers import leaves_by_name, uses
 from l2o.compression.pruning import ranks
 from l2o.compression.scheme import Guide, Scheme, check_share
-from l2o.compression.trained_model import Params, TrainedModel
+from l2o.compression.trained_model import Params, TrainedModel, Units
 from l2o.supervision.supervised import take
-
-Units = Mapping[str, Sequence[tuple[str, int]]]
-"""For each layer whose units are pruned, the arrays and axes that its units have besides."""
 
 TOLERANCE = 1e-3
 """Largest difference between outputs that should be the same, over the largest output."""
@@ -55,17 +52,15 @@ def prune_units(
     *,
     keep: float | None = None,
     flops: float | None = None,
-    units: Units | None = None,
 ) -> tuple[Scheme, tuple[Group, ...]]:
     """Prune whole units to a share of the parameters, or of the multiply-adds.
 
     Units go by the product of the norms of the weights that lead to them and away from them.
 
     Args:
-        model: Model whose units are pruned.
+        model: Model whose units are pruned; what belongs to them is found, unless it says so.
         keep: Share of all parameters that may stay.
         flops: Share of the multiply-adds that may stay; exactly one of the two is given.
-        units: What belongs to the units of each layer that is pruned; found if None.
 
     Returns:
         The scheme, and its groups.
@@ -77,7 +72,7 @@ def prune_units(
     argument, value = ("keep", keep) if flops is None else ("flops", flops)
     assert value is not None
     check_share(argument, value)
-    groups = find_groups(model) if units is None else told_groups(model, units)
+    groups = find_groups(model) if model.units is None else told_groups(model, model.units)
     for group in groups:
         check_group(model, group)
     leaves = leaves_by_name(model.params)
@@ -207,8 +202,8 @@ def check_group(model: TrainedModel, group: Group) -> None:
 
 def _unclear(layer: str, why: str) -> ValueError:
     return ValueError(
-        f"`units` of {layer} are not clear: {why}. Try units={{layer: [(array, axis), ...]}} for "
-        "the layers that can be pruned, or prune weights."
+        f"`units` of {layer} are not clear: {why}. Try units={{layer: [(array, axis), ...]}} of "
+        "l2o.trained_model for the layers that can be pruned, or prune weights."
     )
 
 

@@ -80,7 +80,7 @@ def residual(params, x):
     return hidden @ params["out"]
 
 
-def residual_model():
+def residual_model(units=None):
     keys = jax.random.split(jax.random.key(0), 4)
     shapes = {"in": (4, 6), "up": (6, 8), "down": (8, 6), "out": (6, 2)}
     params = {
@@ -88,18 +88,17 @@ def residual_model():
         for k, (name, shape) in zip(keys, shapes.items(), strict=True)
     } | {"bias": jnp.ones(8)}
     rows = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32), np.arange(16) % 2
-    return l2o.trained_model("residual", params, residual, dict.fromkeys(SPLITS, rows))
+    return l2o.trained_model("residual", params, residual, dict.fromkeys(SPLITS, rows), units=units)
 
 
 def test_a_user_tells_what_is_not_clear():
-    model = residual_model()
     with pytest.raises(ValueError, match="`units` of in are not clear") as error:
-        prune_units(model, keep=0.5)
+        prune_units(residual_model(), keep=0.5)
     assert "\n" not in str(error.value) and "Try units={" in str(error.value)
-    told = {"up": [("bias", 0), ("down", 0)]}
-    scheme, groups = prune_units(model, keep=0.7, units=told)
+    model = residual_model(units={"up": [("bias", 0), ("down", 0)]})
+    scheme, groups = prune_units(model, keep=0.7)
     assert groups == (Group("up", 8, (Member("up", 1), Member("bias", 0), Member("down", 0))),)
-    result = l2o.compress(model, keep=0.7, units=told, search="uniform")
+    result = l2o.compress(model, keep=0.7, units=True, search="uniform")
     assert result.params["up"].shape[1] == result.params["bias"].shape[0] == result.counts["up"] < 8
     assert scheme.budget.names == ("up",)
 
@@ -141,7 +140,7 @@ def test_what_is_not_clear(middle, inputs, why):
 )
 def test_mistakes_in_units(units, message):
     with pytest.raises(ValueError) as error:
-        prune_units(residual_model(), keep=0.7, units=units)
+        prune_units(residual_model(units), keep=0.7)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
