@@ -4,9 +4,10 @@ The header is a JSON object: the format, the design's name and keyword arguments
 its features, a summary of its meta-training, and a sha256 over all of these and the weights.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,16 @@ def write_file(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.nd
             f"`path` must be a file that can be written; got {path} ({error.strerror or error}). "
             "Free space or choose another path."
         ) from error
+
+
+@contextlib.contextmanager
+def given_as(argument: str) -> Iterator[None]:
+    """Let errors of `name_or_path` name the argument by which a caller was given it."""
+    try:
+        yield
+    except ValueError as error:
+        error.args = (str(error).replace("`name_or_path`", f"`{argument}`"),)
+        raise
 
 
 def invalid(path: Path, got: str, advice: str = "Get a fresh copy of the file") -> ValueError:

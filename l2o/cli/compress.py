@@ -16,6 +16,7 @@ from l2o.cli.arguments import Flag, Name, Real, check_writable, parse
 from l2o.compression.compress import compress
 from l2o.compression.files import write_compressed
 from l2o.compression.trained_model import TrainedModel
+from l2o.release_file import given_as
 
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
 """Optimizers of optax that fine-tune, which take a rate."""
@@ -131,7 +132,8 @@ def find_optimizer(options: Compress) -> optax.GradientTransformation:
             f"`rate` must be left out for {options.optimizer}, which is learned; got "
             f"{options.rate}. Drop it."
         )
-    return release.optimizer(options.optimizer, horizon=max(1, options.fine_tune))
+    with given_as("optimizer"):
+        return release.optimizer(options.optimizer, horizon=max(1, options.fine_tune))
 
 
 def layer_table(content: Mapping[str, Any]) -> Table:

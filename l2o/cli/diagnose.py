@@ -20,6 +20,7 @@ from l2o.estimators.population import check_pairs
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.objective import Objective
 from l2o.problem import Problem, inner_problem, is_differentiable
+from l2o.release_file import given_as
 from l2o.rng import check_seed, stream
 
 SEVERAL_PAIRS = 8
@@ -131,7 +132,8 @@ def design_and_theta(settings: Diagnose) -> tuple[LearnedOptimizer, Theta]:
         lopt = registry.learned_optimizer(settings.optimizer or "learnable_adam")
         return lopt, first_theta(lopt, settings.seed)
     design = registry.design(settings.optimizer) if settings.optimizer else None
-    return release.load(settings.theta, design=design)
+    with given_as("theta"):
+        return release.load(settings.theta, design=design)
 
 
 def estimators_of(settings: Diagnose, with_backprop: bool) -> Mapping[str, MakeEstimator]:

@@ -32,6 +32,7 @@ from l2o.evaluation.tables import number
 from l2o.evaluation.trials import Trials
 from l2o.evaluation.tuning import TRIALS, check_trials
 from l2o.learned_optimizer import LearnedOptimizer, Theta
+from l2o.release_file import given_as
 from l2o.rng import check_seed, stream
 from l2o.task import Task
 
@@ -80,7 +81,8 @@ def command(arguments: Sequence[str], console: Console) -> int:
     check_writable(options.out, "out", "runs/evaluation")
     if options.cache:
         check_cache(options.cache)
-    lopt, theta = release.load(options.source, design=design)
+    with given_as("RUN_OR_FILE"):
+        lopt, theta = release.load(options.source, design=design)
     summary = release.summary(options.source)
     families, horizon = what_to_evaluate_on(options.source, options.task, options.horizon, summary)
     Path(options.out).mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from l2o.evaluation.starts import Start, draw_starts
 from l2o.evaluation.statistics import check_seeds
 from l2o.evaluation.training import Trainer
 from l2o.policies.policy import PolicyOptimizer, as_learned_optimizer
+from l2o.release_file import given_as
 from l2o.rng import check_seed, stream
 from l2o.task import Task
 
@@ -158,7 +159,8 @@ def find_part(word: str, options: Pareto) -> Part:
     """What a word of the command line stands for."""
     if ":" in word and not word.endswith(".safetensors") and not Path(word).exists():
         return from_settings(word)
-    lopt, theta = release.load(word)
+    with given_as("RUN"):
+        lopt, theta = release.load(word)
     seen = frozenset(release.summary(word).get("trained_on", ()))
     if not isinstance(lopt, PolicyOptimizer) or not lopt.policy.objectives:
         make = lambda setting, horizon: lopt.transform(theta, horizon=horizon)

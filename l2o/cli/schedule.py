@@ -15,6 +15,7 @@ from l2o.evaluation.schedule import check_sets_hyperparameters, find_schedule
 from l2o.evaluation.schedule_report import cost_table, write_schedules
 from l2o.evaluation.statistics import check_seeds
 from l2o.problem import check_can_train
+from l2o.release_file import given_as
 from l2o.rng import check_seed, stream
 
 
@@ -45,7 +46,8 @@ def command(arguments: Sequence[str], console: Console) -> int:
     check_seeds(options.seeds, "seeds")
     check_seed(options.seed)
     check_writable(options.out, "out", "runs/schedule")
-    lopt, theta = release.load(options.source)
+    with given_as("RUN"):
+        lopt, theta = release.load(options.source)
     check_sets_hyperparameters(lopt)
     names, horizon = what_to_evaluate_on(
         options.source, options.task, options.horizon, release.summary(options.source)

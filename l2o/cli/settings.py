@@ -35,6 +35,7 @@ from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.learner import Learner
 from l2o.outer_loop import steps_of_chunk
 from l2o.problem import check_can_train
+from l2o.release_file import given_as
 from l2o.rng import check_seed, stream
 from l2o.rollback import with_rollback
 from l2o.task import Key, Task, TaskFamily, validate_task
@@ -262,7 +263,10 @@ class MetaTraining:
 
     def before(self) -> dict[str, Any]:
         """What is known of the meta-training of the first theta; empty if it was drawn."""
-        return {} if self.init_from is None else release.summary(self.init_from)
+        if self.init_from is None:
+            return {}
+        with given_as("init_from"):
+            return release.summary(self.init_from)
 
     def num_devices(self) -> int:
         """The devices asked for, or as many as are present and divide the population.
@@ -281,7 +285,8 @@ class MetaTraining:
         theta = first_theta(lopt, self.seed)
         if self.init_from is None:
             return theta
-        header, arrays = release.read(self.init_from)
+        with given_as("init_from"):
+            header, arrays = release.read(self.init_from)
         leaves = named_leaves(theta)
         if {k: x.shape for k, x in arrays.items()} != {k: x.shape for k, x in leaves.items()}:
             shown = lambda value: ",".join(map(str, value)) if isinstance(value, list) else value

@@ -32,7 +32,7 @@ from l2o.compression.searches.search import Found, Search
 from l2o.learned_optimizer import Theta
 from l2o.policies.heads import make_head
 from l2o.policies.policy import Actor, mlp_actor
-from l2o.release_file import invalid, read_file, write_file
+from l2o.release_file import given_as, invalid, read_file, write_file
 from l2o.rl.environment import Environment
 from l2o.rl.ppo import ppo_learner
 from l2o.rng import check_seed, key_of
@@ -91,6 +91,7 @@ class CompressionPolicy:
         write_file(Path(path), header, {n: np.asarray(x) for n, x in self.theta.items()})
 
 
+@given_as("policy")
 def load_compression_policy(path: str | Path) -> CompressionPolicy:
     """Read a policy from its release file.
 

@@ -404,7 +404,7 @@ def test_a_flipped_bit_in_a_release_file_is_noticed(finished, capsys):
         ("evalute", "`COMMAND` must be a known name; got evalute. Try evaluate"),
         ("ppo --help", "`COMMAND` must be a known name; got ppo. Try l2o meta-train ppo."),
         ("smoke", "`COMMAND` must be a known name; got smoke. Try l2o meta-train smoke."),
-        ("evaluate no_such", "`name_or_path` must name an optimizer that comes with l2o"),
+        ("evaluate no_such", "`RUN_OR_FILE` must name an optimizer that comes with l2o"),
         ("report no_such", "no_such"),
         ("evaluate digits --seeds 0", "`seeds` must be positive and finite; got 0. Try seeds=16"),
         ("evaluate digits --horizon -5", "`horizon` must be positive and finite; got -5"),

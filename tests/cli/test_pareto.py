@@ -49,7 +49,7 @@ def test_points_hypervolumes_and_a_page(released, tmp_path, capsys):
     ("words", "message"),
     [
         ("", "`RUN` must name at least one optimizer; got none"),
-        ("nothing", "`name_or_path` must name an optimizer"),
+        ("nothing", "`RUN` must name an optimizer"),
         ("digits a=digits digits", "`RUN` must name each once; got digits twice"),
         ("user_module:NO_PAIR", "`RUN` must be a pair (make, settings)"),
         ("user_module:NO_SETTINGS", "`RUN` must be a pair (make, settings)"),

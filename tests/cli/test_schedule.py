@@ -45,7 +45,7 @@ def test_files_of_a_schedule(released, tmp_path, capsys):
     ("words", "message"),
     [
         ("digits", "`RUN` must be a policy that sets hyperparameters; got one of nominal_mlp"),
-        ("nothing", "`name_or_path` must name an optimizer"),
+        ("nothing", "`RUN` must name an optimizer"),
         ("{} --seeds 4", "`seeds` must be at least 8"),
         ("{} --horizon 0", "`horizon` must be positive"),
         ("{} --task nothing", "`task` must be a known name"),

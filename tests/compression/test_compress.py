@@ -132,7 +132,7 @@ def test_what_sgd_does_is_its_formula():
         ({"keep": 0.1, "evaluations": 1.5}, "`evaluations` must be a whole number, at least 1"),
         ({"keep": 0.1, "batch_size": 0}, "`batch_size` must be a whole number, at least 1; got 0"),
         ({"keep": 0.1, "search": "uniform", "seed": -1}, "`seed` must be between 0 and"),
-        ({"keep": 0.1, "policy": "nothing.safetensors"}, "`name_or_path` must be a release file"),
+        ({"keep": 0.1, "policy": "nothing.safetensors"}, "`policy` must be a release file"),
         (
             {"keep": 0.1, "search": "uniform", "fine_tune": 1, "optimizer": "adam"},
             "`optimizer` must be an optax transformation; got 'adam'",
