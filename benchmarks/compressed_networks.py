@@ -78,7 +78,7 @@ class Options:
     """Networks of each small architecture that policies are meta-trained on."""
     policy_steps: int = 150
     """Outer steps of the meta-training of a policy."""
-    minilm_evaluations: int = 40
+    minilm_evaluations: int = 60
     """Networks that a search may measure of MiniLM."""
     minilm_steps: int = 200
     """Steps of MiniLM's fine-tuning, before and after pruning."""
@@ -379,7 +379,7 @@ def measure_minilm(cells: Cells, options: Options, console: Any) -> list[dict[st
     """MiniLM at half of its parameters: before, after, after fine-tuning."""
     rows = []
     load = functools.cache(lambda: minilm_model(options.minilm_steps, Path(options.cache)))
-    for search in ("uniform", "global_magnitude", "random_search", "tpe"):
+    for search in SEARCHES:
 
         def measure(search: str = search) -> Any:
             begun = time.perf_counter()
