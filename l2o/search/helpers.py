@@ -56,10 +56,14 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+def is_helper() -> bool:
+    """Whether another process has started this one to help."""
+    return PARENT in os.environ
+
+
 def is_orphan() -> bool:
     """Whether this is a helper, and the process that has started it has ended."""
-    parent = os.environ.get(PARENT)
-    return parent is not None and parent != str(os.getppid())
+    return is_helper() and os.environ[PARENT] != str(os.getppid())
 
 
 def failures(started: Sequence[subprocess.Popen]) -> list[tuple[int, str]]:

@@ -1,10 +1,12 @@
 """`l2o search`: workers that are killed, what is found, and mistakes."""
 
+import errno
 import json
 import os
 import random
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,10 +18,13 @@ import pytest
 from jax.errors import JaxRuntimeError
 
 from l2o import release
-from l2o.cli import search as search_module
+from l2o.cli import meta_train as meta_training
+from l2o.cli import search_worker
 from l2o.cli.main import main
 from l2o.cli.meta_train import parse_settings
 from l2o.cli.recorded import recorded_settings
+from l2o.distributed import processes
+from l2o.runs import checkpoint
 from l2o.runs.folder import RunError, RunFolder
 from l2o.runs.logging import TIMING_FIELDS, read_metrics
 from l2o.search.helpers import PARENT
@@ -180,7 +185,7 @@ def broken(monkeypatch, is_broken, error):
         study.finish(claim, claim.trial.number / 100)
         return True
 
-    monkeypatch.setattr(search_module, "train", train)
+    monkeypatch.setattr(search_worker, "train", train)
     return calls
 
 
@@ -201,15 +206,89 @@ def test_a_faulty_trial_fails_alone(error, message, tmp_path, monkeypatch):
     assert calls.count(1) == 1 and max(trial["target"] for trial in trials) == 40
 
 
-def test_a_broken_machine_ends_a_worker_and_one_trial(tmp_path, monkeypatch, capsys):
-    calls = broken(monkeypatch, lambda number: True, RunError("no device"))
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RunError("no device"), "no device"),
+        (JaxRuntimeError("RESOURCE_EXHAUSTED\nand more"), "JaxRuntimeError: RESOURCE_EXHAUSTED"),
+    ],
+)
+def test_a_broken_machine_ends_a_worker(error, message, tmp_path, monkeypatch, capsys):
+    calls = broken(monkeypatch, lambda number: True, error)
     assert search(tmp_path / "out", 3 * COST) == 2
-    assert calls == [0, 1] and "RunError: no device" in capsys.readouterr().err
+    assert calls == [0, 1] and capsys.readouterr().err == f"error: {message}\n"
     trials = read_trials(tmp_path / "out")
-    assert [trial.error for trial in trials] == ["no device", ""]
+    assert [trial.error for trial in trials] == [message, ""]
     broken(monkeypatch, lambda number: False, None)  # repaired, it goes on with the second
     assert search(tmp_path / "out", 3 * COST) == 0
     assert all(trial.scores for trial in read_trials(tmp_path / "out")[1:])
+
+
+def with_full_disk(patch, num_saves):
+    """Let there be room for so many checkpoints."""
+    reserve, saved = checkpoint._reserve, []
+
+    def limited(path, num_bytes):
+        saved.append(path)
+        if len(saved) > num_saves:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        reserve(path, num_bytes)
+
+    patch.setattr(checkpoint, "_reserve", limited)
+
+
+def test_a_full_disk_fails_no_trial(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        with_full_disk(patch, num_saves=5)
+        for _ in range(2):  # nor does it when the same is typed again
+            assert search(tmp_path / "out", 2 * COST) == 2
+            error = capsys.readouterr().err
+            assert "No space left" in error and "Free space, then type the same again." in error
+    assert [trial.error for trial in read_trials(tmp_path / "out")] == ["", ""]
+    assert search(tmp_path / "out", 2 * COST) == 0
+    check_ledger(tmp_path / "out", 2 * COST)
+
+
+def test_a_trial_whose_files_are_damaged_fails_alone(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        with_full_disk(patch, num_saves=2)
+        assert search(tmp_path / "out", 2 * COST) == 2
+    (tmp_path / "out" / "trials" / "000" / "config.json").write_bytes(bytes(3))
+    assert search(tmp_path / "out", 2 * COST) == 0
+    first, *others = read_trials(tmp_path / "out")
+    assert "config.json" in first.error and not any(trial.error for trial in others)
+    assert max(trial.target for trial in others) == 40
+
+
+@pytest.mark.parametrize("rung", [20, 40])
+def test_a_signal_in_the_last_steps_of_a_trial_is_heard(rung, tmp_path, monkeypatch):
+    fit = meta_training.fit
+
+    def interrupted(*arguments, until, **options):
+        state = fit(*arguments, until=until, **options)
+        if until == rung:
+            signal.raise_signal(signal.SIGTERM)
+        return state
+
+    monkeypatch.setattr(meta_training, "fit", interrupted)
+    assert search(tmp_path / "out", 2 * COST) == 130
+    assert sum(trial.is_busy for trial in read_trials(tmp_path / "out")) == 1
+    monkeypatch.undo()
+    assert search(tmp_path / "out", 2 * COST) == 0
+    check_ledger(tmp_path / "out", 2 * COST)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_share_the_cores(workers, searched, monkeypatch):
+    """Each has as many devices as its share allows and the pairs of a trial can be spread over."""
+    shares = []
+    monkeypatch.setattr(processes, "use_cpu_cores", shares.append)
+    monkeypatch.setattr(processes, "cores", lambda: list(range(12)))
+    monkeypatch.setenv(PARENT, str(os.getppid()))  # a helper, which starts none of its own
+    words = [word for word in SEARCH.split() if word not in ("--devices", "1")]
+    line = ["search", *words, "--workers", str(workers), "--budget", str(2 * COST)]
+    assert main([*line, "--out", str(searched)]) == 0
+    assert shares == [12 // workers]
 
 
 def test_a_worker_that_fails_is_told(searched, tmp_path, monkeypatch, capsys):
@@ -253,6 +332,7 @@ def test_helpers_whose_parent_has_ended_stop(searched, tmp_path, monkeypatch, ca
         ("--over std --run-dir runs/x", "`--run-dir` is for l2o meta-train"),
         ("--over std --resume", "`--resume` is for l2o meta-train"),
         ("--over std --distributed", "`distributed` is for l2o meta-train"),
+        ("--over std --devices 99", "`devices` must be between 1 and"),
         (f"--over std --budget 1e4 --out {TESTS}", "`out` must be a new folder or that of a"),
         (f"--over std --budget 1e4 --out {__file__}", "`out` must be a folder that can be written"),
     ],
