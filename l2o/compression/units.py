@@ -154,10 +154,16 @@ def told_groups(model: TrainedModel, units: Units) -> tuple[Group, ...]:
     Raises:
         ValueError: If there is no such array or axis, or its length does not fit.
     """
-    leaves = leaves_by_name(model.params)
+    leaves, layers = leaves_by_name(model.params), [layer.name for layer in model.layers]
+    check_units(units)
     groups = []
     for layer, others in units.items():
-        for name in (layer, *(name for name, _ in others)):
+        if layer not in layers:
+            raise ValueError(
+                f"`units` must be of layers of {model.name}; got {layer}. Try one of "
+                f"{', '.join(layers[:4])}."
+            )
+        for name, _ in others:
             if name not in leaves:
                 raise ValueError(
                     f"`units` must name arrays of {model.name}; got {name}. Try one of "
@@ -176,6 +182,20 @@ def told_groups(model: TrainedModel, units: Units) -> tuple[Group, ...]:
     if not groups:
         raise ValueError("`units` must name at least one layer; got none. Leave it out.")
     return tuple(groups)
+
+
+def check_units(units: Units) -> None:
+    """Raise a `ValueError` that says what to type unless units are pairs of arrays and axes."""
+    is_mapping = isinstance(units, Mapping)
+    for others in units.values() if is_mapping else [units]:
+        is_listed = is_mapping and isinstance(others, list | tuple)
+        for pair in others if is_listed else [others]:
+            is_pair = is_listed and isinstance(pair, list | tuple) and len(pair) == 2
+            if not (is_pair and isinstance(pair[0], str) and isinstance(pair[1], int)):
+                raise ValueError(
+                    f"`units` must be a mapping from layers to lists of pairs; got {pair!r}. "
+                    'Try units={"up": [("bias", 0), ("down", 0)]}.'
+                )
 
 
 def check_group(model: TrainedModel, group: Group) -> None:

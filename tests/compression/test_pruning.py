@@ -80,7 +80,7 @@ def residual(params, x):
     return hidden @ params["out"]
 
 
-def residual_model(units=None):
+def residual_model(units=None, frozen=frozenset()):
     keys = jax.random.split(jax.random.key(0), 4)
     shapes = {"in": (4, 6), "up": (6, 8), "down": (8, 6), "out": (6, 2)}
     params = {
@@ -88,7 +88,8 @@ def residual_model(units=None):
         for k, (name, shape) in zip(keys, shapes.items(), strict=True)
     } | {"bias": jnp.ones(8)}
     rows = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32), np.arange(16) % 2
-    return l2o.trained_model("residual", params, residual, dict.fromkeys(SPLITS, rows), units=units)
+    data = dict.fromkeys(SPLITS, rows)
+    return l2o.trained_model("residual", params, residual, data, frozen=frozen, units=units)
 
 
 def test_a_user_tells_what_is_not_clear():
@@ -125,7 +126,12 @@ def test_what_is_not_clear(middle, inputs, why):
     ("units", "message"),
     [
         ({}, "`units` must name at least one layer; got none"),
-        ({"upp": []}, "`units` must name arrays of residual; got upp"),
+        ({"upp": []}, "`units` must be of layers of residual; got upp. Try one of in, up"),
+        ({"bias": [("up", 1), ("down", 0)]}, "`units` must be of layers of residual; got bias"),
+        ([("bias", 0)], "`units` must be a mapping from layers to lists of pairs; got [('bias',"),
+        ({"up": ["bias"]}, "`units` must be a mapping from layers to lists of pairs; got 'bias'"),
+        ({"up": ("bias", 0)}, "`units` must be a mapping from layers to lists of pairs; got 'bia"),
+        ({"up": [("bias", 0.0)]}, "`units` must be a mapping from layers to lists of pairs; got"),
         ({"up": [("bais", 0)]}, "`units` must name arrays of residual; got bais"),
         (
             {"up": [("down", 1)]},
@@ -142,6 +148,12 @@ def test_mistakes_in_units(units, message):
     with pytest.raises(ValueError) as error:
         prune_units(residual_model(units), keep=0.7)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_frozen_layers_have_no_units_to_remove():
+    model = residual_model({"up": [("bias", 0), ("down", 0)]}, frozenset({"up"}))
+    with pytest.raises(ValueError, match="`units` must be of layers of residual; got up"):
+        prune_units(model, keep=0.7)
 
 
 def test_masked_units_are_zero_everywhere():
