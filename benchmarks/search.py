@@ -163,7 +163,7 @@ def main() -> None:
     for row in rows:
         table.add_row(str(row["seed"]), row["rival"], row["task"], interval_text(*row["ratio"]))
     console.print(table)
-    config = {**dataclasses.asdict(options), "runs": str(options.runs)}
+    config = {name: x for name, x in dataclasses.asdict(options).items() if name != "runs"}
     console.print(str(write(options.name, {"options": config, "rows": rows, **environment()})))
 
 

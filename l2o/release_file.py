@@ -57,12 +57,12 @@ def write_file(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.nd
 
 
 @contextlib.contextmanager
-def given_as(argument: str) -> Iterator[None]:
-    """Let errors of `name_or_path` name the argument by which a caller was given it."""
+def given_as(argument: str, of: str = "name_or_path") -> Iterator[None]:
+    """Let errors of an argument name that by which a caller was given it."""
     try:
         yield
     except ValueError as error:
-        error.args = (str(error).replace("`name_or_path`", f"`{argument}`"),)
+        error.args = (str(error).replace(f"`{of}`", f"`{argument}`"),)
         raise
 
 

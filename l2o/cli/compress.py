@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import optax
 import tyro
+from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
@@ -63,8 +64,8 @@ def command(arguments: Sequence[str], console: Console) -> int:
     optimizer = find_optimizer(options)
     if options.policy is not None and not Path(options.policy).is_file():
         raise ValueError(
-            f"`policy` must be a file of a meta-trained policy; got {options.policy}, which is not "
-            "there. Make one by l2o.train_compression_policy."
+            f"`policy` must be a file of a meta-trained policy; got {options.policy}, which is "
+            "none. Make one by l2o.train_compression_policy."
         )
     result = compress(
         find_model(options.model),
@@ -99,12 +100,13 @@ def find_model(path: str) -> TrainedModel:
             f"`MODEL` must be module:attribute; got {path}. Try {module or 'mymodule'}:model."
         )
     found = registry.import_by_path("MODEL", path, ())
-    if callable(found) and not isinstance(found, TrainedModel):
+    if callable(found) and not isinstance(found, TrainedModel | nnx.Module):
         found = registry.call("MODEL", path, found)
     if not isinstance(found, TrainedModel):
         raise ValueError(
             "`MODEL` must be a TrainedModel or a function that returns one; got "
-            f"{path}, which gives {type(found).__name__}. Return l2o.trained_model(...)."
+            f"{path}, which gives {type(found).__name__}. Return l2o.trained_model(...), or "
+            "l2o.trained_model_nnx(...) of a Flax module."
         )
     return found
 
@@ -124,7 +126,9 @@ def find_optimizer(options: Compress) -> optax.GradientTransformation:
         raise ValueError(f"`rate` must be positive and finite; got {options.rate}. Try rate=0.001.")
     if make := OPTIMIZERS.get(options.optimizer):
         return make(0.001 if options.rate is None else options.rate)
-    if options.optimizer not in release.names() and not Path(options.optimizer).exists():
+    path = Path(options.optimizer)
+    is_name = path.name == options.optimizer and not path.suffix and not path.exists()
+    if is_name and options.optimizer not in release.names():
         known = (*OPTIMIZERS, *release.names())
         raise registry.unknown_name_error("optimizer", options.optimizer, known)
     if options.rate is not None:

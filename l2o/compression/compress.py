@@ -26,6 +26,7 @@ from l2o.compression.trained_model import Params, TrainedModel
 from l2o.compression.units import Group, prune_units, remove_units
 from l2o.leaves import require_transformation
 from l2o.registry import unknown_name_error
+from l2o.release_file import given_as
 from l2o.rng import check_seed
 from l2o.supervision.supervised import Rows
 from l2o.task import Split
@@ -135,6 +136,11 @@ def compress(
             there is no such search; or an argument is out of range.
     """
     check_seed(seed)
+    if not isinstance(units, bool):
+        raise ValueError(
+            f"`units` must be True or False; got {type(units).__name__}. What belongs to units is "
+            "an argument of l2o.trained_model."
+        )
     for name, value, least in (
         ("evaluations", evaluations, 1),
         ("fine_tune", fine_tune, 0),
@@ -158,8 +164,10 @@ def compress(
     if policy is None:
         found = SEARCHES[search](problem, evaluations, seed)
     else:
-        held = policy if isinstance(policy, CompressionPolicy) else load_compression_policy(policy)
-        found = held.allocate(problem)
+        if not isinstance(policy, CompressionPolicy):
+            with given_as("policy", "path"):
+                policy = load_compression_policy(policy)
+        found = policy.allocate(problem)
     weights, params = model.params, problem.compressed(found.counts)
     measured = measure_splits(model, params)
     after_fine_tuning = None

@@ -91,7 +91,7 @@ class CompressionPolicy:
         write_file(Path(path), header, {n: np.asarray(x) for n, x in self.theta.items()})
 
 
-@given_as("policy")
+@given_as("path")
 def load_compression_policy(path: str | Path) -> CompressionPolicy:
     """Read a policy from its release file.
 

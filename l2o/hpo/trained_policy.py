@@ -8,6 +8,7 @@ from l2o import release
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.policies.policy import PolicyOptimizer
 from l2o.policies.scheduler import scheduler
+from l2o.release_file import given_as
 
 
 def small_scheduler() -> PolicyOptimizer:
@@ -37,7 +38,8 @@ class TrainedPolicy:
 
 def released_policy(source: str) -> TrainedPolicy:
     """Load a policy that has been meta-trained before, from a run folder or a release file."""
-    lopt, theta = release.load(source)
+    with given_as("released"):
+        lopt, theta = release.load(source)
     return trained_policy(source, lopt, theta, release.summary(source))
 
 

@@ -13,6 +13,7 @@ from l2o.evaluation.baseline import Baseline, Config, Number
 from l2o.evaluation.baselines import BASELINES
 from l2o.evaluation.seen import shares_source
 from l2o.learned_optimizer import LearnedOptimizer, Theta
+from l2o.release_file import given_as
 from l2o.task import Task
 
 
@@ -124,7 +125,8 @@ def _find_entrant(word: str, label: str) -> Entrant:
                 "there. Check the path."
             )
         raise registry.unknown_name_error("optimizer", word, (*BASELINES, *release.names()))
-    lopt, theta = release.load(word)
+    with given_as("optimizer"):
+        lopt, theta = release.load(word)
     return learned_entrant(label or word.rstrip("/"), lopt, theta, release.summary(word))
 
 

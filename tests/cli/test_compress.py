@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from flax import nnx
 from small_trained import trained_mlp
 
 import l2o
@@ -20,6 +21,9 @@ def of_a_kind(kind: str) -> int:
 
 def not_a_model() -> int:
     return 3
+
+
+network = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +72,11 @@ def test_units_and_bits_into_the_same_folder(tmp_path, capsys):
         ("users_networks:model --bits 3 --units", "`units` must be left out with bits"),
         ("users_networks:model --keep .1 --search best", "`search` must be a known name; got best"),
         ("users_networks:not_a_model --keep .1", "`MODEL` must be a TrainedModel or a function"),
+        ("users_networks:network --keep .1", "`MODEL` must be a TrainedModel or a function"),
+        (
+            "users_networks:model --keep .1 --fine-tune 1 --optimizer runs/none.safetensors",
+            "`optimizer` must be a release file or a run folder; got runs/none.safetensors",
+        ),
         (
             "users_networks:of_a_kind --keep .1",
             "`MODEL` must be callable without arguments; got users",

@@ -120,6 +120,7 @@ def test_what_sgd_does_is_its_formula():
     [
         ({}, "exactly one of `keep`, `flops` and `bits` must be given; got none"),
         ({"keep": 0.1, "bits": 3}, "exactly one of `keep`, `flops` and `bits` must be given; got"),
+        ({"keep": 0.5, "units": {"w": []}}, "`units` must be True or False; got dict"),
         ({"bits": 3, "units": True}, "`units` must be left out with bits; got both"),
         ({"keep": 0.1, "search": "tpee"}, "`search` must be a known name; got tpee. Try tpe"),
         ({"keep": 0.1, "fine_tune": -1}, "`fine_tune` must be a whole number, at least 0; got -1"),

@@ -61,7 +61,7 @@ def test_files(trained, problems, tmp_path):
     assert result.search == "policy" and result.found.evaluations == 6
     with pytest.raises(ValueError, match="`policy` must be one for bits; got one for weights"):
         l2o.compress(trained_mlp(), bits=3, policy=path)
-    with pytest.raises(ValueError, match="`policy` must be a release file"):
+    with pytest.raises(ValueError, match="`path` must be a release file"):
         other = tmp_path / "other.safetensors"
         sgd = l2o.learnable_sgd()
         l2o.save(other, sgd, sgd.init(None))
