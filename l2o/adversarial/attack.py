@@ -5,6 +5,7 @@ Xiong and Hsieh 2020 (arXiv:2004.12227), for any design or policy.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -53,6 +54,18 @@ class Victim(NamedTuple):
     batch: Batch
 
 
+@dataclass(frozen=True, eq=False)
+class AttackTask(Task):
+    """Task whose parameters perturb the inputs of a network; see `attack`.
+
+    Attributes:
+        inputs: Function `(params, victim) -> inputs`, those that `loss` and `metrics` show the
+            network: perturbed, and placed in the ball and the range of the data.
+    """
+
+    inputs: Callable[[optax.Params, Victim], jax.Array] = field(kw_only=True)
+
+
 def attack(
     task: Task,
     networks: Networks,
@@ -63,7 +76,7 @@ def attack(
     split: HeldOut = "test",
     low: float | None = None,
     high: float | None = None,
-) -> Task:
+) -> AttackTask:
     """Turn a task round: the network stays as it is, and its inputs are what is trained.
 
     Parameters are `{"perturbation": array}` of the shape of the inputs of a batch of rows, which
@@ -80,7 +93,7 @@ def attack(
     An instance is a network and rows of a split, which every batch of all splits holds: a row's
     perturbation is of use for that row alone. Metrics are `task_loss`, the mean loss of the
     network, and, if the task has an accuracy, `success`, the share of rows that are classified
-    wrongly; both are maximized.
+    wrongly; both are maximized. `inputs` of the task gives the inputs that an attack has made.
 
     >>> import jax, l2o, optax
     >>> from l2o.tasks.digits import digits_mlp
@@ -136,9 +149,12 @@ def attack(
         del key, split
         return victim(instance, data)
 
-    def perturbed(params: optax.Params, victim: Victim) -> Batch:
+    def inputs(params: optax.Params, victim: Victim) -> jax.Array:
         (perturbation,) = jax.tree.leaves(params)
-        return victim.batch._replace(inputs=place(perturbation, victim.batch.inputs))
+        return place(perturbation, victim.batch.inputs)
+
+    def perturbed(params: optax.Params, victim: Victim) -> Batch:
+        return victim.batch._replace(inputs=inputs(params, victim))
 
     def loss(params: optax.Params, batch: Victim, instance: AttackInstance) -> jax.Array:
         del instance
@@ -155,7 +171,8 @@ def attack(
         return found if accuracy is None else {**found, "success": 1.0 - accuracy}
 
     names = ("task_loss", "success") if "accuracy" in task.maximized else ("task_loss",)
-    return Task(
+    return AttackTask(
+        inputs=inputs,
         name=f"{task.name}_attack{'' if split == 'test' else '_valid'}",
         family=f"{task.family or task.name}_attack",
         sample=sample,
