@@ -53,9 +53,11 @@ def read_run(name: str, path: Path) -> Run:
             raise ValueError("it is not of a run")
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
+        searched = path / "trials" if (path / "trials").is_dir() else path.parent
+        hint = f"{searched}/*/" if searched.name == "trials" else "runs/digits"
         raise ValueError(
             f"`RUN` must be a folder of l2o meta-train; got {path} (config.json: {reason}). "
-            "Try runs/digits."
+            f"Try {hint}."
         ) from error
     report = read_report(path) if run.report_json.is_file() else {"comparisons": [], "config": {}}
     return Run(

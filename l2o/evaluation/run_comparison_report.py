@@ -183,9 +183,11 @@ def caveats(content: Mapping[str, Any]) -> list[str]:
     found = []
     if names:
         found.append(f"Meta-losses are of different things: {', '.join(names)} differ.")
-    judged = [n for n in content["settings"] if n.startswith("validation.validate_on")]
-    if judged:
-        found.append("Validation scores are on different tasks.")
+    scored = [i for i, run in enumerate(content["runs"]) if run["score"] is not None]
+    for name, values in content["settings"].items():
+        on = {json.dumps(values[i]) for i in scored}
+        if name.startswith("validation.validate_on") and len(on) > 1:
+            return [*found, "Validation scores are on different tasks."]
     return found
 
 

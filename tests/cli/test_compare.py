@@ -57,6 +57,23 @@ def runs(tmp_path_factory):
     return folder
 
 
+def test_scores_on_different_tasks_are_told(runs, tmp_path):
+    def told(*folders):
+        assert main(["compare", *map(str, folders), "--out", str(tmp_path / "out")]) == 0
+        page = (tmp_path / "out" / "report.html").read_text()
+        return "Validation scores are on different tasks." in page
+
+    write_run(tmp_path / "d", [3.0], [0.1], std=0.1)
+    write_run(tmp_path / "e", [3.0], [], std=0.1)
+    for name in "de":
+        path = tmp_path / name / "config.json"
+        config = json.loads(path.read_text())
+        config["validation"] = {"validate_on": ["wine_mlp"]}
+        path.write_text(json.dumps(config))
+    assert told(runs / "a", tmp_path / "d")
+    assert not told(runs / "a", tmp_path / "e")  # which has no score
+
+
 def test_runs_side_by_side(runs, tmp_path, capsys):
     out = tmp_path / "out"
     words = [str(runs / "a"), f"wide={runs / 'b'}", str(runs / "c"), "--out", str(out)]
