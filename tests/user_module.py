@@ -156,3 +156,4 @@ def adam_at(setting, horizon):
 RATES = (adam_at, [0.01, 0.1])
 NO_PAIR = 3
 NO_SETTINGS = (adam_at, [])
+NO_HORIZON = (lambda rate: optax.sgd(rate), [0.1])

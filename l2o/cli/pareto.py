@@ -1,7 +1,7 @@
 """`l2o pareto`: fronts of several objectives, and their hypervolumes."""
 
 import dataclasses
-import functools
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -67,7 +67,7 @@ class Part:
     """Points of a front that one function makes.
 
     Attributes:
-        make: Function of a setting and `horizon=`.
+        make: Function of a setting and the horizon.
         settings: A setting for each point, shape (points, ...).
         labels: What the points are called.
         seen: Names and signatures of the tasks that it was meta-trained on.
@@ -124,7 +124,7 @@ def command(arguments: Sequence[str], console: Console) -> int:
 
 def measure(part: Part, task: Task, starts: Start, options: Pareto) -> np.ndarray:
     """Costs of the points that a function makes, shape (points, seeds, objectives)."""
-    make = functools.partial(part.make, horizon=options.horizon)
+    make = lambda setting: part.make(setting, options.horizon)
     trainer = Trainer(task, make, horizon=options.horizon, probe_every=options.horizon)
     splits = () if options.on == "train" else (options.on,)
     curves = trainer.train(part.settings, starts, splits=splits)
@@ -191,9 +191,19 @@ def from_settings(word: str) -> Part:
         settings = np.asarray(settings, np.float32)
     except (TypeError, ValueError):
         settings = np.empty(0)
-    if not callable(make) or settings.ndim == 0 or len(settings) == 0:
+    if not takes_two(make) or settings.ndim == 0 or len(settings) == 0:
         raise ValueError(
             "`RUN` must be a pair (make, settings), with make(setting, horizon) -> optimizer and "
-            f"numbers, a setting in each row; got {word}. Try RATES = (make, [0.01, 0.1])."
+            f"numbers, a setting in each row; got {word}. Try "
+            "RATES = (lambda rate, horizon: optax.adam(rate), [0.01, 0.1])."
         )
     return Part(cast(Make, make), settings, tuple(str(i) for i in range(len(settings))))
+
+
+def takes_two(make: object) -> bool:
+    """Whether something can be called with a setting and a horizon."""
+    try:
+        inspect.signature(cast(Make, make)).bind(None, None)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -53,6 +53,7 @@ def test_points_hypervolumes_and_a_page(released, tmp_path, capsys):
         ("digits a=digits digits", "`RUN` must name each once; got digits twice"),
         ("user_module:NO_PAIR", "`RUN` must be a pair (make, settings)"),
         ("user_module:NO_SETTINGS", "`RUN` must be a pair (make, settings)"),
+        ("user_module:NO_HORIZON", "`RUN` must be a pair (make, settings)"),
         ("digits --preferences 1", "`preferences` must be at least 2; got 1"),
         (
             "digits --reference 1",
