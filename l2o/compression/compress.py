@@ -136,6 +136,16 @@ def compress(
             there is no such search; or an argument is out of range.
     """
     check_seed(seed)
+    if not isinstance(model, TrainedModel):
+        raise ValueError(
+            f"`model` must be a TrainedModel; got {type(model).__name__}. Describe it by "
+            "l2o.trained_model_nnx, or l2o.trained_model, with its data."
+        )
+    if not isinstance(policy, CompressionPolicy | str | Path | None):
+        raise ValueError(
+            f"`policy` must be a CompressionPolicy or its file; got {type(policy).__name__}. Try "
+            "policy='policy.safetensors'."
+        )
     if not isinstance(units, bool):
         raise ValueError(
             f"`units` must be True or False; got {type(units).__name__}. What belongs to units is "

@@ -152,8 +152,10 @@ def load_compressed(path: str | Path, like: Params | None = None) -> Params:
         return leaves
     names = leaves_by_name(like)
     if names.keys() != leaves.keys():
-        odd = sorted(names.keys() ^ leaves.keys())[0]
-        raise ValueError(f"`like` must have the arrays of {path}; got a difference at {odd}.")
+        raise ValueError(
+            f"`like` must have the arrays of {path}, {', '.join(sorted(leaves)[:3])}, ...; got "
+            f"{', '.join(sorted(names)[:3])}. Try the params of the model that was compressed."
+        )
     for name, leaf in names.items():
         wanted, found = jnp.shape(leaf), leaves[name].shape
         if len(wanted) != len(found) or any(n > m for n, m in zip(found, wanted, strict=True)):

@@ -5,7 +5,8 @@ or a convolution of the layer's weights, however reshaped, with numbers that dep
 costs. An embedding table, from which rows are only read, costs none.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,12 @@ class Layer(NamedTuple):
     def size(self) -> int:
         """Number of weights."""
         return int(np.prod(self.shape))
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Find the names that are most like one that is not known, at most three."""
+    known = list(known)
+    return difflib.get_close_matches(name, known, n=3) or known[:3]
 
 
 def leaves_by_name(params: Any) -> dict[str, Any]:

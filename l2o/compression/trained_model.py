@@ -1,6 +1,6 @@
 """A trained network with its data: what is compressed, and by what it is measured."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from l2o.compression.layers import Layer, is_layer, leaves_by_name, uses
+from l2o.compression.layers import Layer, is_layer, leaves_by_name, nearest, uses
 from l2o.supervision.criterion import Criterion, cross_entropy
 from l2o.supervision.supervised import SPLITS, Arrays, Rows, num_rows, rows_of, take
 from l2o.task import Split
@@ -93,7 +93,7 @@ def trained_model(
     criterion: Criterion | None = None,
     *,
     metric: str | None = None,
-    frozen: frozenset[str] = frozenset(),
+    frozen: Collection[str] = frozenset(),
     units: Units | None = None,
 ) -> TrainedModel:
     """Describe a trained network, to be compressed by `l2o.compress`.
@@ -135,10 +135,11 @@ def trained_model(
             f"`params` of {name} must be arrays; got {type(leaves[odd[0]]).__name__} at {odd[0]}. "
             "Try jax.tree.map(jnp.asarray, params)."
         )
-    if unknown := sorted(frozen - leaves.keys()):
+    odd = [frozen] if isinstance(frozen, str) else [n for n in frozen if n not in leaves]
+    if odd:
         raise ValueError(
-            f"`frozen` must be names of arrays of {name}; got {unknown[0]}. Try one of "
-            f"{', '.join(list(leaves)[:3])}."
+            f"`frozen` must be a set of names of arrays of {name}; got {odd[0]!r}. Try "
+            f"frozen={{{nearest(odd[0], leaves)[0]!r}}}."
         )
     if not any(is_layer(leaf) and n not in frozen for n, leaf in leaves.items()):
         raise ValueError(
@@ -174,6 +175,7 @@ def trained_model_nnx(
     criterion: Criterion | None = None,
     *,
     metric: str | None = None,
+    frozen: Collection[str] = frozenset(),
     units: Units | None = None,
 ) -> TrainedModel:
     """Describe a trained Flax NNX module, to be compressed by `l2o.compress`.
@@ -193,6 +195,7 @@ def trained_model_nnx(
         data: As in `trained_model`.
         criterion: As in `trained_model`.
         metric: As in `trained_model`.
+        frozen: As in `trained_model`; running statistics are besides.
         units: As in `trained_model`.
 
     Raises:
@@ -215,7 +218,8 @@ def trained_model_nnx(
         return nnx.merge(graph, filled, rest, copy=True)(inputs)
 
     params = nnx.to_pure_dict(state)
-    frozen = frozenset(leaves_by_name(statistics))
+    if not isinstance(frozen, str):
+        frozen = {*frozen, *leaves_by_name(statistics)}
     return trained_model(
         name, params, apply, data, criterion, metric=metric, frozen=frozen, units=units
     )

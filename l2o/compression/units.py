@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2o.compression.budget import in_whole_units, make_budget
-from l2o.compression.layers import leaves_by_name, uses
+from l2o.compression.layers import leaves_by_name, nearest, uses
 from l2o.compression.pruning import ranks
 from l2o.compression.scheme import Guide, Scheme, check_share
 from l2o.compression.trained_model import Params, TrainedModel, Units
@@ -135,7 +135,9 @@ def find_groups(model: TrainedModel) -> tuple[Group, ...]:
         size = layer.shape[-1]
         axis = len(following.shape) - 2
         if following.shape[axis] % size:
-            raise _unclear(layer.name, f"{following.name} has {following.shape[axis]} inputs")
+            raise _unclear(
+                model, layer.name, f"{following.name} has {following.shape[axis]} inputs"
+            )
         between = order[order.index(layer.name) + 1 : order.index(following.name)]
         members = [Member(name, 0) for name in between if leaves[name].shape == (size,)]
         ends = Member(layer.name, len(layer.shape) - 1), Member(following.name, axis)
@@ -160,14 +162,14 @@ def told_groups(model: TrainedModel, units: Units) -> tuple[Group, ...]:
     for layer, others in units.items():
         if layer not in layers:
             raise ValueError(
-                f"`units` must be of layers of {model.name}; got {layer}. Try one of "
-                f"{', '.join(layers[:4])}."
+                f"`units` must be of layers of {model.name}; got {layer}. Try "
+                f"{', '.join(nearest(layer, layers))}."
             )
         for name, _ in others:
             if name not in leaves:
                 raise ValueError(
-                    f"`units` must name arrays of {model.name}; got {name}. Try one of "
-                    f"{', '.join(list(leaves)[:4])}."
+                    f"`units` must name arrays of {model.name}; got {name}. Try "
+                    f"{', '.join(nearest(name, leaves))}."
                 )
         size = leaves[layer].shape[-1]
         for name, axis in others:
@@ -212,19 +214,27 @@ def check_group(model: TrainedModel, group: Group) -> None:
         smaller = model.apply(remove_units(params, (group,), [kept]), inputs.inputs)
     except Exception as error:  # whatever a user's function does not like about other shapes
         what = str(error).strip().partition("\n")[0][:120]
-        raise _unclear(group.layer, f"a network without some does not run ({what})") from error
+        raise _unclear(
+            model, group.layer, f"a network without some does not run ({what})"
+        ) from error
     for wanted, got in zip(jax.tree.leaves(masked), jax.tree.leaves(smaller), strict=True):
         scale = float(jnp.max(jnp.abs(wanted))) + 1e-12
         is_alike = wanted.shape == got.shape  # NaN is like nothing
         if not (is_alike and float(jnp.max(jnp.abs(wanted - got))) <= TOLERANCE * scale):
-            raise _unclear(group.layer, "a network without some computes something else")
+            raise _unclear(model, group.layer, "a network without some computes something else")
 
 
-def _unclear(layer: str, why: str) -> ValueError:
-    return ValueError(
-        f"`units` of {layer} are not clear: {why}. Try units={{layer: [(array, axis), ...]}} of "
-        "l2o.trained_model for the layers that can be pruned, or prune weights."
+def _unclear(model: TrainedModel, layer: str, why: str) -> ValueError:
+    advice = (
+        "Try units={layer: [(array, axis), ...]} of l2o.trained_model or l2o.trained_model_nnx for "
+        "the layers that can be pruned, or prune weights."
     )
+    if model.units is not None:
+        advice = (
+            "Name every array that has an axis of these units, biases and what reads them, too; a "
+            "width that is normalised cannot be pruned."
+        )
+    return ValueError(f"`units` of {layer} are not clear: {why}. {advice}")
 
 
 def axis_length(

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
+from flax import nnx
 from small_trained import conv_net, trained_mlp
 
 import l2o
@@ -134,6 +135,7 @@ def test_what_sgd_does_is_its_formula():
         ({"keep": 0.1, "batch_size": 0}, "`batch_size` must be a whole number, at least 1; got 0"),
         ({"keep": 0.1, "search": "uniform", "seed": -1}, "`seed` must be between 0 and"),
         ({"keep": 0.1, "policy": "nothing.safetensors"}, "`policy` must be a release file"),
+        ({"keep": 0.1, "policy": len}, "`policy` must be a CompressionPolicy or its file; got b"),
         (
             {"keep": 0.1, "search": "uniform", "fine_tune": 1, "optimizer": "adam"},
             "`optimizer` must be an optax transformation; got 'adam'",
@@ -144,6 +146,11 @@ def test_mistakes(options, message):
     with pytest.raises(ValueError) as error:
         l2o.compress(trained_mlp(), **options)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_a_network_must_be_described():
+    with pytest.raises(ValueError, match="`model` must be a TrainedModel; got Linear"):
+        l2o.compress(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), keep=0.5)
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", safetensors.numpy.save({"a": np.ones(2)})])

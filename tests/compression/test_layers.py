@@ -122,7 +122,8 @@ apply_linear = lambda params, x: x @ params["w"]
             {"metric": "recall"},
             "`metric` must be one of loss, accuracy, macro_f1; got recall",
         ),
-        (LINEAR, {"frozen": frozenset(["v"])}, "`frozen` must be names of arrays of net; got v"),
+        (LINEAR, {"frozen": ["v"]}, "`frozen` must be a set of names of arrays of net; got 'v'"),
+        (LINEAR, {"frozen": "w"}, "`frozen` must be a set of names of arrays of net; got 'w'. Try"),
         (LINEAR, {"frozen": frozenset(["w"])}, "`params` of net must have layers"),
     ],
 )

@@ -126,7 +126,7 @@ def test_what_is_not_clear(middle, inputs, why):
     ("units", "message"),
     [
         ({}, "`units` must name at least one layer; got none"),
-        ({"upp": []}, "`units` must be of layers of residual; got upp. Try one of in, up"),
+        ({"upp": []}, "`units` must be of layers of residual; got upp. Try up."),
         ({"bias": [("up", 1), ("down", 0)]}, "`units` must be of layers of residual; got bias"),
         ([("bias", 0)], "`units` must be a mapping from layers to lists of pairs; got [('bias',"),
         ({"up": ["bias"]}, "`units` must be a mapping from layers to lists of pairs; got 'bias'"),
