@@ -36,9 +36,10 @@ def check_horizon(shortest: int, longest: int, window: int, *, allow_one: bool =
             f"Try horizon={longest} {shortest}."
         )
     if shortest < window or (shortest == window and not allow_one):
+        ends = (4 * window,) if shortest == longest else (2 * window, max(longest, 4 * window))
         raise ValueError(
             f"`horizon` must be above `window`; got horizon={shortest}, window={window}. "
-            f"Try horizon={4 * window}."
+            f"Try horizon={' '.join(map(str, ends))}."
         )
     for steps in (shortest, longest):
         if steps % window:

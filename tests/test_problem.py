@@ -255,6 +255,11 @@ def test_capped():
     [
         (20, 0, "`window` must be at least 1; got 0. Try window=50."),
         (5, 5, "`horizon` must be above `window`; got horizon=5, window=5. Try horizon=20."),
+        (
+            (5, 10),
+            5,
+            "`horizon` must be above `window`; got horizon=5, window=5. Try horizon=10 20.",
+        ),
         (-3, 5, "`horizon` must be above `window`; got horizon=-3, window=5. Try horizon=20."),
         (
             22,

@@ -118,8 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "interrupted: what was finished is kept; type the same again to go on, with --resume "
-            "where a command has it",
+            "interrupted: what was finished is kept; type the same again to go on, l2o meta-train "
+            "with --resume",
             file=sys.stderr,
         )
         return INTERRUPTED
