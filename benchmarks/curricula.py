@@ -3,13 +3,15 @@
 `python benchmarks/curricula.py`
 
 NominalMLP is meta-trained by PES on four tasks at once, which differ in what there is to learn
-about them, in four ways that differ in one setting: runs of all lengths from the start and weights
+about them, in five ways that differ in one setting: runs of all lengths from the start and weights
 that stay (`uniform`); runs that grow over the first half (`horizons`); weights that follow learning
-progress (`progress`); weights that follow the worst meta-loss (`worst_case`). Each way has
+progress (`progress`); weights that follow the worst meta-loss (`worst_case`); and, as a
+control, weights that stay where those of the worst case end (`mostly_text`). Each way has
 `--repetitions` seeds of its own. All then train a wider network of each kind, on starts that all
 share. A figure is the logarithm of the final training loss less that of `uniform` of the same seed,
 its mean and standard error over repetitions: averaged over tasks, and of each. `worst` compares the
-largest logarithm over the loss of guessing among the tasks.
+largest logarithm over the loss of guessing among the tasks. Of each run the last tenth is kept, too:
+the median norm of the meta-gradient, and the mean meta-loss and weight of each task.
 
 Runs are kept in `--runs` and are gone on with; figures go to `benchmarks/results/curricula.json`.
 """
@@ -37,7 +39,8 @@ from l2o.evaluation.training import Trainer, finite_cap
 from l2o.learned_optimizer import LearnedOptimizer, Theta
 from l2o.registry import task_family
 from l2o.rng import stream
-from l2o.runs.folder import atomic_write
+from l2o.runs.folder import RunFolder, atomic_write
+from l2o.runs.logging import read_metrics
 from l2o.task import Task, TaskFamily
 
 FAMILIES = ("digits_mlp", "python_mlp", "cancer_mlp", "poisson")
@@ -51,6 +54,11 @@ def first_and_last() -> TaskFamily:
         train=tuple(family.train[0] for family in families),
         evaluation=tuple(family.evaluation[-1] for family in families),
     )
+
+
+def mostly_text() -> TaskFamily:
+    """The same tasks with the weights at which the worst case ends: all but its floor on text."""
+    return replace(first_and_last(), name="mostly_text", weights=(1.0, 37.0, 1.0, 1.0))
 
 
 METHOD = PES(num_pairs=16)
@@ -93,6 +101,7 @@ def ways(options: Options) -> Mapping[str, MetaTraining]:
         "horizons": replace(UNIFORM, curriculum=options.steps // 2),
         "progress": replace(UNIFORM, method=replace(METHOD, weighting="learning_progress")),
         "worst_case": replace(UNIFORM, method=replace(METHOD, weighting="worst_case")),
+        "mostly_text": replace(UNIFORM, task=("curricula:mostly_text",)),
     }
 
 
@@ -103,6 +112,7 @@ def main(options: Options) -> None:
     parts = UNIFORM.build()
     inner_steps = options.steps * parts.learner.steps
     thetas: list[Theta] = []
+    ends: dict[str, list[dict[str, float]]] = {}
     for name, way in ways(options).items():
         for i in range(options.repetitions):
             folder = options.runs / f"{name}_{i}"
@@ -110,6 +120,7 @@ def main(options: Options) -> None:
             output = replace(way.output, run_dir=str(folder))
             settings = replace(way, seed=options.seed + i, output=output)
             thetas.append(meta_trained(settings, inner_steps, console)[1])
+            ends.setdefault(name, []).append(end_of(folder))
     found = {
         task.name: log_losses(parts.lopt, thetas, task, options).reshape(
             len(ways(options)), options.repetitions
@@ -125,6 +136,7 @@ def main(options: Options) -> None:
         "horizon": options.horizon,
         "environment": environment(),
         "ways": rows,
+        "ends": ends,
         "log_final_loss": {name: values.tolist() for name, values in found.items()},
     }
     path = options.out / "curricula.json"
@@ -132,6 +144,16 @@ def main(options: Options) -> None:
     atomic_write(path, (json.dumps(result, indent=1) + "\n").encode())
     console.print(table(rows))
     console.print(str(path))
+
+
+def end_of(folder: Path) -> dict[str, float]:
+    """The last tenth of a run: its gradient's median norm, and means of each task."""
+    lines = read_metrics(RunFolder(folder).metrics)
+    last = lines[-max(1, len(lines) // 10) :]
+    shown = [n for n in last[0] if n.endswith(("/meta_loss", "/weight"))]
+    norm = float(np.median([line["meta_gradient_norm"] for line in last]))
+    means = {name: float(np.mean([line[name] for line in last])) for name in shown}
+    return {"meta_gradient_norm": norm, **means}
 
 
 def log_losses(

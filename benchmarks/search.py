@@ -125,6 +125,16 @@ def entrants(options: Options, seed: int, console: Console) -> tuple[dict[str, P
     return found | {"seeds": max(runs, key=score), "once": runs[0]}, used
 
 
+def validation_scores(options: Options, seed: int) -> dict[str, list[float]]:
+    """Scores of whole runs: of the trials that came to the end, and of seeds of the settings."""
+    trials = read_trials(options.runs / f"search{seed}")
+    folders = sorted((options.runs / f"rivals{seed}").glob("seed*"))
+    return {
+        "trials": [t.scores[options.steps] for t in trials if options.steps in t.scores],
+        "seeds": [read_rows(RunFolder(folder).validation)[-1]["score"] for folder in folders],
+    }
+
+
 def final_losses(options: Options, folders: Sequence[Path], seed: int) -> dict[str, np.ndarray]:
     """Final losses on each evaluation task, shape (entrants, starts)."""
     lopt, _ = release.load(folders[0])
@@ -144,9 +154,10 @@ def main() -> None:
     """Search, meta-train, evaluate, and write."""
     options = tyro.cli(Options, description=__doc__)
     console = wide_console()
-    rows = []
+    rows, scores = [], []
     for seed in range(options.repetitions):
         folders, used = entrants(options, seed, console)
+        scores.append(validation_scores(options, seed))
         losses = final_losses(options, list(folders.values()), seed)
         for i, name in enumerate(folders):
             if name == BEST:
@@ -164,7 +175,13 @@ def main() -> None:
         table.add_row(str(row["seed"]), row["rival"], row["task"], interval_text(*row["ratio"]))
     console.print(table)
     config = {name: x for name, x in dataclasses.asdict(options).items() if name != "runs"}
-    console.print(str(write(options.name, {"options": config, "rows": rows, **environment()})))
+    console.print(
+        str(
+            write(
+                options.name, {"options": config, "rows": rows, "scores": scores, **environment()}
+            )
+        )
+    )
 
 
 if __name__ == "__main__":
