@@ -10,8 +10,8 @@ control, weights that stay where those of the worst case end (`mostly_text`). Ea
 `--repetitions` seeds of its own. All then train a wider network of each kind, on starts that all
 share. A figure is the logarithm of the final training loss less that of `uniform` of the same seed,
 its mean and standard error over repetitions: averaged over tasks, and of each. `worst` compares the
-largest logarithm over the loss of guessing among the tasks. Of each run the last tenth is kept, too:
-the median norm of the meta-gradient, and the mean meta-loss and weight of each task.
+largest logarithm over the loss of guessing among the tasks. Of each run the last tenth is kept, as
+well: the median norm of the meta-gradient, and the mean meta-loss and weight of each task.
 
 Runs are kept in `--runs` and are gone on with; figures go to `benchmarks/results/curricula.json`.
 """

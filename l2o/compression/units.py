@@ -188,16 +188,16 @@ def told_groups(model: TrainedModel, units: Units) -> tuple[Group, ...]:
 
 def check_units(units: Units) -> None:
     """Raise a `ValueError` that says what to type unless units are pairs of arrays and axes."""
-    is_mapping = isinstance(units, Mapping)
-    for others in units.values() if is_mapping else [units]:
-        is_listed = is_mapping and isinstance(others, list | tuple)
-        for pair in others if is_listed else [others]:
-            is_pair = is_listed and isinstance(pair, list | tuple) and len(pair) == 2
-            if not (is_pair and isinstance(pair[0], str) and isinstance(pair[1], int)):
-                raise ValueError(
-                    f"`units` must be a mapping from layers to lists of pairs; got {pair!r}. "
-                    'Try units={"up": [("bias", 0), ("down", 0)]}.'
-                )
+    try:
+        pairs = [(name, axis) for others in units.values() for name, axis in others]
+        is_right = all(isinstance(name, str) and isinstance(axis, int) for name, axis in pairs)
+    except (AttributeError, TypeError, ValueError):  # no mapping, no list, no pair
+        is_right = False
+    if not is_right:
+        raise ValueError(
+            f"`units` must be a mapping from layers to lists of pairs; got {units!r}. "
+            'Try units={"up": [("bias", 0), ("down", 0)]}.'
+        )
 
 
 def check_group(model: TrainedModel, group: Group) -> None:

@@ -129,8 +129,14 @@ def test_what_is_not_clear(middle, inputs, why):
         ({"upp": []}, "`units` must be of layers of residual; got upp. Try up."),
         ({"bias": [("up", 1), ("down", 0)]}, "`units` must be of layers of residual; got bias"),
         ([("bias", 0)], "`units` must be a mapping from layers to lists of pairs; got [('bias',"),
-        ({"up": ["bias"]}, "`units` must be a mapping from layers to lists of pairs; got 'bias'"),
-        ({"up": ("bias", 0)}, "`units` must be a mapping from layers to lists of pairs; got 'bia"),
+        (
+            {"up": ["bias"]},
+            "`units` must be a mapping from layers to lists of pairs; got {'up': ['b",
+        ),
+        (
+            {"up": ("bias", 0)},
+            "`units` must be a mapping from layers to lists of pairs; got {'up': ('b",
+        ),
         ({"up": [("bias", 0.0)]}, "`units` must be a mapping from layers to lists of pairs; got"),
         ({"up": [("bais", 0)]}, "`units` must name arrays of residual; got bais"),
         (
